@@ -1,0 +1,34 @@
+"""Add one shard's keys to the trained index."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from knnlm import ann, files
+from knnlm.cli import run
+
+log = logging.getLogger("knnlm")
+
+
+@dataclass(frozen=True)
+class AddConfig:
+    """Add one shard's keys to the trained index; entry i of the index is row i of the shard."""
+
+    trained: Path
+    """trained.faiss, shared by all shards"""
+    keys: Path
+    """datastore shard directory"""
+    out: Path
+    """the shard's index, a .faiss file"""
+
+
+def main(config: AddConfig) -> None:
+    index = ann.load(config.trained)
+    keys = files.open_array(config.keys / "keys.npy", "floating", 2)  # [n, d]
+    ann.add(index, keys)
+    ann.save(index, config.out)
+    log.info("%s entries, %s bytes", f"{index.ntotal:,}", f"{config.out.stat().st_size:,}")
+
+
+if __name__ == "__main__":
+    run(main, AddConfig)

@@ -1,0 +1,191 @@
+"""Approximate nearest neighbors: the one module that imports FAISS.
+
+An index holds row numbers of one datastore shard. Every shard's index shares one trained coarse quantiser and
+product quantiser, so shards searched apart and merged equal one index over everything, bit for bit on a CPU.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numba
+import numpy as np
+
+from knnlm.files import UserError, atomic
+
+log = logging.getLogger("knnlm")
+METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
+TIES = 32  # neighbors asked for beyond k, so that equal distances at the cut can be ordered by id
+CACHED = 1 << 20  # floats of a coarse quantiser that stay in a core's cache
+CHUNK = 1 << 24  # floats converted from half precision at a time
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """How keys are indexed and searched; the defaults are the paper's."""
+
+    factory: str = "IVF4096,PQ64x8"
+    """FAISS factory string: Flat, SQfp16, IVF4096,PQ64x8, IVF1024,PQ64x4fs, ..."""
+    metric: str = "l2"
+    """l2 or ip (inner product)"""
+    nprobe: int = 32
+    """lists visited per query (IVF only)"""
+    sample: int = 1_000_000
+    """keys to train on"""
+    seed: int = 0
+    """of the sample and of k-means"""
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"metric: found {self.metric!r}, expected one of {', '.join(METRICS)}")
+        for name in ("nprobe", "sample"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected a positive whole number")
+
+
+def train(sample: np.ndarray, settings: IndexSettings) -> faiss.Index:
+    """An empty index trained on float32 `sample` [n, d]; seeded, so the same sample gives the same index.
+
+    Raises UserError for a factory string FAISS cannot read, or a sample smaller than the number of centroids.
+    """
+    count, dimension = sample.shape
+    try:
+        index = faiss.index_factory(dimension, settings.factory, METRICS[settings.metric])
+    except RuntimeError as error:
+        reason = str(error).rsplit("Error:", 1)[-1].strip() or "unknown description"
+        raise UserError(f"factory {settings.factory!r} does not fit {dimension}-dimensional keys: {reason}") from None
+    for clustering, centroids, name in _clusterings(index):
+        if centroids > count:
+            raise UserError(
+                f"factory {settings.factory!r} has {centroids:,} {name}, the sample {count:,} keys: "
+                "ask for fewer, or for a larger sample"
+            )
+        clustering.seed = settings.seed
+        clustering.min_points_per_centroid = 1
+    if not index.is_trained:
+        if faiss.get_num_gpus():
+            index = faiss.index_gpu_to_cpu(_train(on_gpus(index), sample))
+        else:
+            _train(index, sample)
+    return index
+
+
+def add(index: faiss.Index, keys: np.ndarray) -> None:
+    """Add `keys` [n, d] of any float type in row order; converted to float32 chunk by chunk."""
+    check_dimension(index, keys, "keys")
+    ivf = _ivf(index)
+    # BLAS rounds by the shape of the block. Pair by pair, an entry's list does not depend on the sharding; a large
+    # coarse quantiser would cost ten times more that way, and there an entry between two lists may fall in either.
+    blas = ivf is not None and ivf.nlist * index.d > CACHED
+    for start in range(0, len(keys), step := max(1, CHUNK // index.d)):
+        chunk = np.ascontiguousarray(keys[start : start + step], dtype=np.float32)
+        _with_blas(blas, index.add, chunk)
+
+
+def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` nearest entries of each query, sorted by (distance, id).
+
+    queries [Q, d]; ids [n] int64 global id of each row, which decides between equal distances, at the cut too.
+    Returns distances [Q, k] float32 (squared L2, or negated inner product; inf where missing) and rows [Q, k]
+    int64 (-1 where missing: fewer than k entries in the lists visited). Raises UserError when k > n.
+    """
+    check_dimension(index, queries, "queries")
+    total = index.ntotal
+    if k > total:
+        raise UserError(f"k is {k:,}, the index holds {total:,} entries: ask for a smaller k or use a larger datastore")
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    distances = np.full((len(queries), k), np.inf, np.float32)  # [Q, k]
+    rows = np.full((len(queries), k), -1, np.int64)  # [Q, k]
+    open_, width = np.arange(len(queries)), min(total, k + TIES)
+    while len(open_):
+        near, found = _with_blas(False, index.search, queries[open_], width)  # [q, width]
+        if index.metric_type == faiss.METRIC_INNER_PRODUCT:
+            near = -near
+        near[found < 0] = np.inf
+        _order_ties(near, found, ids)
+        distances[open_], rows[open_] = near[:, :k], found[:, :k]
+        cut_inside_ties = (near[:, k - 1] == near[:, -1]) & (found[:, -1] >= 0)
+        open_ = open_[cut_inside_ties] if width < total else open_[:0]
+        width = min(total, 2 * width)
+    return distances, rows
+
+
+def save(index: faiss.Index, out: Path) -> None:
+    with atomic(out) as tmp:
+        faiss.write_index(index, str(tmp))
+
+
+def load(path: Path, nprobe: int | None = None) -> faiss.Index:
+    """An index from its file; `nprobe` is the number of lists visited per query (ignored without lists)."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such index; run the stage that makes it")
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError:
+        raise UserError(f"{path}: not a whole FAISS index; delete it and run its stage again") from None
+    ivf = _ivf(index)
+    if ivf is not None and nprobe:
+        ivf.nprobe = min(nprobe, ivf.nlist)
+    return index
+
+
+def on_gpus(index: faiss.Index) -> faiss.Index:
+    """The same index on every GPU, or itself where there is none. There k and nprobe are at most 2048."""
+    if not faiss.get_num_gpus():
+        return index
+    options = faiss.GpuMultipleClonerOptions()
+    options.useFloat16LookupTables = True  # 64 sub-vectors do not fit a block's shared memory otherwise
+    return faiss.index_cpu_to_all_gpus(index, co=options)
+
+
+def check_dimension(index: faiss.Index, array: np.ndarray, name: str) -> None:
+    if array.ndim != 2 or array.shape[1] != index.d:
+        raise UserError(f"{name} have shape {array.shape}, the index {index.d} dimensions: make it again")
+
+
+def is_inner_product(index: faiss.Index) -> bool:
+    return index.metric_type == faiss.METRIC_INNER_PRODUCT
+
+
+def _ivf(index: faiss.Index) -> faiss.IndexIVF | None:
+    ivf = faiss.try_extract_index_ivf(index)
+    return faiss.downcast_index(ivf) if ivf is not None else None
+
+
+def _clusterings(index: faiss.Index) -> list[tuple[object, int, str]]:
+    """(clustering parameters, number of centroids, what they are) of each k-means that training will run."""
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    found = [(inner.cp, inner.nlist, "lists")] if isinstance(inner, faiss.IndexIVF) else []
+    if hasattr(inner, "pq"):
+        found.append((inner.pq.cp, inner.pq.ksub, "centroids per sub-vector"))
+    return found
+
+
+def _train(index: faiss.Index, sample: np.ndarray) -> faiss.Index:
+    index.train(np.ascontiguousarray(sample, dtype=np.float32))
+    return index
+
+
+def _with_blas(blas: bool, function, *arguments):
+    """Call with FAISS's distances by matrix product (fast, rounded by block) or pair by pair (the same always)."""
+    before = faiss.cvar.distance_compute_blas_threshold
+    faiss.cvar.distance_compute_blas_threshold = before if blas else 1 << 30
+    try:
+        return function(*arguments)
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = before
+
+
+@numba.njit(parallel=True, cache=True)
+def _order_ties(distances: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> None:
+    """Sort each run of equal distances [Q, K] by the entries' ids, in place; distances already ascend."""
+    for q in numba.prange(len(rows)):
+        start = 0
+        for j in range(1, rows.shape[1] + 1):
+            if j < rows.shape[1] and rows[q, j] >= 0 and distances[q, j] == distances[q, start]:
+                continue
+            if j - start > 1:
+                run = rows[q, start:j]
+                rows[q, start:j] = run[np.argsort(ids[run])]
+            start = j

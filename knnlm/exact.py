@@ -1,0 +1,44 @@
+"""Exact distances between queries and the stored keys of their neighbors."""
+
+import numba
+import numpy as np
+
+HALF_TO_SINGLE = np.float32(2.0**112)  # rebias of the exponent
+
+
+def distances(keys: np.ndarray, queries: np.ndarray, rows: np.ndarray, inner_product: bool = False) -> np.ndarray:
+    """Squared L2 (or negated inner product) between each query and its neighbors' keys, in float32.
+
+    keys [n, d] float16, may be memory-mapped: only the rows asked for are read, in ascending order;
+    queries [Q, d]; rows [Q, K] int64, -1 where missing. Returns [Q, K] float32, inf where missing.
+    """
+    out = np.full(rows.shape, np.inf, np.float32)  # [Q, K]
+    order = np.argsort(rows, axis=None)  # a key shared by several queries is read once, and the disk in one direction
+    order = order[np.searchsorted(rows.ravel(), 0, sorter=order) :]
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    _fused(keys.view(np.uint16), queries, rows.ravel(), order, rows.shape[1], inner_product, out.ravel())
+    return out
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _fused(keys, queries, rows, order, width, inner_product, out):
+    for i in numba.prange(len(order)):
+        pair = order[i]
+        key, query = keys[rows[pair]], queries[pair // width]  # [d], [d]
+        total = np.float32(0)
+        if inner_product:
+            for j in range(len(query)):
+                total -= query[j] * _single(key[j])
+        else:
+            for j in range(len(query)):
+                difference = query[j] - _single(key[j])
+                total += difference * difference
+        out[pair] = total
+
+
+@numba.njit(inline="always")
+def _single(half):
+    """A finite half-precision number, given by its bits, in single precision. NumPy's float16 is not numba's."""
+    bits = np.uint32(half)
+    shifted = np.uint32(((bits & np.uint32(0x8000)) << np.uint32(16)) | ((bits & np.uint32(0x7FFF)) << np.uint32(13)))
+    return shifted.view(np.float32) * HALF_TO_SINGLE

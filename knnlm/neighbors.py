@@ -1,0 +1,53 @@
+"""The neighbors artifact: memory-mapped arrays [Q, K] of ids, values and distances, sorted by (distance, id)."""
+
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from knnlm import files
+
+KINDS = {"ids": "int64", "distances": "float32", "values": "uint32", "exact": "float32"}
+
+
+def create(directory: Path, shape: tuple[int, int], exact: bool) -> dict[str, np.ndarray]:
+    """New arrays of one shape [Q, K], by name; `exact` only where keys are stored."""
+    names = [name for name in KINDS if exact or name != "exact"]
+    return {name: files.create_array(directory / f"{name}.npy", shape, KINDS[name]) for name in names}
+
+
+def load(directory: Path) -> dict[str, np.ndarray]:
+    """The arrays of a neighbors directory, read-only; raises UserError where one is missing or of another shape."""
+    found = {}
+    for name, kind in KINDS.items():
+        if name != "exact" or (directory / "exact.npy").exists():
+            found[name] = files.open_array(directory / f"{name}.npy", kind, 2)  # [Q, K]
+    for name, array in found.items():
+        if array.shape != found["ids"].shape:
+            raise files.UserError(
+                f"{directory}/{name}.npy has shape {array.shape}, ids.npy {found['ids'].shape}: search again"
+            )
+    return found
+
+
+@numba.njit(parallel=True, cache=True)
+def merge_order(distances: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k nearest by (distance, id) among S sorted lists: [S, B, K] both -> [B, k] int64 into S*K."""
+    shards, queries, width = ids.shape
+    order = np.empty((queries, k), np.int64)
+    for q in numba.prange(queries):
+        next_ = np.zeros(shards, np.int64)
+        for j in range(k):
+            best = -1
+            for s in range(shards):
+                i = next_[s]
+                if i == width:
+                    continue
+                # a missing neighbor has distance inf and id -1: it comes after every found one
+                if best < 0 or distances[s, q, i] < distances[best, q, next_[best]]:
+                    best = s
+                elif distances[s, q, i] == distances[best, q, next_[best]] and ids[s, q, i] < ids[best, q, next_[best]]:
+                    best = s
+            order[q, j] = best * width + next_[best]
+            next_[best] += 1
+    return order

@@ -1,0 +1,76 @@
+"""Search one shard's index: each query's k nearest entries with both distances and their values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from knnlm import ann, exact, files, neighbors
+from knnlm.cli import progress, run, settings
+
+BLOCK = 1024  # queries searched at a time
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Find each query's k nearest entries of one datastore shard."""
+
+    index: Path
+    """the shard's index, a .faiss file"""
+    keys: Path
+    """datastore shard directory (values and ids; keys for exact distances where they are stored)"""
+    queries: Path
+    """directory of the split's keys"""
+    k: int
+    """neighbors per query"""
+    out: Path
+    """directory: ids, distances, exact, values"""
+    settings: str = "{}"
+    """IndexSettings as JSON; searching reads only nprobe"""
+
+
+def main(config: SearchConfig) -> None:
+    chosen = settings(ann.IndexSettings, config.settings, "index settings")
+    index = ann.load(config.index, chosen.nprobe)
+    ids = files.open_array(config.keys / "ids.npy", "int64", 1)  # [n]
+    values = files.open_array(config.keys / "values.npy", "integer", 1)  # [n]
+    stored = config.keys / "keys.npy"
+    keys = files.open_array(stored, "float16", 2) if stored.exists() else None  # [n, d]
+    queries = files.open_array(config.queries / "keys.npy", "floating", 2)  # [Q, d]
+    check(config, index, ids, values, queries)
+    inner_product, searcher = ann.is_inner_product(index), ann.on_gpus(index)
+    with files.atomic(config.out, directory=True) as tmp:
+        found = neighbors.create(tmp, (len(queries), config.k), exact=keys is not None)
+        for start in progress(range(0, len(queries), BLOCK), "search", unit="block"):
+            block = np.asarray(queries[start : start + BLOCK], dtype=np.float32)  # [B, d]
+            distances, rows = ann.search(searcher, block, config.k, ids)  # [B, K]
+            part = {"ids": np.where(rows < 0, -1, ids[rows]), "values": np.where(rows < 0, 0, values[rows])}
+            part["distances"] = distances
+            if keys is not None:
+                part["exact"] = exact.distances(keys, block, rows, inner_product)
+            for name, array in part.items():
+                found[name][start : start + BLOCK] = array
+        meta = files.read_json(config.keys / "meta.json")
+        facts = {"entries": len(ids), "entries_total": meta.get("entries_total", len(ids))}
+        facts["metric"] = "ip" if inner_product else "l2"
+        inputs = {"index": config.index, "keys": config.keys, "queries": config.queries}
+        files.write_meta(tmp, "search", config, inputs, **facts)
+
+
+def check(config: SearchConfig, index: object, ids: np.ndarray, values: np.ndarray, queries: np.ndarray) -> None:
+    """Raise UserError where index, shard and queries do not belong together."""
+    if not index.ntotal == len(ids) == len(values):
+        raise files.UserError(
+            f"{config.index} has {index.ntotal:,} entries, {config.keys} {len(ids):,} ids and {len(values):,} values: "
+            "add the shard's keys again"
+        )
+    if not 1 <= config.k <= index.ntotal:
+        raise files.UserError(
+            f"k is {config.k:,}, {config.index} holds {index.ntotal:,} entries: ask for a k between 1 and that, "
+            "or use a larger datastore or fewer shards"
+        )
+    ann.check_dimension(index, queries, f"{config.queries}/keys.npy")
+
+
+if __name__ == "__main__":
+    run(main, SearchConfig)
