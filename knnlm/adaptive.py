@@ -1,0 +1,91 @@
+"""Adaptive input embeddings and adaptive softmax with tied weights (Baevski & Auli, 2019)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PAD = 1
+
+
+class AdaptiveEmbedding(nn.Module):
+    """Band i holds the words [cutoffs[i-1], cutoffs[i]) at dimension dim / factor^i, mapped to dim."""
+
+    def __init__(self, vocab_size: int, dim: int, cutoffs: tuple[int, ...], factor: int) -> None:
+        super().__init__()
+        self.edges = [0, *cutoffs, vocab_size]
+        widths = [dim // factor**i for i in range(len(cutoffs) + 1)]
+        sizes = [high - low for low, high in zip(self.edges[:-1], self.edges[1:], strict=True)]
+        self.words = nn.ModuleList(nn.Embedding(n, w) for n, w in zip(sizes, widths, strict=True))
+        self.projections = nn.ModuleList(nn.Linear(w, dim, bias=False) for w in widths)
+        for words, projection in zip(self.words, self.projections, strict=True):
+            nn.init.normal_(words.weight, std=words.embedding_dim**-0.5)
+            nn.init.zeros_(words.weight[PAD])  # the published code clears row 1 of every band
+            nn.init.xavier_uniform_(projection.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens int64 [B, T] -> embeddings [B, T, D]."""
+        flat = tokens.flatten()
+        out = self.projections[0].weight.new_empty(len(flat), self.projections[0].out_features)  # [B*T, D]
+        parts, places = [], []
+        for low, high, words, project in zip(
+            self.edges[:-1], self.edges[1:], self.words, self.projections, strict=True
+        ):
+            place = torch.nonzero((flat >= low) & (flat < high)).squeeze(1)
+            parts.append(project(words(flat[place] - low)))
+            places.append(place)
+        out = out.to(parts[0].dtype).index_copy(0, torch.cat(places), torch.cat(parts))
+        return out.view(*tokens.shape, -1)
+
+
+class AdaptiveSoftmax(nn.Module):
+    """Band 0 and one logit a tail in the head; tail i is the input's projection transposed, then its words.
+
+    Only the tails' logits are its own weights; words and projections are the embedding's.
+    """
+
+    def __init__(self, embedding: AdaptiveEmbedding, dropout: float) -> None:
+        super().__init__()
+        self.embedding = [embedding]  # in a list: a tied module must not be registered twice
+        self.dropout = dropout
+        self.tails = nn.Linear(embedding.projections[0].out_features, len(embedding.words) - 1, bias=False)
+        nn.init.xavier_uniform_(self.tails.weight)
+
+    def target_logprob(self, features: Tensor, targets: Tensor) -> Tensor:
+        """features [N, D], targets int64 [N] -> float32 [N], nats."""
+        embedding = self.embedding[0]
+        features = F.dropout(features, self.dropout, self.training)
+        head_targets, tail_rows = targets, []
+        for band in range(1, len(embedding.words)):
+            low, high = embedding.edges[band : band + 2]
+            inside = (targets >= low) & (targets < high)
+            head_targets = torch.where(inside, embedding.edges[1] + band - 1, head_targets)
+            tail_rows.append(torch.nonzero(inside).squeeze(1))
+        logprob = _gathered_logprob(self._head(features), head_targets)  # [N]
+        for band, rows in enumerate(tail_rows, start=1):
+            if len(rows):
+                tail = _gathered_logprob(self._tail(features[rows], band), targets[rows] - embedding.edges[band])
+                logprob = logprob.index_add(0, rows, tail)
+        return logprob
+
+    def logprob(self, features: Tensor) -> Tensor:
+        """features [N, D] -> float32 [N, V], nats; sums to one over V."""
+        head = F.log_softmax(self._head(features), dim=-1, dtype=torch.float32)
+        first = self.embedding[0].edges[1]
+        bands = [head[:, :first]]
+        for band in range(1, len(self.embedding[0].words)):
+            tail = F.log_softmax(self._tail(features, band), dim=-1, dtype=torch.float32)
+            bands.append(tail + head[:, first + band - 1, None])
+        return torch.cat(bands, dim=1)
+
+    def _head(self, features: Tensor) -> Tensor:
+        weight = torch.cat([self.embedding[0].words[0].weight, self.tails.weight])  # [band 0 + tails, D]
+        return F.linear(features, weight)
+
+    def _tail(self, features: Tensor, band: int) -> Tensor:
+        projected = F.linear(features, self.embedding[0].projections[band].weight.t())
+        projected = F.dropout(projected, self.dropout, self.training)
+        return F.linear(projected, self.embedding[0].words[band].weight)
+
+
+def _gathered_logprob(logits: Tensor, targets: Tensor) -> Tensor:
+    return -F.cross_entropy(logits.float(), targets, reduction="none")

@@ -1,0 +1,85 @@
+"""Stage: one shard of a datastore: the keys and values of its training tokens (paper, Section 2)."""
+
+import contextlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from knnlm import features, files, model, windows
+from knnlm.cli import progress, run, settings
+from knnlm.files import UserError
+from knnlm.windows import WindowSettings
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Run the LM over one shard of the training tokens and keep a key and a value for each."""
+
+    model: Path
+    """model directory"""
+    tokens: Path
+    """token ids of the split, .npy"""
+    keytypes: tuple[str, ...]
+    """which representations to keep"""
+    out: tuple[Path, ...]
+    """one directory for each key type, in the same order"""
+    windows: str = '{"new": 1536, "context": 1536}'
+    """WindowSettings as JSON"""
+    shard: int = 0
+    shards: int = 1
+    seed: int = 1
+    """of the order that windows are dealt to shards in"""
+    batch_tokens: int = 12288
+    """tokens in one forward pass: bounds the memory"""
+
+    def __post_init__(self) -> None:
+        if len(self.keytypes) != len(self.out):
+            raise UserError(f"--keytypes names {len(self.keytypes)} key types and --out {len(self.out)} directories")
+
+
+def main(config: ExtractConfig) -> None:
+    sizes = settings(WindowSettings, config.windows, "--windows")
+    tokens = files.open_array(config.tokens, "integer", ndim=1)
+    lm = model.load(config.model, features.device())
+    chosen = windows.shard(windows.datastore(len(tokens), sizes, config.seed), config.shard, config.shards)
+    entries, dim = chosen.tokens, lm.config.dim
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
+        keys = [files.create_array(folder / "keys.npy", (entries, dim), "float16") for folder in folders]
+        values = np.empty(entries, dtype=np.uint32)
+        ids = np.empty(entries, dtype=np.int64)
+        row = 0
+        with progress(None, f"keys of shard {config.shard} of {config.shards}", entries, "tok") as bar:
+            for block in features.stream(lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens):
+                here = slice(row, row := row + len(block.values))
+                for array, name in zip(keys, config.keytypes, strict=True):
+                    array[here] = _half(block.keys[name], name)
+                values[here], ids[here] = block.values, block.ids
+                bar.update(len(block.values))
+        for array in keys:
+            array.flush()
+        for folder in folders:
+            files.save_array(folder / "values.npy", values)
+            files.save_array(folder / "ids.npy", ids)
+            files.write_meta(
+                folder,
+                "extract",
+                {"windows": asdict(sizes), "shard": config.shard, "shards": config.shards, "seed": config.seed},
+                {"model": config.model, "tokens": config.tokens},
+                entries=entries,
+                dim=dim,
+                vocab_size=lm.config.vocab_size,
+            )
+
+
+def _half(keys: np.ndarray, name: str) -> np.ndarray:
+    """float32 [n, D] -> float16 [n, D]; raises UserError beyond half precision's range."""
+    largest = float(np.abs(keys).max(initial=0))
+    if largest > np.finfo(np.float16).max:
+        raise UserError(f"{name}: a key component of {largest:.3g} does not fit float16 (65504 at most)")
+    return keys.astype(np.float16)
+
+
+if __name__ == "__main__":
+    run(main, ExtractConfig)

@@ -1,0 +1,89 @@
+import json
+import os
+import sys
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+from study import MAIN_KEYTYPE, OTHER_KEYTYPES, SPLITS, StudyError, load, rows, scores_needed
+
+try:
+    STUDY = load(config)
+except StudyError as error:
+    sys.exit(f"error: {error}")
+
+# glibc gives freed blocks of this size back to the system by default; keeping them speeds up training by a third.
+for name, bytes_ in (("MMAP_THRESHOLD_", 1 << 32), ("TRIM_THRESHOLD_", 1 << 32), ("TOP_PAD_", 1 << 28)):
+    os.environ.setdefault(f"MALLOC_{name}", str(bytes_))
+os.environ.setdefault("PYTHONPATH", workflow.basedir)
+
+R = f"{STUDY['results']}/{STUDY['study']}"
+MODEL = R + "/models/{model}/seed{seed}"
+KEYS = R + "/keys/{model}/seed{seed}/{corpus}/{split}/{keytype}"
+INDEX = R + "/indexes/{model}/seed{seed}/{datastore}/{keytype}/{index}"
+NEIGHBORS = R + "/neighbors/{model}/seed{seed}/{corpus}/{split}/{datastore}/{keytype}/{index}"
+KEY_FILES = ("keys.npy", "values.npy", "ids.npy")
+LOGPROBS = R + "/logprobs/{corpus}/{split}"
+
+
+wildcard_constraints:
+    model="|".join(STUDY["models"]),
+    corpus="|".join(STUDY["corpora"]),
+    datastore="|".join(STUDY["datastores"]) or "none",
+    vocab="|".join(STUDY["vocabs"]),
+    index="|".join(STUDY["indexes"]),
+    keytype="[a-z_]+(-second_last)?",
+    split="train|dev|test",
+    seed=r"\d+",
+    shard=r"\d+",
+    shards=r"\d+",
+    first=r"\d+",
+
+
+def as_json(settings):
+    """One parameter, whatever the number of keys: Snakemake compares parameters as a set of values."""
+    return json.dumps(settings, sort_keys=True)
+
+
+def artifact(folder, *names):
+    """The declared files of an artifact directory, its meta.json first."""
+    return [f"{folder}/{name}" for name in ("meta.json", *names)]
+
+
+def folder(path):
+    return str(Path(path).parent)
+
+
+def folders(paths):
+    return [folder(path) for path in paths if path.endswith("meta.json")]
+
+
+def model_setting(key, *path):
+    """A function of wildcards that gives one part of the model's settings as JSON."""
+
+    def setting(wildcards):
+        value = STUDY["models"][wildcards.model][key]
+        for part in path:
+            value = value[part]
+        return as_json(value)
+
+    return setting
+
+
+def vocab_of(wildcards):
+    return STUDY["models"][wildcards.model]["vocab"]
+
+
+def tokens(split=None, corpus=None):
+    """A function of wildcards: the token file of a split in the vocabulary of the model."""
+
+    def path(wildcards):
+        name = wildcards.get(corpus or "corpus")
+        return f"{R}/tokens/{vocab_of(wildcards)}/{name}/{split or wildcards.split}.npy"
+
+    return path
+
+
+def documents(vocab, corpus, split):
+    return f"{R}/tokens/{vocab}/{corpus}/{split}.documents.npy"

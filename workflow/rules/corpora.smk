@@ -1,0 +1,108 @@
+with open(STUDY["archives"]) as file:
+    CATALOGUE = yaml.safe_load(file)
+SPLIT_FILES = [f"{split}{end}" for split in ("train", "dev", "test") for end in (".txt", ".documents.jsonl")]
+TOKEN_FILES = [f"{split}{end}" for split in ("train", "dev", "test") for end in (".npy", ".documents.npy")]
+PREPARED = [name for name, corpus in STUDY["corpora"].items() if "sources" in corpus]
+SUBSETS = [name for name, corpus in STUDY["corpora"].items() if "subset_of" in corpus]
+
+
+def archives(wildcards):
+    named = {source["archive"] for source in STUDY["corpora"][wildcards.corpus]["sources"] if "archive" in source}
+    return [f"{STUDY['downloads']}/{name}" for name in sorted(named)]
+
+
+rule fetch:
+    output:
+        STUDY["downloads"] + "/{archive}",
+    params:
+        catalogue=STUDY["archives"],
+    wildcard_constraints:
+        archive="|".join(CATALOGUE),
+    benchmark:
+        R + "/benchmarks/fetch/{archive}.jsonl"
+    shell:
+        "python -m knnlm.fetch"
+        " --archive {wildcards.archive}"
+        " --catalogue {params.catalogue}"
+        " --out {output}"
+
+
+rule prepare:
+    input:
+        archives,
+    output:
+        artifact(R + "/corpora/{corpus}", *SPLIT_FILES),
+    params:
+        out=lambda w, output: folder(output[0]),
+        archives=lambda w, input: [f"{Path(path).name}={path}" for path in input],
+        settings=lambda w: as_json({"seed": STUDY["seed"]} | STUDY["corpora"][w.corpus]),
+    wildcard_constraints:
+        corpus="|".join(PREPARED),
+    benchmark:
+        R + "/benchmarks/prepare/{corpus}.jsonl"
+    shell:
+        "python -m knnlm.prepare"
+        " --archives {params.archives:q}"
+        " --settings {params.settings:q}"
+        " --out {params.out}"
+
+
+rule subset:
+    input:
+        lambda w: artifact(f"{R}/corpora/{STUDY['corpora'][w.corpus]['subset_of']}", *SPLIT_FILES),
+    output:
+        artifact(R + "/corpora/{corpus}", *SPLIT_FILES),
+    params:
+        corpus=lambda w, input: folder(input[0]),
+        out=lambda w, output: folder(output[0]),
+        fraction=lambda w: STUDY["corpora"][w.corpus]["fraction"],
+        seed=STUDY["seed"],
+    wildcard_constraints:
+        corpus="|".join(SUBSETS) or "none",
+    benchmark:
+        R + "/benchmarks/prepare/{corpus}.jsonl"
+    shell:
+        "python -m knnlm.subset"
+        " --corpus {params.corpus}"
+        " --fraction {params.fraction}"
+        " --seed {params.seed}"
+        " --out {params.out}"
+
+
+rule vocab:
+    input:
+        lambda w: [f"{R}/corpora/{corpus}/meta.json" for corpus in STUDY["vocabs"][w.vocab]["corpora"]],
+    output:
+        artifact(R + "/vocabs/{vocab}", "vocab.json"),
+    params:
+        corpora=lambda w, input: folders(input),
+        out=lambda w, output: folder(output[0]),
+        settings=lambda w: as_json(
+            {"seed": STUDY["seed"]} | {k: v for k, v in STUDY["vocabs"][w.vocab].items() if k != "corpora"}
+        ),
+    benchmark:
+        R + "/benchmarks/vocab/{vocab}.jsonl"
+    shell:
+        "python -m knnlm.build_vocab"
+        " --corpora {params.corpora}"
+        " --settings {params.settings:q}"
+        " --out {params.out}"
+
+
+rule binarize:
+    input:
+        vocab=R + "/vocabs/{vocab}/meta.json",
+        corpus=R + "/corpora/{corpus}/meta.json",
+    output:
+        artifact(R + "/tokens/{vocab}/{corpus}", *TOKEN_FILES),
+    params:
+        vocab=lambda w, input: folder(input.vocab),
+        corpus=lambda w, input: folder(input.corpus),
+        out=lambda w, output: folder(output[0]),
+    benchmark:
+        R + "/benchmarks/binarize/{vocab}/{corpus}.jsonl"
+    shell:
+        "python -m knnlm.binarize"
+        " --vocab {params.vocab}"
+        " --corpus {params.corpus}"
+        " --out {params.out}"

@@ -1,0 +1,141 @@
+def datastore_shards(pattern):
+    """A function of wildcards: one path for each shard of the datastore."""
+
+    def paths(wildcards):
+        shards = STUDY["datastores"][wildcards.datastore]["shards"]
+        return [pattern.format(**dict(wildcards), shard=i, shards=shards) for i in range(shards)]
+
+    return paths
+
+
+def index_settings(wildcards):
+    return as_json({"seed": STUDY["seed"]} | STUDY["indexes"][wildcards.index])
+
+
+SHARD = "/shard{shard}of{shards}"
+DATASTORE_KEYS = R + "/keys/{model}/seed{seed}/{datastore}/train/{keytype}" + SHARD
+
+
+rule extract:
+    input:
+        model=MODEL + "/meta.json",
+        tokens=tokens(split="train"),
+    output:
+        artifact(KEYS.format(keytype=MAIN_KEYTYPE, split="train", model="{model}", seed="{seed}", corpus="{corpus}") + SHARD, *KEY_FILES),
+    params:
+        model=lambda w, input: folder(input.model),
+        keytypes=MAIN_KEYTYPE,
+        out=lambda w, output: folders(output),
+        windows=model_setting("windows", "datastore"),
+        batch_tokens=model_setting("batch_tokens"),
+        seed=STUDY["seed"],
+    benchmark:
+        R + "/benchmarks/extract/{model}/seed{seed}/{corpus}/shard{shard}of{shards}.jsonl"
+    shell:
+        "python -m knnlm.extract"
+        " --model {params.model}"
+        " --tokens {input.tokens}"
+        " --windows {params.windows:q}"
+        " --shard {wildcards.shard}"
+        " --shards {wildcards.shards}"
+        " --seed {params.seed}"
+        " --batch-tokens {params.batch_tokens}"
+        " --keytypes {params.keytypes}"
+        " --out {params.out}"
+
+
+use rule extract as extract_keytypes with:
+    output:
+        [
+            path
+            for keytype in OTHER_KEYTYPES
+            for path in artifact(
+                KEYS.format(keytype=keytype, split="train", model="{model}", seed="{seed}", corpus="{corpus}") + SHARD,
+                *KEY_FILES,
+            )
+        ],
+    params:
+        model=lambda w, input: folder(input.model),
+        keytypes=OTHER_KEYTYPES,
+        out=lambda w, output: folders(output),
+        windows=model_setting("windows", "datastore"),
+        batch_tokens=model_setting("batch_tokens"),
+        seed=STUDY["seed"],
+    benchmark:
+        R + "/benchmarks/extract_keytypes/{model}/seed{seed}/{corpus}/shard{shard}of{shards}.jsonl"
+
+
+rule train_index:
+    input:
+        datastore_shards(DATASTORE_KEYS + "/meta.json"),
+    output:
+        index=INDEX + "/trained.faiss",
+        settings=INDEX + "/trained.json",
+    params:
+        keys=lambda w, input: folders(input),
+        settings=index_settings,
+    benchmark:
+        R + "/benchmarks/train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
+    shell:
+        "python -m knnlm.train_index"
+        " --keys {params.keys}"
+        " --settings {params.settings:q}"
+        " --out {output.index}"
+
+
+rule add:
+    input:
+        trained=INDEX + "/trained.faiss",
+        keys=DATASTORE_KEYS + "/meta.json",
+    output:
+        INDEX + SHARD + ".faiss",
+    params:
+        keys=lambda w, input: folder(input.keys),
+    benchmark:
+        R + "/benchmarks/add/{model}/seed{seed}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
+    shell:
+        "python -m knnlm.add"
+        " --trained {input.trained}"
+        " --keys {params.keys}"
+        " --out {output}"
+
+
+rule search:
+    input:
+        index=INDEX + SHARD + ".faiss",
+        keys=DATASTORE_KEYS + "/meta.json",
+        queries=KEYS + "/shard0of1/meta.json",
+    output:
+        artifact(NEIGHBORS + SHARD, "ids.npy", "distances.npy", "values.npy"),
+    params:
+        keys=lambda w, input: folder(input.keys),
+        queries=lambda w, input: folder(input.queries),
+        settings=index_settings,
+        k=STUDY["retrieval"]["k"],
+        out=lambda w, output: folder(output[0]),
+    benchmark:
+        R + "/benchmarks/search/{model}/seed{seed}/{corpus}/{split}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
+    shell:
+        "python -m knnlm.search"
+        " --index {input.index}"
+        " --keys {params.keys}"
+        " --queries {params.queries}"
+        " --settings {params.settings:q}"
+        " --k {params.k}"
+        " --out {params.out}"
+
+
+rule merge:
+    input:
+        lambda w: [f"{NEIGHBORS}/shard{i}of{w.shards}/meta.json".format(**dict(w)) for i in range(int(w.first))],
+    output:
+        artifact(NEIGHBORS + "/first{first}of{shards}", "ids.npy", "distances.npy", "values.npy"),
+    params:
+        shards=lambda w, input: folders(input),
+        out=lambda w, output: folder(output[0]),
+    benchmark:
+        R + "/benchmarks/merge/{model}/seed{seed}/{corpus}/{split}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
+    shell:
+        "python -m knnlm.merge"
+        " --shards {params.shards}"
+        " --out {params.out}"

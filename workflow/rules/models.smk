@@ -1,0 +1,90 @@
+def model_corpus(split):
+    def path(wildcards):
+        model = STUDY["models"][wildcards.model]
+        return f"{R}/tokens/{model['vocab']}/{model['corpus']}/{split}.npy"
+
+    return path
+
+
+rule train:
+    input:
+        train=model_corpus("train"),
+        dev=model_corpus("dev"),
+        vocab=lambda w: f"{R}/vocabs/{vocab_of(w)}/vocab.json",
+    output:
+        artifact(MODEL, "config.json", "model.safetensors", "curve.jsonl"),
+    params:
+        out=lambda w, output: folder(output[0]),
+        architecture=model_setting("architecture"),
+        training=model_setting("training"),
+    priority: 10
+    benchmark:
+        R + "/benchmarks/train/{model}/seed{seed}.jsonl"
+    shell:
+        "python -m knnlm.train"
+        " --train {input.train}"
+        " --dev {input.dev}"
+        " --vocab {input.vocab}"
+        " --architecture {params.architecture:q}"
+        " --training {params.training:q}"
+        " --seed {wildcards.seed}"
+        " --out {params.out}"
+
+
+rule evaluate:
+    input:
+        model=MODEL + "/meta.json",
+        tokens=tokens(),
+    output:
+        logprob=artifact(LOGPROBS + "/lm/{model}/seed{seed}", "logprob.npy"),
+        keys=artifact(KEYS.replace("{keytype}", MAIN_KEYTYPE) + "/shard0of1", *KEY_FILES),
+    params:
+        model=lambda w, input: folder(input.model),
+        logprob=lambda w, output: folder(output.logprob[0]),
+        keytypes=MAIN_KEYTYPE,
+        out=lambda w, output: folders(output.keys),
+        windows=model_setting("windows", "evaluation"),
+        batch_tokens=model_setting("batch_tokens"),
+    wildcard_constraints:
+        split="dev|test",
+    benchmark:
+        R + "/benchmarks/evaluate/{model}/seed{seed}/{corpus}/{split}.jsonl"
+    shell:
+        "python -m knnlm.evaluate"
+        " --model {params.model}"
+        " --tokens {input.tokens}"
+        " --windows {params.windows:q}"
+        " --batch-tokens {params.batch_tokens}"
+        " --logprob {params.logprob}"
+        " --keytypes {params.keytypes}"
+        " --out {params.out}"
+
+
+rule evaluate_keytypes:
+    input:
+        model=MODEL + "/meta.json",
+        tokens=tokens(),
+    output:
+        [
+            path
+            for keytype in OTHER_KEYTYPES
+            for path in artifact(KEYS.replace("{keytype}", keytype) + "/shard0of1", *KEY_FILES)
+        ],
+    params:
+        model=lambda w, input: folder(input.model),
+        keytypes=OTHER_KEYTYPES,
+        out=lambda w, output: folders(output),
+        windows=model_setting("windows", "evaluation"),
+        batch_tokens=model_setting("batch_tokens"),
+    wildcard_constraints:
+        split="dev|test",
+    benchmark:
+        R + "/benchmarks/evaluate_keytypes/{model}/seed{seed}/{corpus}/{split}.jsonl"
+    shell:
+        "python -m knnlm.evaluate"
+        " --model {params.model}"
+        " --tokens {input.tokens}"
+        " --windows {params.windows:q}"
+        " --batch-tokens {params.batch_tokens}"
+        " --keytypes {params.keytypes}"
+        " --out {params.out}"
