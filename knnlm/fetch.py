@@ -1,0 +1,121 @@
+"""Archives by name from the catalogue: wheels by pip, files by URL, dataset snapshots; nothing is opened unchecked."""
+
+import hashlib
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from knnlm import files
+from knnlm.cli import run
+
+AGENT = "Mozilla/5.0 (compatible; knnlm; +https://pypi.org/project/pooch)"  # some servers answer 403 to urllib's own
+log = logging.getLogger("knnlm")
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """Download one archive of the catalogue and check its SHA-256; a file that is already right is left alone."""
+
+    archive: str
+    """name in the catalogue"""
+    out: Path
+    """file (or, for a dataset snapshot, folder) to write"""
+    catalogue: Path = Path("config/archives.yaml")
+
+
+def main(config: FetchConfig) -> None:
+    entry = read_catalogue(config.catalogue, config.archive)
+    expected = entry.get("sha256")
+    if config.out.exists() and (expected is None or sha256(config.out) == expected):
+        log.info("%s: already there", config.out)
+        return
+    kind = entry["kind"]
+    with files.atomic(config.out, directory=kind == "huggingface") as tmp:
+        KINDS[kind](entry, tmp)
+        if expected and (found := sha256(tmp)) != expected:
+            raise files.UserError(f"{config.archive}: found sha256 {found}, expected {expected}: not used")
+
+
+def read_catalogue(path: Path, name: str) -> dict:
+    """The entry of one archive; raises UserError for an unknown name or kind."""
+    if not path.exists():
+        raise files.UserError(f"{path}: no such catalogue")
+    catalogue = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if name not in catalogue:
+        raise files.UserError(f"{path}: no archive {name!r}; there are {', '.join(catalogue)}")
+    if (kind := catalogue[name].get("kind")) not in KINDS:
+        raise files.UserError(f"{path}: {name}: kind {kind!r}; allowed: {', '.join(KINDS)}")
+    return catalogue[name]
+
+
+def fetch_wheel(entry: dict, out: Path) -> None:
+    """A wheel by `pip download`, for the platform of the pinned file and not for this machine."""
+    folder = out.parent / f"{out.name}.pip"
+    command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(folder), entry["requirement"]]
+    if platforms := entry.get("platforms"):
+        command += ["--python-version", "311", "--implementation", "cp", "--abi", "cp311"]
+        command += [part for platform in platforms for part in ("--platform", platform)]
+    try:
+        process = subprocess.run(command, capture_output=True, text=True)
+        wheels = list(folder.glob("*.whl"))
+        if process.returncode or len(wheels) != 1:
+            reasons = [line for line in process.stderr.splitlines() if line.strip()] or ["no wheel found"]
+            raise files.UserError(f"{entry['requirement']}: pip download failed ({reasons[-1]}); are you offline?")
+        wheels[0].rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fetch_url(entry: dict, out: Path) -> None:
+    """A file by HTTP."""
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("WARNING")
+    downloader = pooch.HTTPDownloader(headers={"User-Agent": AGENT}, timeout=60)
+    try:
+        downloader(entry["url"], str(out), None)
+    except requests.RequestException as error:
+        raise files.UserError(f"{entry['url']}: {_first_line(error)}; are you offline?") from None
+
+
+def fetch_huggingface(entry: dict, out: Path) -> None:
+    """Files of one pinned revision of a dataset repository."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(
+            entry["repository"],
+            repo_type="dataset",
+            revision=entry["revision"],
+            allow_patterns=entry["files"],
+            local_dir=out,
+        )
+    except Exception as error:  # the hub raises its own, httpx's and OS errors alike
+        raise files.UserError(f"{entry['repository']}: {_first_line(error)}; are you offline?") from None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+KINDS: dict[str, Callable[[dict, Path], None]] = {
+    "wheel": fetch_wheel,
+    "url": fetch_url,
+    "huggingface": fetch_huggingface,
+}
+
+if __name__ == "__main__":
+    run(main, FetchConfig)

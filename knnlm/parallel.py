@@ -1,0 +1,31 @@
+"""A function over many documents, on as many processes as OMP_NUM_THREADS allows."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+T, R = TypeVar("T"), TypeVar("R")
+AHEAD = 256  # documents handed out per process at a time: bounds memory on a full dump
+_function: Callable[[Any], Any]  # inherited by the forked processes, so that a vocabulary is not sent with each task
+
+
+def over_documents(function: Callable[[T], R], documents: Iterable[T]) -> Iterator[R]:
+    """`map` in order; with one process, or fewer documents than would keep several busy, in this process."""
+    global _function
+    documents = iter(documents)
+    workers = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    batch = list(islice(documents, AHEAD * workers))
+    if workers == 1 or len(batch) < 2 * workers:
+        yield from map(function, chain(batch, documents))
+        return
+    _function = function
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        while batch:
+            yield from pool.imap(_call, batch, chunksize=1 + len(batch) // (16 * workers))
+            batch = list(islice(documents, AHEAD * workers))
+
+
+def _call(document: object) -> object:
+    return _function(document)

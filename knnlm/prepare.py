@@ -1,0 +1,62 @@
+"""Text sources to a corpus: train, dev and test of whole documents."""
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from knnlm import files
+from knnlm.cli import run, settings
+from knnlm.corpus import CorpusSettings, deduplicate, split_documents, spool, write_split
+from knnlm.sources import SPLITS, read
+
+log = logging.getLogger("knnlm")
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Read, clean, de-duplicate and split the documents of a corpus."""
+
+    out: Path
+    """corpora/{corpus} directory to write"""
+    settings: str = "{}"
+    """CorpusSettings as JSON"""
+    archives: tuple[str, ...] = ()
+    """NAME=PATH of each archive that the sources name"""
+
+
+def main(config: PrepareConfig) -> None:
+    asked = settings(CorpusSettings, config.settings, "corpus")
+    archives = parse_archives(config.archives)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=config.out.parent) as spooled:
+        found = spool((document for source in asked.sources for document in read(source, archives)), spooled)
+        kept = deduplicate(found)
+        splits = split_documents(kept, asked)
+        with files.atomic(config.out, directory=True) as tmp:
+            for split in SPLITS:
+                write_split(tmp, split, splits[split], spooled)
+            words = {split: sum(entry.words for entry in splits[split]) for split in SPLITS}
+            files.write_meta(
+                tmp,
+                "prepare",
+                asked,
+                {name: path for name, path in archives.items() if path.is_file()},
+                pretokenized=asked.pretokenized or any(entry.source == "wikitext103" for entry in kept),
+                words=words,
+                documents={split: len(splits[split]) for split in SPLITS},
+                duplicates=len(found) - len(kept),
+            )
+    log.info("%s: %s words; %d duplicates left out", config.out, words, len(found) - len(kept))
+
+
+def parse_archives(pairs: tuple[str, ...]) -> dict[str, Path]:
+    """("gensim=downloads/gensim.whl", …) as a mapping; raises UserError for a pair without `=`."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise files.UserError(f"--archives: found {pair!r}, expected NAME=PATH")
+    return {name: Path(path) for name, _, path in (pair.partition("=") for pair in pairs)}
+
+
+if __name__ == "__main__":
+    run(main, PrepareConfig)
