@@ -72,13 +72,13 @@ rule train_index:
         index=INDEX + "/trained.faiss",
         settings=INDEX + "/trained.json",
     params:
-        keys=lambda w, input: folders(input),
+        datastore=lambda w, input: folders(input),
         settings=index_settings,
     benchmark:
         R + "/benchmarks/train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
     shell:
         "python -m knnlm.train_index"
-        " --keys {params.keys}"
+        " --keys {params.datastore}"
         " --settings {params.settings:q}"
         " --out {output.index}"
 
@@ -86,29 +86,29 @@ rule train_index:
 rule add:
     input:
         trained=INDEX + "/trained.faiss",
-        keys=DATASTORE_KEYS + "/meta.json",
+        datastore=DATASTORE_KEYS + "/meta.json",
     output:
         INDEX + SHARD + ".faiss",
     params:
-        keys=lambda w, input: folder(input.keys),
+        datastore=lambda w, input: folder(input.datastore),
     benchmark:
         R + "/benchmarks/add/{model}/seed{seed}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
     shell:
         "python -m knnlm.add"
         " --trained {input.trained}"
-        " --keys {params.keys}"
+        " --keys {params.datastore}"
         " --out {output}"
 
 
 rule search:
     input:
         index=INDEX + SHARD + ".faiss",
-        keys=DATASTORE_KEYS + "/meta.json",
+        datastore=DATASTORE_KEYS + "/meta.json",
         queries=KEYS + "/shard0of1/meta.json",
     output:
         artifact(NEIGHBORS + SHARD, "ids.npy", "distances.npy", "values.npy"),
     params:
-        keys=lambda w, input: folder(input.keys),
+        datastore=lambda w, input: folder(input.datastore),
         queries=lambda w, input: folder(input.queries),
         settings=index_settings,
         k=STUDY["retrieval"]["k"],
@@ -118,7 +118,7 @@ rule search:
     shell:
         "python -m knnlm.search"
         " --index {input.index}"
-        " --keys {params.keys}"
+        " --keys {params.datastore}"
         " --queries {params.queries}"
         " --settings {params.settings:q}"
         " --k {params.k}"

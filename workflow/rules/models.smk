@@ -37,12 +37,12 @@ rule evaluate:
         tokens=tokens(),
     output:
         logprob=artifact(LOGPROBS + "/lm/{model}/seed{seed}", "logprob.npy"),
-        keys=artifact(KEYS.replace("{keytype}", MAIN_KEYTYPE) + "/shard0of1", *KEY_FILES),
+        queries=artifact(KEYS.replace("{keytype}", MAIN_KEYTYPE) + "/shard0of1", *KEY_FILES),
     params:
         model=lambda w, input: folder(input.model),
         logprob=lambda w, output: folder(output.logprob[0]),
         keytypes=MAIN_KEYTYPE,
-        out=lambda w, output: folders(output.keys),
+        out=lambda w, output: folders(output.queries),
         windows=model_setting("windows", "evaluation"),
         batch_tokens=model_setting("batch_tokens"),
     wildcard_constraints:

@@ -1,0 +1,27 @@
+# make smoke | mini | test: each sets up .venv first.
+PYTHON ?= python3
+FAISS ?= cpu
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: smoke mini test lint clean
+
+smoke: .venv/ready
+	snakemake --cores all --configfile config/smoke.yaml
+
+mini: .venv/ready
+	snakemake --cores all --configfile config/mini.yaml
+
+test: .venv/ready
+	pytest
+
+lint: .venv/ready
+	ruff check . && ruff format --check . && mypy && snakefmt --check Snakefile workflow
+
+.venv/ready: pyproject.toml requirements.txt setup/kenlm.sh
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint requirements.txt --editable '.[$(FAISS),test]'
+	setup/kenlm.sh .venv
+	touch $@
+
+clean:
+	rm -rf .venv .snakemake

@@ -1,0 +1,201 @@
+PAPER = "config/paper_numbers.yaml"
+TABLES = [name for name in STUDY["sheet"] if not name.startswith("figure")]
+DRAWN = {"figure2": ["figure2a", "figure2b"], **{f"figure{n}": [f"figure{n}"] for n in (4, 5, 7, 8)}}
+FIGURES = {name: files for name, files in DRAWN.items() if name in STUDY["sheet"] or name == "figure8"}
+CURVES = [f"{R}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl" for model in ("wikitext", "memorizing") if model in STUDY["models"]]
+if len(CURVES) < 2:
+    FIGURES.pop("figure8")
+EXAMPLE = next((row for row in STUDY["sheet"].get("table1", []) if row["name"] == "knn"), None)
+
+
+def table_files(name):
+    return [f"{R}/tables/{name}.{end}" for end in ("md", "tex", "csv")]
+
+
+def figure_files(name):
+    return [f"{R}/figures/{file}.{end}" for file in FIGURES[name] for end in ("pdf", "png", "csv")]
+
+
+def code_of(*modules):
+    """The library files that a cheap rule runs: an edit there draws its outputs again."""
+    return [f"knnlm/{module}.py" for module in modules]
+
+
+rule table:
+    input:
+        experiment=R + "/experiments/{table}.json",
+        paper=PAPER,
+        code=code_of("tabulate", "tables", "claims", "study"),
+    output:
+        multiext(R + "/tables/{table}", ".md", ".tex", ".csv"),
+    params:
+        out=R + "/tables",
+        note=STUDY["note"],
+    wildcard_constraints:
+        table="|".join(TABLES),
+    shell:
+        "python -m knnlm.tabulate"
+        " --table {wildcards.table}"
+        " --experiments {input.experiment}"
+        " --paper {input.paper}"
+        " --note {params.note:q}"
+        " --out {params.out}"
+
+
+rule claims_table:
+    input:
+        experiments=expand(R + "/experiments/{output}.json", output=STUDY["sheet"]),
+        curves=CURVES,
+        paper=PAPER,
+        code=code_of("tabulate", "tables", "claims", "study"),
+    output:
+        multiext(R + "/tables/claims", ".md", ".tex", ".csv"),
+    params:
+        out=R + "/tables",
+        note=STUDY["note"],
+        curves=lambda w, input: ["--curves", *input.curves] if input.curves else "",
+    shell:
+        "python -m knnlm.tabulate"
+        " --table claims"
+        " --experiments {input.experiments}"
+        " {params.curves}"
+        " --paper {input.paper}"
+        " --note {params.note:q}"
+        " --out {params.out}"
+
+
+rule cost:
+    input:
+        experiments=expand(R + "/experiments/{output}.json", output=STUDY["sheet"]),
+        paper=PAPER,
+    output:
+        multiext(R + "/tables/cost", ".md", ".tex", ".csv"),
+    params:
+        results=R,
+        out=R + "/tables",
+        note=STUDY["note"],
+    shell:
+        "python -m knnlm.tabulate"
+        " --table cost"
+        " --benchmarks $(find {params.results}/benchmarks -name '*.jsonl' | sort)"
+        " --artifacts {params.results}/corpora {params.results}/tokens {params.results}/models {params.results}/keys"
+        " {params.results}/indexes {params.results}/neighbors {params.results}/logprobs"
+        " --paper {input.paper}"
+        " --note {params.note:q}"
+        " --out {params.out}"
+
+
+for FIGURE in FIGURES:
+
+    rule:
+        name:
+            f"draw_{FIGURE}"
+        input:
+            experiments=[f"{R}/experiments/{FIGURE}.json"] if FIGURE in STUDY["sheet"] else [],
+            curves=CURVES if FIGURE == "figure8" else [],
+            paper=PAPER,
+            code=code_of("plot", "study"),
+        output:
+            figure_files(FIGURE),
+        params:
+            figure=FIGURE,
+            out=R + "/figures",
+            given=lambda w, input: " ".join(
+                ["--experiments", *input.experiments] if input.experiments else ["--curves", *input.curves]
+            ),
+        shell:
+            "python -m knnlm.plot"
+            " --figure {params.figure}"
+            " {params.given}"
+            " --paper {input.paper}"
+            " --out {params.out}"
+
+
+rule examples_pages:
+    input:
+        scores=lambda w: row_scores(EXAMPLE, EXAMPLE["seeds"][0], "test")["lm"],
+        knn=lambda w: f"{folder(row_scores(EXAMPLE, EXAMPLE['seeds'][0], 'test')['knn'])}/meta.json",
+        neighbors=lambda w: row_neighbors(EXAMPLE, "test") + "/meta.json",
+        experiment=R + "/experiments/table1.json",
+        code=code_of("examples"),
+    output:
+        multiext(R + "/examples/examples", ".md", ".html"),
+    params:
+        out=R + "/examples",
+        neighbors=lambda w, input: folder(input.neighbors),
+        knn=lambda w: row_scores(EXAMPLE, EXAMPLE["seeds"][0], "test")["knn"],
+        vocab=f"{R}/vocabs/{EXAMPLE['vocab']}" if EXAMPLE else "",
+        test=f"{R}/tokens/{EXAMPLE['vocab']}/{EXAMPLE['corpus']}/test" if EXAMPLE else "",
+        train=f"{R}/tokens/{EXAMPLE['vocab']}/{EXAMPLE['datastore']}/train" if EXAMPLE else "",
+        seed=EXAMPLE["seeds"][0] if EXAMPLE else 0,
+        distance=EXAMPLE["distance"] if EXAMPLE else "",
+        examples=STUDY["examples"]["count"],
+        note=STUDY["note"],
+    shell:
+        "python -m knnlm.examples"
+        " --neighbors {params.neighbors}"
+        " --lm {input.scores}"
+        " --knn {params.knn}"
+        " --eval-tokens {params.test}.npy"
+        " --eval-documents {params.test}.documents.npy"
+        " --train-tokens {params.train}.npy"
+        " --train-documents {params.train}.documents.npy"
+        " --vocab {params.vocab}"
+        " --experiment {input.experiment}"
+        " --seed {params.seed}"
+        " --distance {params.distance}"
+        " --count {params.examples}"
+        " --note {params.note:q}"
+        " --out {params.out}"
+
+
+# The names that a reader of the paper would type.
+
+
+rule tables:
+    input:
+        [table_files(name) for name in (*TABLES, "claims", "cost")],
+
+
+rule figures:
+    input:
+        [figure_files(name) for name in FIGURES],
+
+
+rule examples:
+    input:
+        rules.examples_pages.output if EXAMPLE else [],
+
+
+rule claims:
+    input:
+        table_files("claims"),
+
+
+for TARGET in TABLES:
+
+    rule:
+        name:
+            TARGET
+        input:
+            table_files(TARGET),
+
+
+for TARGET in FIGURES:
+
+    rule:
+        name:
+            TARGET
+        input:
+            figure_files(TARGET),
+
+
+rule verify:
+    input:
+        rules.tables.input,
+        rules.figures.input,
+    params:
+        run=R,
+        reference=f"{STUDY['results']}/reference/{STUDY['study']}",
+    shell:
+        "python -m knnlm.verify --run {params.run} --reference {params.reference}"
