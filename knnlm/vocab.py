@@ -1,6 +1,5 @@
 """Text to token ids and back: words as WikiText's, SentencePiece pieces, or BERT's word pieces."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 import bz2
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,32 +19,27 @@ BACK_MATTER = {
 }  # fmt: skip
 DISAMBIGUATION = re.compile(r"\{\{\s*(disambig\w*|hndis|geodis|surname|given name)\s*[|}]", re.I)
 UNREAD = re.compile(  # comments, references, and elements whose content is no prose
-    r"<!--.*?-->|<ref\b[^>]*/>|<ref\b.*?</ref\s*>|<(math|gallery|timeline|imagemap|pre|score)\b.*?</\1\s*>", re.S | re.I
+    r"<!--.*?-->|<ref\b[^>]*/>|<ref\b.*?</ref\s*>|<(math|gallery|timeline|imagemap|pre|score)\b.*?</\1\s*>",
+    re.S | re.I,
 )
-CONVERT = re.compile(r"\{\{\s*(?:convert|cvt)\s*\|([^|{}]*)\|([^|{}]*)(?:\|[^{}]*)?\}\}", re.I)
-RANGE = re.compile(
-    r"\{\{\s*(?:convert|cvt)\s*\|([^|{}]*)\|(to|and|or|-|–|x|by)\|([^|{}]*)\|([^|{}]*)(?:\|[^{}]*)?\}\}", re.I
+CONVERT = re.compile(
+    r"\{\{\s*(?:convert|cvt)\s*\|([^|{}]*)\|(?:(to|and|or|-|–|x|by)\|([^|{}]*)\|)?([^|{}]*)[^{}]*\}\}", re.I
 )
-WORDS = re.compile(
-    r"\{\{\s*(?:lang|transl|transliteration)\s*\|(?:[^|{}]*\|)+?([^|{}=]*)\}\}|\{\{\s*nowrap\s*\|([^{}]*)\}\}", re.I
-)
-MARK = re.compile(r"'{2,}|__[A-Z]+__|</?[a-zA-Z][^<>]*>|\[https?:\S+\]")
-EMPTY = re.compile(r"\(\s*[,;:/\s]*\)|\[\s*\]")
+WORDS = re.compile(r"\{\{\s*(?:lang|transl|transliteration|nowrap)\s*\|(?:[^|{}]*\|)*([^|{}=]*)\}\}", re.I)
+HEADING = re.compile(r"(?m)^(={1,6})\s*(.*?)\s*=+\s*$")
+MARKED_HEADING = re.compile(r"\x02(=+)(.*)")  # a heading kept apart from prose while markup is stripped
 FILE_LINK = re.compile(r"\[\[\s*(file|image|category|[a-z]{2,3}(-[a-z]+)*)\s*:", re.I)
-HEADING = re.compile(r"^=+\s*(.*?)\s*=+$")
+MARK = re.compile(r"'{2,}|__[A-Z]+__|</?[a-zA-Z][^<>]*>|\[?https?:\S+\]?|\[\[|\]\]|\[\s*\]")
+EMPTY = re.compile(r"\(\s*[,;:/\s]*\)")
 PROSE = re.compile(r"\w.*\w")
 
 
 def read_dump(file: BinaryIO) -> Iterator[tuple[str, str]]:
-    """(title, text) of each article of a .bz2 dump, in order; memory does not grow with the dump."""
-    pages = _articles(bz2.open(file) if _is_bz2(file) else file)
-    yield from filter(None, over_documents(_clean_page, pages))
-
-
-def _is_bz2(file: BinaryIO) -> bool:
-    magic = file.read(3)
+    """(title, text) of each article of a .bz2 or plain dump, in order; memory does not grow with the dump."""
+    compressed = file.read(3) == b"BZh"
     file.seek(0)
-    return magic == b"BZh"
+    pages = _articles(bz2.BZ2File(file) if compressed else file)
+    return filter(None, over_documents(_clean_page, pages))
 
 
 def _articles(file: BinaryIO) -> Iterator[tuple[str, str]]:
@@ -64,36 +59,48 @@ def _clean_page(page: tuple[str, str]) -> tuple[str, str] | None:
 def plain_text(markup: str) -> str:
     """Prose and headings of an article, one paragraph a line; no tables, templates, references or back matter."""
     markup = UNREAD.sub("", markup)
-    markup = CONVERT.sub(r"\1 \2", RANGE.sub(r"\1 \2 \3 \4", markup))
-    markup = WORDS.sub(lambda match: match.group(1) or match.group(2) or "", markup)
-    markup = _without_files(_without_nested(markup, "{|", "|}"))
-    code = mwparserfromhell.parse(markup, skip_style_tags=True)
+    markup = WORDS.sub(r"\1", CONVERT.sub(_converted, markup))
+    markup = _without_files(_without_tables(markup))
+    code = mwparserfromhell.parse(HEADING.sub("\x02\\1\\2", markup), skip_style_tags=True)
     lines = code.strip_code(normalize=True, collapse=True, keep_template_params=False).split("\n")
     return "\n".join(_prose(lines))
 
 
-def _prose(lines: list[str]) -> Iterator[str]:
-    """Drop back matter, list bullets, empty headings and what markup leaves behind."""
-    heading = None
+def _converted(match: re.Match) -> str:
+    """{{convert|5|to|10|km|mi}} reads "5 to 10 km"."""
+    return " ".join(filter(None, match.groups()))
+
+
+def _prose(lines: Iterable[str]) -> Iterator[str]:
+    """Drop back matter with its subsections, headings of nothing, and what markup leaves behind."""
+    pending, skipped_level = None, None
     for line in lines:
-        line = one_line(EMPTY.sub("", MARK.sub("", html.unescape(line)).replace("\xa0", " ")))
-        line = re.sub(r"\s+([,.;:)])|(\()\s+", r"\1\2", line.lstrip("*#:; "))
-        if match := HEADING.match(line):
-            heading = match.group(1)
-        elif heading is not None and heading.lower() in BACK_MATTER:
-            continue
-        elif PROSE.search(line) and not line.startswith(("|", "!", "{", "}")):
-            if heading:
-                yield heading + "."
-                heading = ""
+        if match := MARKED_HEADING.match(line):
+            level, heading = len(match.group(1)), one_line(MARK.sub("", match.group(2)))
+            if skipped_level is None or level <= skipped_level:
+                skipped_level = level if heading.lower() in BACK_MATTER else None
+            pending = heading
+        elif skipped_level is None and (line := _tidy(line)):
+            if pending:
+                yield f"{pending}."
+                pending = None
             yield line
 
 
-def _without_nested(text: str, opening: str, closing: str) -> str:
-    """`text` without the stretches between balanced marks; an unclosed one is kept."""
+def _tidy(line: str) -> str:
+    """One line of stripped text without leftovers of markup; "" when no prose is left."""
+    line = MARK.sub("", html.unescape(line)).replace("\xa0", " ")
+    line = re.sub(r"\((\s*[,;:/])+\s*", "(", EMPTY.sub("", line))
+    line = re.sub(r"[\s,;]+\)", ")", re.sub(r"\s+([,.;:])(?=\s|$)", r"\1", line))
+    line = one_line(line).lstrip("*#:; ")
+    return line if PROSE.search(line) and "{{" not in line and not line.startswith(("|", "!", "{", "}")) else ""
+
+
+def _without_tables(text: str) -> str:
+    """`text` without {| … |}, however nested; an unclosed table is kept."""
     kept, depth, start = [], 0, 0
-    for match in re.finditer(f"{re.escape(opening)}|{re.escape(closing)}", text):
-        if match.group() == opening:
+    for match in re.finditer(r"\{\||\|\}(?!\})", text):
+        if match.group() == "{|":
             if depth == 0:
                 kept.append(text[start : match.start()])
                 start = match.start()
@@ -127,8 +134,7 @@ def read_wikiextractor(text: str) -> Iterator[tuple[str, str]]:
     """(title, text) of WikiExtractor's <doc> elements; the title that it repeats as the first line is left out."""
     for title, body in WIKIEXTRACTOR.findall(text):
         title = html.unescape(title)
-        lines = [one_line(line) for line in html.unescape(body).split("\n")]
-        lines = [MARK.sub("", line) for line in lines if PROSE.search(line)]
+        lines = list(_prose(html.unescape(body).split("\n")))
         yield title, "\n".join(lines[1:] if lines and lines[0] == title else lines)
 
 
@@ -139,4 +145,6 @@ def read_parquet(folder: Path) -> Iterator[tuple[str, str]]:
     for shard in sorted(folder.rglob("*.parquet")):
         for batch in parquet.ParquetFile(shard).iter_batches(1000, columns=["title", "text"]):
             for row in batch.to_pylist():
-                yield row["title"], "\n".join(_prose(row["text"].split("\n")))
+                lines = row["text"].split("\n")
+                marked = ("\x02==" + line if line.strip().lower() in BACK_MATTER else line for line in lines)
+                yield row["title"], "\n".join(_prose(marked))

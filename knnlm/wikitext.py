@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 NUMBER = re.compile(r"(?<=\d)([,.])(?=\d)")
-OPENING, CLOSING = set("([{£$€#"), set(".,;:!?)]}%…")
+OPENING, CLOSING = set("([{£$€#“‘"), set(".,;:!?)]}%…")
 CONTRACTION = re.compile(r"['’](s|t|re|ve|ll|d|m|S)$")
 
 
@@ -29,7 +29,6 @@ def detokenize(tokens: Iterable[str]) -> str:
             if not (glue or closing_quote or token[0] in CLOSING or CONTRACTION.match(token)):
                 text += " "
             text += token
-            glue = token in OPENING or token in "“‘/" or (token == '"' and not quoted)
+            glue = token in OPENING or (token == '"' and not quoted)
             quoted ^= token == '"'
-            glue |= token == "/"
     return text
