@@ -125,7 +125,8 @@ def select(gain: np.ndarray, text: Text, count: int) -> list[int]:
     """Positions of largest gain [N]: one a document while there are documents, then further apart than the context."""
     order = [int(position) for position in np.argsort(-gain, kind="stable")[: 200 * count] if gain[position] > 0]
     order = [position for position in order if readable(text.at(position))]
-    chosen, seen = [], set()
+    chosen: list[int] = []
+    seen: set[int] = set()
     for position in order:
         if len(chosen) < count and (document := text.document(position)) not in seen:
             chosen.append(position)

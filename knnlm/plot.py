@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -32,7 +33,7 @@ BLUE, VERMILION, GREEN, INK, MUTED = (
     "#767676",
 )  # Okabe and Ito's; told apart in grey
 COLUMN = 3.3  # inches: one column of a two-column page
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 300,
     "font.family": "DejaVu Sans",
@@ -55,7 +56,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 SCALED = "◇ - -  the paper, scaled so that its base LM and ours coincide"
-HOLLOW = {"color": MUTED, "markerfacecolor": "none", "markersize": 5}
+HOLLOW: dict[str, Any] = {"color": MUTED, "markerfacecolor": "none", "markersize": 5}
 Drawn = tuple[Figure, pd.DataFrame]
 End = tuple[float, str, str]  # height of a line's right end, label, color
 
@@ -198,7 +199,8 @@ def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
     if len(study.curves) != 2:
         raise studies.Missing(f"found {len(study.curves)} learning curves, expected 2")
     figure, axes = panel("epoch", "loss, nats a token", note="")
-    numbers, ends = [], [(0, "paper → 0", MUTED)]
+    numbers: list[tuple] = []
+    ends: list[End] = [(0, "paper → 0", MUTED)]
     for name, curve, color in zip(
         ("with dropout", "no dropout"), study.curves.values(), (BLUE, VERMILION), strict=True
     ):
@@ -242,10 +244,11 @@ def muted(axes: Axes, name: str, value: float, scale: float, x: float | None = N
 
 def margin(axes: Axes, ends: list[End]) -> None:
     """Label each line at its height in the right margin, pushed apart where they would overlap."""
-    axes.figure.draw_without_rendering()
+    figure = axes.get_figure(root=True)
+    figure.draw_without_rendering()
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
-    gap = 9 / 72 * (high - low) / (axes.get_window_extent().height / axes.figure.dpi)
+    gap = 9 / 72 * (high - low) / (axes.get_window_extent().height / figure.dpi)
     ordered = sorted(ends, key=lambda end: end[0])
     heights = [height for height, _, _ in ordered]
     for _ in range(100):

@@ -21,7 +21,20 @@ PLAIN = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\t
 
 def markdown(title: str, note: str, shown: pd.DataFrame, findings: list[Verdict]) -> str:
     numeric = [
-        "left" if name in ("Model", "Claim", "Section", "Finding", "Stage", "LM trained on", "Datastore") else "right"
+        "left"
+        if name
+        in (
+            "Model",
+            "Claim",
+            "Section",
+            "Finding",
+            "Stage",
+            "Writes",
+            "Paper" if "Stage" in shown else "",
+            "LM trained on",
+            "Datastore",
+        )
+        else "right"
         for name in shown
     ]
     aligned = numeric if "Claim" not in shown else ["left"] * len(numeric)

@@ -44,6 +44,23 @@ HEADINGS = {
     "test": "Test",
     "paper_test": "Paper, test",
 }
+WRITES = {
+    "corpora": ("fetch", "prepare"),
+    "vocabs": ("vocab",),
+    "tokens": ("binarize",),
+    "models": ("train",),
+    "keys": ("extract", "extract_keytypes"),
+    "indexes": ("train_index", "add"),
+    "neighbors": ("search", "merge"),
+    "logprobs": ("evaluate", "evaluate_keytypes", "score_knn", "score_cache", "score_ngram"),
+    "experiments": ("interpolate",),
+}
+MEASURES = {
+    "seconds": "Seconds",
+    "longest": "Longest job, s",
+    "peak_mb": "Peak memory, MB",
+    "bytes": "On disk, MB",
+}
 LEGEND = "Perplexities; λ tuned on dev; medians over seeds; in brackets 95% bootstrap intervals over documents."
 
 
@@ -64,7 +81,7 @@ class TabulateConfig:
     benchmarks: tuple[Path, ...] = ()
     """for `cost`: Snakemake benchmark files, under benchmarks/STAGE/"""
     artifacts: tuple[Path, ...] = ()
-    """for `cost`: folders STAGE/ of the study, whose bytes are counted"""
+    """for `cost`: folders of the study (corpora, models, keys…), whose bytes are counted"""
     note: str = ""
     """the line above the table: the study and its scale"""
 
@@ -132,38 +149,28 @@ def ledger(verdicts: list[claims.Verdict]) -> tuple[pd.DataFrame, pd.DataFrame]:
 def cost(
     benchmarks: tuple[Path, ...], artifacts: tuple[Path, ...], paper: Mapping
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Seconds, peak memory and bytes of each stage, in the order the benchmark files and folders are given."""
-    frames = [pd.read_csv(path, sep="\t", na_values="-").assign(stage=_stage(path)) for path in benchmarks]
-    jobs = pd.concat(frames) if frames else pd.DataFrame(columns=["stage", "s", "max_rss"])
-    grouped = jobs.groupby("stage", sort=False)
+    """Jobs, seconds and peak memory of each stage that ran; the bytes of a folder stand with its first stage."""
+    jobs = pd.concat([_benchmark(path) for path in benchmarks] or [pd.DataFrame(columns=["stage", "s", "max_rss"])])
     sizes = {path.name: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in artifacts}
-    stages = list(dict.fromkeys([*sizes, *grouped.groups]))
-    table = pd.DataFrame(
-        {
-            "stage": stages,
-            "jobs": [len(grouped.groups.get(stage, ())) for stage in stages],
-            "seconds": [float(grouped["s"].sum().get(stage, math.nan)) for stage in stages],
-            "longest": [float(grouped["s"].max().get(stage, math.nan)) for stage in stages],
-            "peak_mb": [float(grouped["max_rss"].max().get(stage, math.nan)) for stage in stages],
-            "bytes": [sizes.get(stage, math.nan) for stage in stages],
-            "paper": [paper.get(stage, "") for stage in stages],
-        }
-    )
-    total = {"stage": "all", "jobs": table["jobs"].sum(), "seconds": table["seconds"].sum(), "paper": ""}
-    total |= {"longest": table["longest"].max(), "peak_mb": table["peak_mb"].max(), "bytes": table["bytes"].sum()}
-    table = pd.concat([table, pd.DataFrame([total])], ignore_index=True)
-    shown = pd.DataFrame(
-        {
-            "Stage": table["stage"],
-            "Jobs": table["jobs"].map(str),
-            "Seconds, all jobs": table["seconds"].map(lambda value: number(value, "{:,.1f}")),
-            "Longest job": table["longest"].map(lambda value: number(value, "{:,.1f}")),
-            "Peak memory, MB": table["peak_mb"].map(lambda value: number(value, "{:,.0f}")),
-            "On disk, MB": table["bytes"].map(lambda value: number(value / 1e6, "{:,.1f}")),
-            "Paper": table["paper"].map(text),
-        }
-    )
-    return table, shown
+    table, order = [], [(stage, folder) for folder, stages in WRITES.items() for stage in stages]
+    order += [(stage, "") for stage in sorted(set(jobs["stage"])) if stage not in dict(order)]
+    for stage, folder in order:
+        ran = jobs[jobs["stage"] == stage]
+        if len(ran):
+            record = {"stage": stage, "folder": folder, "jobs": len(ran), "seconds": ran["s"].sum()}
+            record |= {"longest": ran["s"].max(), "peak_mb": ran["max_rss"].max(), "bytes": sizes.pop(folder, math.nan)}
+            table.append(record | {"paper": paper.get(stage)})
+    total = pd.DataFrame(table, columns=["stage", "folder", "jobs", "seconds", "longest", "peak_mb", "bytes", "paper"])
+    record = {"stage": "all", "folder": "", "jobs": len(jobs), "seconds": total["seconds"].sum(), "paper": None}
+    record |= {"longest": total["longest"].max(), "peak_mb": total["peak_mb"].max(), "bytes": total["bytes"].sum()}
+    numbers = pd.DataFrame([*table, record])
+    shown = {"Stage": numbers["stage"], "Writes": numbers["folder"].map(text), "Jobs": numbers["jobs"].map(str)}
+    for column, heading in MEASURES.items():
+        scale = 1e6 if column == "bytes" else 1
+        shown[heading] = [
+            number(value / scale, "{:,.0f}" if column == "peak_mb" else "{:,.1f}") for value in numbers[column]
+        ]
+    return numbers, pd.DataFrame(shown | {"Paper": numbers["paper"].map(text)})
 
 
 def _quoted(name: str, row: Mapping, splits: tuple[str, ...]) -> dict:
@@ -203,9 +210,14 @@ def _interval(record: Mapping, split: str) -> str:
     return number(value, "{:.2f}") + (f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else "")
 
 
-def _stage(path: Path) -> str:
+def _benchmark(path: Path) -> pd.DataFrame:
+    """A benchmark file of Snakemake under benchmarks/STAGE/: [jobs] rows of stage, s (seconds) and max_rss (MB)."""
+    lines = path.suffix == ".jsonl"
+    jobs = pd.read_json(path, lines=True) if lines else pd.read_csv(path, sep="\t")
+    measured = {name: pd.to_numeric(jobs[name], errors="coerce").astype(float) for name in ("s", "max_rss")}
     parts = path.with_suffix("").parts
-    return parts[parts.index("benchmarks") + 1] if "benchmarks" in parts[:-1] else path.stem
+    stage = parts[parts.index("benchmarks") + 1] if "benchmarks" in parts[:-1] else path.stem
+    return pd.DataFrame({"stage": stage, **measured})
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -47,21 +48,21 @@ def test_a_missing_perplexity_is_a_dash(tmp_path: Path):
 
 
 def test_cost_sums_seconds_and_bytes_by_stage(tmp_path: Path):
-    for name, seconds in (("models/a", 10.0), ("models/b", 2.5), ("keys/c", 4.0)):
-        path = tmp_path / f"benchmarks/{name}.tsv"
+    for name, seconds in (("train/a", 10.0), ("train/b", 2.5), ("extract/c", 4.0)):
+        path = tmp_path / f"benchmarks/{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t-\n")
+        path.write_text(json.dumps({"s": seconds, "h:m:s": "0:00:01", "max_rss": "NA"}) + "\n")
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys/keys.npy").write_bytes(b"0" * 1000)
-    out = tabulated(
-        tmp_path, "cost", benchmarks=tuple(sorted(tmp_path.glob("benchmarks/*/*"))), artifacts=(tmp_path / "keys",)
-    )
+    benchmarks = tuple(sorted(tmp_path.glob("benchmarks/*/*")))
+    out = tabulated(tmp_path, "cost", benchmarks=benchmarks, artifacts=(tmp_path / "keys",))
     numbers = pd.read_csv(out / "cost.csv", index_col="stage")
-    assert numbers.loc["models", ["jobs", "seconds", "longest"]].tolist() == [2, 12.5, 10.0]
-    assert numbers.loc["keys", ["seconds", "bytes"]].tolist() == [4.0, 1000]
+    assert numbers.index.tolist() == ["train", "extract", "all"]
+    assert numbers.loc["train", ["jobs", "seconds", "longest"]].tolist() == [2, 12.5, 10.0]
+    assert numbers.loc["extract", ["seconds", "bytes"]].tolist() == [4.0, 1000]
     assert numbers.loc["all", "seconds"] == 16.5
 
 
 def test_a_table_without_its_experiment_is_one_clear_line(tmp_path: Path):
-    with pytest.raises(UserError, match="give table9.json"):
+    with pytest.raises(UserError, match=r"give table9\.json"):
         tabulated(tmp_path, "table9")
