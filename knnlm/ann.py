@@ -63,6 +63,7 @@ def train(sample: np.ndarray, settings: IndexSettings) -> faiss.Index:
             )
         clustering.seed = settings.seed
         clustering.min_points_per_centroid = 1
+    _without_polysemous_codes(index)
     if not index.is_trained:
         if faiss.get_num_gpus():
             index = faiss.index_gpu_to_cpu(_train(on_gpus(index), sample))
@@ -160,6 +161,13 @@ def _clusterings(index: faiss.Index) -> list[tuple[object, int, str]]:
     if hasattr(inner, "pq"):
         found.append((inner.pq.cp, inner.pq.ksub, "centroids per sub-vector"))
     return found
+
+
+def _without_polysemous_codes(index: faiss.Index) -> None:
+    """A factory's "PQ" (unlike IndexIVFPQ itself) spends minutes ordering the codes for a filter we never use."""
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    if hasattr(inner, "do_polysemous_training"):
+        inner.do_polysemous_training = False
 
 
 def _train(index: faiss.Index, sample: np.ndarray) -> faiss.Index:
