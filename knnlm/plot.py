@@ -82,7 +82,7 @@ def main(config: PlotConfig) -> None:
         raise UserError(f"--figure {config.figure}: expected one of {', '.join(FIGURES)}")
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     matplotlib.use("Agg")
-    matplotlib.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     study = studies.load(config.experiments, config.curves)
     paper = studies.paper_numbers(config.paper)[config.figure]
     try:
@@ -120,7 +120,7 @@ def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
         muted(axes, "kNN", printed["knn"], scale, entries[-1]),
         muted(axes, "large LM", printed["base-large"], scale),
     ]
-    margin(axes, ends)
+    margin(figure, ends)
     second, right = panel("entries in the datastore", "λ tuned on dev", entries, note="")
     right.plot(entries, weights, "o-", color=BLUE)
     right.set_ylim(0, max(1.15 * max(weights), 0.1))
@@ -144,7 +144,7 @@ def figure4(study: Study, paper: Mapping) -> dict[str, Drawn]:
     axes.plot(ks, measured, "o-", color=BLUE)
     axes.axhline(base, color=INK)
     paper_end = muted(axes, "", printed["k1024"]["dev"], base / printed["base"]["dev"], 1024)
-    margin(axes, [(measured[-1], "kNN-LM", BLUE), (base, "base LM", INK), paper_end])
+    margin(figure, [(measured[-1], "kNN-LM", BLUE), (base, "base LM", INK), paper_end])
     axes.set_xticks([k for k in (*ks, 1024) if math.log2(k) % 2 == 0])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:.0f}"))
@@ -188,7 +188,7 @@ def figure7(study: Study, paper: Mapping) -> dict[str, Drawn]:
     axes.axhline(base, color=INK)
     axes.axhline(knn, color=BLUE)
     ends = [(orders[-1][1], "LM + n-gram", VERMILION), (base, "base LM", INK), (knn, "kNN-LM", BLUE)]
-    margin(axes, [*ends, muted(axes, "kNN-LM", printed["knn"], base / printed["base"])])
+    margin(figure, [*ends, muted(axes, "kNN-LM", printed["knn"], base / printed["base"])])
     axes.set_xticks([n for n, _ in orders])
     numbers = [("base", None, base), ("knn", None, knn), *(("n-gram", n, dev) for n, dev in orders)]
     return {"figure7": (figure, pd.DataFrame(numbers, columns=["series", "order", "dev"]))}
@@ -215,7 +215,7 @@ def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.axhline(paper["rows"]["without-dropout"]["train_loss"], color=MUTED, linewidth=0.8, linestyle="--")
-    margin(axes, ends)
+    margin(figure, ends)
     return {"figure8": (figure, pd.DataFrame(numbers, columns=["series", "split", "epoch", "loss"]))}
 
 
@@ -242,9 +242,9 @@ def muted(axes: Axes, name: str, value: float, scale: float, x: float | None = N
     return value * scale, f"paper{', ' + name if name else ''} {value:.2f}", MUTED
 
 
-def margin(axes: Axes, ends: list[End]) -> None:
+def margin(figure: Figure, ends: list[End]) -> None:
     """Label each line at its height in the right margin, pushed apart where they would overlap."""
-    figure = axes.get_figure(root=True)
+    (axes,) = figure.axes
     figure.draw_without_rendering()
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)

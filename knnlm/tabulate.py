@@ -45,7 +45,8 @@ HEADINGS = {
     "paper_test": "Paper, test",
 }
 WRITES = {
-    "corpora": ("fetch", "prepare"),
+    "downloads": ("fetch",),
+    "corpora": ("prepare",),
     "vocabs": ("vocab",),
     "tokens": ("binarize",),
     "models": ("train",),
