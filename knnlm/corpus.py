@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, replace, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,17 +19,19 @@ class CorpusSettings:
     """What a corpus is made of and how it is split."""
 
     sources: list[dict] = field(default_factory=list)
-    """entries {kind, archive | path, documents?, ...options of the kind}"""
+    """entries {kind, archive | path, documents? (at most so many), titles? (only these), ...options of the kind}"""
     dev_words: int = 0
-    """size of dev in words, filled by whole documents"""
+    """size of dev in words, filled by whole documents; with dev_titles, each is cut after its share of so many words"""
     test_words: int = 0
     dev_titles: list[str] = field(default_factory=list)
-    """exact titles of dev's documents (books), instead of dev_words"""
+    """exact titles of dev's documents (books); empty: chosen by hash"""
     test_titles: list[str] = field(default_factory=list)
     train_words: int | None = None
     """at most so many words of train, in whole documents; null: all"""
     document_words: int | None = None
     """keep about the first so many words of each document, in whole lines; null: all"""
+    held_out_document_words: int | None = None
+    """the same for the documents of dev_titles and test_titles"""
     seed: int = 1
     pretokenized: bool = False
     """the text is already tokens parted by spaces (wikitext103 always is)"""
@@ -37,9 +39,6 @@ class CorpusSettings:
     def __post_init__(self) -> None:
         if not self.sources:
             raise UserError("sources: empty; name at least one {kind, archive or path}")
-        for split in ("dev", "test"):
-            if getattr(self, f"{split}_words") and getattr(self, f"{split}_titles"):
-                raise UserError(f"{split}_words and {split}_titles are both set: keep one")
         if both := set(self.dev_titles) & set(self.test_titles):
             raise UserError(f"{min(both)!r} is in dev and in test: keep one")
         if min(self.dev_words, self.test_words, 0 if self.train_words is None else self.train_words) < 0:
@@ -72,8 +71,11 @@ def spool(documents: Iterable[Document], file: BinaryIO) -> list[Entry]:
     return entries
 
 
-def shorten(document: Document, words: int | None) -> Document:
-    """The first lines of a document, until they hold `words` words."""
+def shorten(document: Document, settings: CorpusSettings) -> Document:
+    """The first lines of a document, until they hold as many words as the settings ask for."""
+    words = settings.document_words
+    if document.title in (*settings.dev_titles, *settings.test_titles):
+        words = settings.held_out_document_words or words
     if words is None:
         return document
     lines = document.text.split("\n")
@@ -83,7 +85,8 @@ def shorten(document: Document, words: int | None) -> Document:
 
 def deduplicate(entries: list[Entry]) -> list[Entry]:
     """Of documents that share a normalised title or a lead, the longest; documents with own splits stay as they are."""
-    kept, seen = [], set()
+    kept: list[Entry] = []
+    seen: set[tuple[str, str]] = set()
     for entry in sorted(entries, key=lambda e: -e.words):
         keys = {("title", normalise(entry.title)), ("lead", entry.lead)} - {("lead", ""), ("title", "")}
         if entry.split or not keys & seen:
@@ -116,6 +119,27 @@ def split_documents(entries: list[Entry], settings: CorpusSettings) -> dict[str,
         if not splits[split]:
             raise UserError(f"{split}: no documents are left for it; lower the other splits' sizes or add sources")
     return splits
+
+
+def cut_named(splits: dict[str, list[Entry]], settings: CorpusSettings, spooled: BinaryIO) -> dict[str, list[Entry]]:
+    """Named held-out documents cut at the end of the line that reaches their share of dev_words or test_words."""
+    cut = dict(splits)
+    for split in ("dev", "test"):
+        words = getattr(settings, f"{split}_words")
+        if words and getattr(settings, f"{split}_titles"):
+            cut[split] = [_cut(entry, words // len(splits[split]), spooled) for entry in splits[split]]
+    return cut
+
+
+def _cut(entry: Entry, words: int, spooled: BinaryIO) -> Entry:
+    spooled.seek(entry.start)
+    kept = counted = 0
+    for line in spooled.read(entry.bytes).splitlines(keepends=True):
+        kept += len(line)
+        counted += len(line.split())
+        if counted >= words:
+            break
+    return replace(entry, bytes=kept, words=counted)
 
 
 def _salted(title: str, seed: int) -> bytes:
@@ -178,11 +202,15 @@ def read_index(corpus: Path, split: str) -> list[dict]:
 
 def read_documents(corpus: Path, split: str) -> Iterator[str]:
     """The texts of a split, one document at a time."""
-    records = read_index(corpus, split)
+    for record in read_index(corpus, split):
+        yield read_document(corpus, split, record)
+
+
+def read_document(corpus: Path, split: str, record: dict) -> str:
+    """The text of one entry of `read_index`."""
     with (Path(corpus) / f"{split}.txt").open("rb") as file:
-        for record in records:
-            file.seek(record["start"])
-            yield file.read(record["bytes"]).decode()
+        file.seek(record["start"])
+        return file.read(record["bytes"]).decode()
 
 
 def is_pretokenized(corpus: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from knnlm import files
 from knnlm.cli import run, settings
-from knnlm.corpus import CorpusSettings, deduplicate, shorten, split_documents, spool, write_split
+from knnlm.corpus import CorpusSettings, cut_named, deduplicate, shorten, split_documents, spool, write_split
 from knnlm.sources import SPLITS, read
 
 log = logging.getLogger("knnlm")
@@ -31,9 +31,9 @@ def main(config: PrepareConfig) -> None:
     config.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=config.out.parent) as spooled:
         documents = (document for source in asked.sources for document in read(source, archives))
-        found = spool((shorten(document, asked.document_words) for document in documents), spooled)
+        found = spool((shorten(document, asked) for document in documents), spooled)
         kept = deduplicate(found)
-        splits = split_documents(kept, asked)
+        splits = cut_named(split_documents(kept, asked), asked, spooled)
         with files.atomic(config.out, directory=True) as tmp:
             for split in SPLITS:
                 write_split(tmp, split, splits[split], spooled)

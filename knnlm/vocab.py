@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -70,14 +70,11 @@ class Vocab(Protocol):
 class WordVocab:
     """Words in dictionary order; `</s>` ends every line."""
 
-    eos: ClassVar[int] = SPECIAL.index("</s>")
-    unk: ClassVar[int] = SPECIAL.index("<unk>")
-
     def __init__(self, counts: Sequence[tuple[str, int]]) -> None:
         self.counts = list(counts)
         self.words = [*SPECIAL, *(word for word, _ in self.counts)]
         self.ids = {word: i for i, word in enumerate(self.words)}
-        self.size = len(self.words)
+        self.size, self.eos, self.unk = len(self.words), SPECIAL.index("</s>"), SPECIAL.index("<unk>")
         self.pretokenized = False
         if len(self.ids) != self.size:
             raise UserError("dict.txt: a word occurs twice")
@@ -153,10 +150,10 @@ class SentencePieceVocab:
                     shuffle_input_sentence=False,
                     num_threads=1,
                     max_sentence_length=1 << 20,
-                    unk_id=0,
-                    eos_id=1,
-                    bos_id=-1,
-                    pad_id=-1,
+                    bos_id=0,  # the ids of a word vocabulary's special tokens
+                    pad_id=1,
+                    eos_id=2,
+                    unk_id=3,
                     minloglevel=2,
                 )
             except RuntimeError as error:
@@ -208,7 +205,11 @@ class BertVocab:
         return "\n".join(detokenize(self.model.decode(part, skip_special_tokens=False).split(" ")) for part in parts)
 
 
-TYPES: dict[str, type] = {"word": WordVocab, "sentencepiece": SentencePieceVocab, "bert": BertVocab}
+TYPES: dict[str, type[WordVocab | SentencePieceVocab | BertVocab]] = {
+    "word": WordVocab,
+    "sentencepiece": SentencePieceVocab,
+    "bert": BertVocab,
+}
 
 
 def load(directory: Path) -> Vocab:
