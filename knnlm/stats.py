@@ -1,0 +1,45 @@
+"""Medians over seeds and bootstrap intervals over documents."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import bootstrap
+
+FEWEST = 10  # documents below which an interval would say nothing
+
+
+def document_sums(logprob: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of log probabilities and number of tokens of each document: logprob [N], documents [D] starts -> [D], [D]."""
+    ends = np.append(documents, len(logprob)).astype(np.int64)
+    running = np.concatenate([[0.0], np.cumsum(logprob, dtype=np.float64)])
+    return np.diff(running[ends]), np.diff(ends)
+
+
+def interval(
+    logprob: np.ndarray, documents: np.ndarray, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> list[float] | None:
+    """Percentile bootstrap interval of the perplexity of logprob [N] nats, resampling whole documents [D] (starts).
+
+    None below 10 documents, where it would say nothing, and where a target has probability zero.
+    """
+    if len(documents) < FEWEST or not np.isfinite(logprob).all():
+        return None
+    sums, counts = document_sums(logprob, documents)
+    result = bootstrap(
+        (sums, counts),
+        lambda s, c, axis: np.exp(-s.sum(axis) / c.sum(axis)),
+        paired=True,
+        vectorized=True,
+        batch=200,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
+
+
+def median(per_seed: Sequence[float]) -> tuple[float, int]:
+    """The median of a figure over seeds, and the position of the seed nearest to it."""
+    middle = float(np.median(per_seed))
+    return middle, int(np.argmin(np.abs(np.asarray(per_seed) - middle)))
