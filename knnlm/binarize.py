@@ -1,6 +1,7 @@
 """A corpus to token ids with the start of each document."""
 
 import logging
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from knnlm.parallel import over_documents
 from knnlm.sources import SPLITS
 from knnlm.vocab import WordVocab
 
+COPIED = 1 << 24  # tokens at a time
 log = logging.getLogger("knnlm")
 
 
@@ -50,9 +52,14 @@ def encode_split(words: vocab.Vocab, corpus: Path, split: str, out: Path) -> Non
     """{split}.npy [N] and {split}.documents.npy int64 [D], the documents' first positions."""
     dtype = np.uint16 if words.size <= 1 << 16 else np.uint32
     encode: Callable[[str], np.ndarray] = partial(encode_document, words, dtype)
-    ids = list(over_documents(encode, read_documents(corpus, split)))
-    lengths = [len(document) for document in ids]
-    files.save_array(out / f"{split}.npy", np.concatenate(ids))  # [N]
+    with tempfile.TemporaryFile(dir=out) as spooled:  # the length is known only at the end
+        encoded = over_documents(encode, read_documents(corpus, split))
+        lengths = [spooled.write(ids.data) // ids.itemsize for ids in encoded]
+        tokens = files.create_array(out / f"{split}.npy", (sum(lengths),), np.dtype(dtype).name)  # [N]
+        spooled.seek(0)
+        for start in range(0, len(tokens), COPIED):
+            stop = min(start + COPIED, len(tokens))
+            tokens[start:stop] = np.frombuffer(spooled.read((stop - start) * tokens.itemsize), dtype)
     files.save_array(out / f"{split}.documents.npy", np.cumsum([0, *lengths[:-1]], dtype=np.int64))  # [D]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from knnlm import files, vocab
 from knnlm.cli import run, settings
-from knnlm.corpus import is_pretokenized, read_documents
+from knnlm.corpus import is_pretokenized, read_document, read_documents, read_index
 from knnlm.parallel import over_documents
 from knnlm.vocab import BertVocab, SentencePieceVocab, Vocab, VocabSettings, WordVocab
 
@@ -44,8 +44,7 @@ def build(corpora: tuple[Path, ...], asked: VocabSettings, directory: Path) -> V
         return BertVocab(Path(asked.file or ""))
     if asked.type == "word":
         return WordVocab.read(Path(asked.file)) if asked.file else WordVocab.build(count_words(corpora), asked)
-    texts = [text for corpus in corpora for text in read_documents(corpus, "train")]
-    return SentencePieceVocab.build(sample(texts, asked), asked, directory / "spm.model")
+    return SentencePieceVocab.build(sample(corpora, asked), asked, directory / "spm.model")
 
 
 def count_words(corpora: tuple[Path, ...]) -> Counter[str]:
@@ -58,13 +57,15 @@ def count_words(corpora: tuple[Path, ...]) -> Counter[str]:
     return counts
 
 
-def sample(texts: list[str], asked: VocabSettings) -> Iterator[str]:
-    """Whole documents in a seeded random order until `sample_words` words; a longer last one is cut."""
+def sample(corpora: tuple[Path, ...], asked: VocabSettings) -> Iterator[str]:
+    """Train documents in a seeded random order until `sample_words` words; a longer last one is cut."""
+    records = [(corpus, record) for corpus in corpora for record in read_index(corpus, "train")]
     left = asked.sample_words
-    for i in np.random.default_rng(asked.seed).permutation(len(texts)):
+    for i in np.random.default_rng(asked.seed).permutation(len(records)):
         if left <= 0:
             return
-        lines = texts[i].split("\n")
+        corpus, record = records[i]
+        lines = read_document(corpus, "train", record).split("\n")
         ends = np.cumsum([len(line.split()) for line in lines])
         kept = int(np.searchsorted(ends, left)) + 1
         yield "\n".join(lines[:kept])

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,12 +19,12 @@ class CorpusSettings:
     """What a corpus is made of and how it is split."""
 
     sources: list[dict] = field(default_factory=list)
-    """entries {kind, archive | path, documents? (at most so many), titles? (only these), ...options of the kind}"""
+    """entries {kind, archive | path, documents? (at most so many), ...options of the kind}"""
     dev_words: int = 0
-    """size of dev in words, filled by whole documents; with dev_titles, each is cut after its share of so many words"""
+    """size of dev in words, filled by whole documents"""
     test_words: int = 0
     dev_titles: list[str] = field(default_factory=list)
-    """exact titles of dev's documents (books); empty: chosen by hash"""
+    """exact titles of dev's documents (books), instead of dev_words"""
     test_titles: list[str] = field(default_factory=list)
     train_words: int | None = None
     """at most so many words of train, in whole documents; null: all"""
@@ -39,6 +39,9 @@ class CorpusSettings:
     def __post_init__(self) -> None:
         if not self.sources:
             raise UserError("sources: empty; name at least one {kind, archive or path}")
+        for split in ("dev", "test"):
+            if getattr(self, f"{split}_words") and getattr(self, f"{split}_titles"):
+                raise UserError(f"{split}_words and {split}_titles are both set: keep one")
         if both := set(self.dev_titles) & set(self.test_titles):
             raise UserError(f"{min(both)!r} is in dev and in test: keep one")
         if min(self.dev_words, self.test_words, 0 if self.train_words is None else self.train_words) < 0:
@@ -119,27 +122,6 @@ def split_documents(entries: list[Entry], settings: CorpusSettings) -> dict[str,
         if not splits[split]:
             raise UserError(f"{split}: no documents are left for it; lower the other splits' sizes or add sources")
     return splits
-
-
-def cut_named(splits: dict[str, list[Entry]], settings: CorpusSettings, spooled: BinaryIO) -> dict[str, list[Entry]]:
-    """Named held-out documents cut at the end of the line that reaches their share of dev_words or test_words."""
-    cut = dict(splits)
-    for split in ("dev", "test"):
-        words = getattr(settings, f"{split}_words")
-        if words and getattr(settings, f"{split}_titles"):
-            cut[split] = [_cut(entry, words // len(splits[split]), spooled) for entry in splits[split]]
-    return cut
-
-
-def _cut(entry: Entry, words: int, spooled: BinaryIO) -> Entry:
-    spooled.seek(entry.start)
-    kept = counted = 0
-    for line in spooled.read(entry.bytes).splitlines(keepends=True):
-        kept += len(line)
-        counted += len(line.split())
-        if counted >= words:
-            break
-    return replace(entry, bytes=kept, words=counted)
 
 
 def _salted(title: str, seed: int) -> bytes:

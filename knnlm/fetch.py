@@ -90,6 +90,7 @@ def fetch_huggingface(entry: dict, out: Path) -> None:
     """Files of one pinned revision of a dataset repository."""
     from huggingface_hub import snapshot_download
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its five retries
     try:
         snapshot_download(
             entry["repository"],

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 AHEAD = 256  # documents handed out per process at a time: bounds memory on a full dump
 _function: Callable[[Any], Any]  # inherited by the forked processes, so that a vocabulary is not sent with each task
 

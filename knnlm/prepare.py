@@ -7,7 +7,7 @@ from pathlib import Path
 
 from knnlm import files
 from knnlm.cli import run, settings
-from knnlm.corpus import CorpusSettings, cut_named, deduplicate, shorten, split_documents, spool, write_split
+from knnlm.corpus import CorpusSettings, deduplicate, shorten, split_documents, spool, write_split
 from knnlm.sources import SPLITS, read
 
 log = logging.getLogger("knnlm")
@@ -33,7 +33,7 @@ def main(config: PrepareConfig) -> None:
         documents = (document for source in asked.sources for document in read(source, archives))
         found = spool((shorten(document, asked) for document in documents), spooled)
         kept = deduplicate(found)
-        splits = cut_named(split_documents(kept, asked), asked, spooled)
+        splits = split_documents(kept, asked)
         with files.atomic(config.out, directory=True) as tmp:
             for split in SPLITS:
                 write_split(tmp, split, splits[split], spooled)

@@ -51,7 +51,8 @@ def paragraphs(text: str) -> str:
             continue
         block = re.sub(r"([^\W\d_]+)-\n\s*([^\W\d_]+)", join, block)
         block = re.sub(r"\s?\[\d+\]|\[Illustration[^]]*\]", "", block)
-        block = re.sub(r"(?<!\w)([_=])(\S[^_=]*)\1(?!\w)", r"\2", block)
+        for mark in "_=":
+            block = re.sub(rf"(?<!\w){mark}(\S[^{mark}]*){mark}(?!\w)", r"\1", block)
         if block := one_line(block):
             lines.append(block)
     return "\n".join(lines)

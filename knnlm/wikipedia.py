@@ -5,7 +5,7 @@ import html
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import mwparserfromhell
 import mwxml
@@ -34,7 +34,7 @@ EMPTY = re.compile(r"\(\s*[,;:/\s]*\)")
 PROSE = re.compile(r"\w.*\w")
 
 
-def read_dump(file: BinaryIO) -> Iterator[tuple[str, str]]:
+def read_dump(file: IO[bytes]) -> Iterator[tuple[str, str]]:
     """(title, text) of each article of a .bz2 or plain dump, in order; memory does not grow with the dump."""
     compressed = file.read(3) == b"BZh"
     file.seek(0)
@@ -42,7 +42,7 @@ def read_dump(file: BinaryIO) -> Iterator[tuple[str, str]]:
     return filter(None, over_documents(_clean_page, pages))
 
 
-def _articles(file: BinaryIO) -> Iterator[tuple[str, str]]:
+def _articles(file: IO[bytes]) -> Iterator[tuple[str, str]]:
     for page in mwxml.Dump.from_file(file):
         if page.namespace == 0 and not page.redirect:
             text = next((revision.text for revision in page), None) or ""

