@@ -15,11 +15,11 @@ class AdaptiveEmbedding(nn.Module):
         self.edges = [0, *cutoffs, vocab_size]
         widths = [dim // factor**i for i in range(len(cutoffs) + 1)]
         sizes = [high - low for low, high in zip(self.edges[:-1], self.edges[1:], strict=True)]
-        self.words = nn.ModuleList(nn.Embedding(n, w) for n, w in zip(sizes, widths, strict=True))
+        self.words = nn.ModuleList(nn.Embedding(n, w, PAD) for n, w in zip(sizes, widths, strict=True))
         self.projections = nn.ModuleList(nn.Linear(w, dim, bias=False) for w in widths)
         for words, projection in zip(self.words, self.projections, strict=True):
             nn.init.normal_(words.weight, std=words.embedding_dim**-0.5)
-            nn.init.zeros_(words.weight[PAD])  # the published code clears row 1 of every band
+            nn.init.zeros_(words.weight[PAD])  # in every band, as published; as inputs they get no gradient
             nn.init.xavier_uniform_(projection.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
