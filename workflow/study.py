@@ -129,8 +129,6 @@ def check_references(study: dict) -> None:
             if row["datastore"]:
                 _named(study, "indexes", row["index"], f"{where}.index")
                 metric, distance = study["indexes"][row["index"]]["metric"], row["distance"]
-                if distance != "quantized" and not study["datastores"][row["datastore"]]["store_keys"]:
-                    raise StudyError(f"{where}.distance: {distance!r} needs datastores.{row['datastore']}.store_keys: true")
                 if metric == "ip" and distance == "quantized_sqrt":
                     raise StudyError(f"{where}.distance: 'quantized_sqrt' has no meaning for an inner-product index")
             if row["memorizing"]:

@@ -24,6 +24,7 @@ def code_of(*modules):
 rule table:
     input:
         experiment=R + "/experiments/{table}.json",
+        curves=lambda w: CURVES if w.table == "memorizing" else [],
         paper=PAPER,
         code=code_of("tabulate", "tables", "claims", "study"),
     output:
@@ -31,12 +32,14 @@ rule table:
     params:
         out=R + "/tables",
         note=STUDY["note"],
+        curves=lambda w, input: ["--curves", *input.curves] if input.curves else "",
     wildcard_constraints:
         table="|".join(TABLES),
     shell:
         "python -m knnlm.tabulate"
         " --table {wildcards.table}"
         " --experiments {input.experiment}"
+        " {params.curves}"
         " --paper {input.paper}"
         " --note {params.note:q}"
         " --out {params.out}"
@@ -68,6 +71,7 @@ rule cost:
     input:
         experiments=expand(R + "/experiments/{output}.json", output=STUDY["sheet"]),
         paper=PAPER,
+        code=code_of("tabulate", "tables"),
     output:
         multiext(R + "/tables/cost", ".md", ".tex", ".csv"),
     params:
@@ -78,7 +82,7 @@ rule cost:
         "python -m knnlm.tabulate"
         " --table cost"
         " --benchmarks $(find {params.results}/benchmarks -name '*.jsonl' | sort)"
-        " --artifacts {params.results}/corpora {params.results}/tokens {params.results}/models {params.results}/keys"
+        " --artifacts {params.results}/corpora {params.results}/vocabs {params.results}/tokens {params.results}/models {params.results}/keys"
         " {params.results}/indexes {params.results}/neighbors {params.results}/logprobs"
         " --paper {input.paper}"
         " --note {params.note:q}"
@@ -117,7 +121,7 @@ rule examples_pages:
         knn=lambda w: f"{folder(row_scores(EXAMPLE, EXAMPLE['seeds'][0], 'test')['knn'])}/meta.json",
         neighbors=lambda w: row_neighbors(EXAMPLE, "test") + "/meta.json",
         experiment=R + "/experiments/table1.json",
-        code=code_of("examples"),
+        code=[*code_of("examples", "vocab"), *(f"knnlm/templates/examples.{end}.j2" for end in ("md", "html"))],
     output:
         multiext(R + "/examples/examples", ".md", ".html"),
     params:

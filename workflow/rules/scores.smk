@@ -55,21 +55,30 @@ rule score_ngram:
     input:
         train=R + "/tokens/{vocab}/{corpus}/train.npy",
         train_documents=R + "/tokens/{vocab}/{corpus}/train.documents.npy",
-        eval=R + "/tokens/{vocab}/{corpus}/{split}.npy",
-        eval_documents=R + "/tokens/{vocab}/{corpus}/{split}.documents.npy",
+        eval=expand(R + "/tokens/{{vocab}}/{{corpus}}/{split}.npy", split=SPLITS),
+        eval_documents=expand(R + "/tokens/{{vocab}}/{{corpus}}/{split}.documents.npy", split=SPLITS),
+        vocab=R + "/vocabs/{vocab}/vocab.json",
     output:
-        artifact(LOGPROBS + "/ngram/{vocab}", *[f"order{order}.npy" for order in STUDY["ngram"]["orders"]]),
+        [
+            path
+            for split in SPLITS
+            for path in artifact(
+                LOGPROBS.replace("{split}", split) + "/ngram/{vocab}",
+                *[f"order{order}.npy" for order in STUDY["ngram"]["orders"]],
+            )
+        ],
     params:
-        out=lambda w, output: folder(output[0]),
+        out=lambda w, output: folders(output),
         orders=STUDY["ngram"]["orders"],
     benchmark:
-        R + "/benchmarks/score_ngram/{vocab}/{corpus}/{split}.jsonl"
+        R + "/benchmarks/score_ngram/{vocab}/{corpus}.jsonl"
     shell:
         "python -m knnlm.score_ngram"
         " --train {input.train}"
         " --train-documents {input.train_documents}"
         " --eval {input.eval}"
         " --eval-documents {input.eval_documents}"
+        " --vocab {input.vocab}"
         " --orders {params.orders}"
         " --out {params.out}"
 

@@ -1,0 +1,45 @@
+"""Who may import whom (the layout in README.md)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "knnlm").glob("*.py")}
+OWNERS = {
+    "faiss": {"ann"},
+    "matplotlib": {"plot"},
+    "sentencepiece": {"vocab"},
+    "tokenizers": {"vocab"},
+    "sacremoses": {"vocab"},
+}
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+VERBS = {name for name, tree in MODULES.items() if "__main__" in ast.unparse(tree)}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_imports_no_verb_and_only_its_own_libraries(name):
+    for target in imported(MODULES[name]):
+        parts = target.split(".")
+        if parts[0] == "knnlm" and len(parts) > 1:
+            assert parts[1] not in VERBS, f"{name} imports the verb {parts[1]}"
+        assert name in OWNERS.get(parts[0], {name}), f"{name} imports {parts[0]}"
+        assert parts[0] != "snakemake", f"{name} imports snakemake"
+
+
+def test_the_workflow_does_not_import_the_library():
+    for path in (ROOT / "workflow").rglob("*.py"):
+        assert not any(target.split(".")[0] == "knnlm" for target in imported(ast.parse(path.read_text()))), path
+    for path in [ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]:
+        assert "import knnlm" not in path.read_text() and "from knnlm" not in path.read_text(), path
