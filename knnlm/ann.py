@@ -18,6 +18,7 @@ log = logging.getLogger("knnlm")
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 TIES = 32  # neighbors asked for beyond k, so that equal distances at the cut can be ordered by id
 CACHED = 1 << 20  # floats of a coarse quantiser that stay in a core's cache
+GPU_WIDEST = 2048  # neighbors that FAISS returns per query on a GPU
 CHUNK = 1 << 24  # floats converted from half precision at a time
 
 
@@ -37,6 +38,8 @@ class IndexSettings:
     """of the sample and of k-means"""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.factory, str):
+            raise ValueError(f"factory: found {self.factory!r}, expected a FAISS factory string")
         if self.metric not in METRICS:
             raise ValueError(f"metric: found {self.metric!r}, expected one of {', '.join(METRICS)}")
         for name in ("nprobe", "sample"):
@@ -65,10 +68,9 @@ def train(sample: np.ndarray, settings: IndexSettings) -> faiss.Index:
         clustering.min_points_per_centroid = 1
     _without_polysemous_codes(index)
     if not index.is_trained:
-        if faiss.get_num_gpus():
-            index = faiss.index_gpu_to_cpu(_train(on_gpus(index), sample))
-        else:
-            _train(index, sample)
+        trained = on_gpus(index)
+        trained.train(np.ascontiguousarray(sample, dtype=np.float32))
+        index = trained if trained is index else faiss.index_gpu_to_cpu(trained)
     return index
 
 
@@ -93,12 +95,13 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> 
     """
     check_dimension(index, queries, "queries")
     total = index.ntotal
+    widest = min(total, GPU_WIDEST) if faiss.get_num_gpus() else total
     if k > total:
         raise UserError(f"k is {k:,}, the index holds {total:,} entries: ask for a smaller k or use a larger datastore")
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     distances = np.full((len(queries), k), np.inf, np.float32)  # [Q, k]
     rows = np.full((len(queries), k), -1, np.int64)  # [Q, k]
-    open_, width = np.arange(len(queries)), min(total, k + TIES)
+    open_, width = np.arange(len(queries)), min(widest, k + TIES)
     while len(open_):
         near, found = _with_blas(False, index.search, queries[open_], width)  # [q, width]
         if index.metric_type == faiss.METRIC_INNER_PRODUCT:
@@ -107,8 +110,8 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> 
         _order_ties(near, found, ids)
         distances[open_], rows[open_] = near[:, :k], found[:, :k]
         cut_inside_ties = (near[:, k - 1] == near[:, -1]) & (found[:, -1] >= 0)
-        open_ = open_[cut_inside_ties] if width < total else open_[:0]
-        width = min(total, 2 * width)
+        open_ = open_[cut_inside_ties] if width < widest else open_[:0]
+        width = min(widest, 2 * width)
     return distances, rows
 
 
@@ -132,12 +135,16 @@ def load(path: Path, nprobe: int | None = None) -> faiss.Index:
 
 
 def on_gpus(index: faiss.Index) -> faiss.Index:
-    """The same index on every GPU, or itself where there is none. There k and nprobe are at most 2048."""
+    """The same index on every GPU, or itself where there is none (no GPU, or no such index for it)."""
     if not faiss.get_num_gpus():
         return index
     options = faiss.GpuMultipleClonerOptions()
-    options.useFloat16LookupTables = True  # 64 sub-vectors do not fit a block's shared memory otherwise
-    return faiss.index_cpu_to_all_gpus(index, co=options)
+    options.useFloat16 = True  # the lookup tables: those of 64 sub-vectors do not fit a block's shared memory otherwise
+    try:
+        return faiss.index_cpu_to_all_gpus(index, co=options)
+    except RuntimeError:
+        log.info("FAISS has no GPU version of %s: on the CPU", type(index).__name__)
+        return index
 
 
 def check_dimension(index: faiss.Index, array: np.ndarray, name: str) -> None:
@@ -168,11 +175,6 @@ def _without_polysemous_codes(index: faiss.Index) -> None:
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
     if hasattr(inner, "do_polysemous_training"):
         inner.do_polysemous_training = False
-
-
-def _train(index: faiss.Index, sample: np.ndarray) -> faiss.Index:
-    index.train(np.ascontiguousarray(sample, dtype=np.float32))
-    return index
 
 
 def _with_blas(blas: bool, function, *arguments):

@@ -61,8 +61,10 @@ def target_logprob(model: Path, tokens: np.ndarray, documents: np.ndarray, vocab
     """
     import kenlm
 
+    quiet = kenlm.Config()
+    quiet.show_progress, quiet.arpa_complain = False, kenlm.ARPALoadComplain.NONE
     try:
-        lm = kenlm.Model(str(model))
+        lm = kenlm.Model(str(model), quiet)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{model}: KenLM cannot read it ({str(error).splitlines()[0]}): run setup/kenlm.sh .venv"
