@@ -165,16 +165,22 @@ def wikitext103(path: Path) -> Iterator[Document]:
                 yield Document(title, "wikitext103", text[start:stop], split)
 
 
-def folder(path: Path, wrapped: bool = False) -> Iterator[Document]:
+def folder(path: Path, wrapped: bool = False, verbatim: bool = False) -> Iterator[Document]:
     """A folder of .txt files, each a document; subfolders train, dev and test are kept as splits if all exist.
 
-    `wrapped`: lines are wrapped at a fixed width and paragraphs are parted by blank lines.
+    `wrapped`: lines are wrapped at a fixed width and paragraphs are parted by blank lines. `verbatim`: the text is
+    taken as it is, blank lines too, for token counts as published.
     """
     own = all((path / split).is_dir() for split in SPLITS)
     for split in SPLITS if own else (None,):
         for file in sorted((path / split if split else path).rglob("*.txt")):
             text = decode(file.read_bytes())
-            text = paragraphs(text) if wrapped else "\n".join(filter(None, map(one_line, text.split("\n"))))
+            if verbatim:
+                text = file.read_text(encoding="utf-8")
+            elif wrapped:
+                text = paragraphs(text)
+            else:
+                text = "\n".join(filter(None, map(one_line, text.split("\n"))))
             if not text:
                 raise UserError(f"{file}: empty; delete it or fill it")
             yield Document(file.stem, "folder", text, split)

@@ -115,7 +115,9 @@ def check_references(study: dict) -> None:
             _named(study, "corpora", corpus, f"vocabs.{name}.corpora")
     for name, model in study["models"].items():
         _named(study, "corpora", model["corpus"], f"models.{name}.corpus")
-        _named(study, "vocabs", model["vocab"], f"models.{name}.vocab")
+        vocab = _named(study, "vocabs", model["vocab"], f"models.{name}.vocab")
+        if "checkpoint" in model:
+            check_checkpoint(f"models.{name}", model, vocab)
     for name in study["datastores"]:
         _named(study, "corpora", name, f"datastores.{name}")
     _named(study, "indexes", study["retrieval"]["index"], "retrieval.index")
@@ -134,9 +136,26 @@ def check_references(study: dict) -> None:
             if row["memorizing"]:
                 other = _named(study, "models", row["memorizing"], f"{where}.memorizing")
                 if other["vocab"] != row["vocab"]:
-                    raise StudyError(f"{where}.memorizing: vocabulary {other['vocab']!r}, the row's model has {row['vocab']!r}")
+                    raise StudyError(
+                        f"{where}.memorizing: vocabulary {other['vocab']!r}, the row's model has {row['vocab']!r}"
+                    )
             if row["ngram"] and row["ngram"] not in study["ngram"]["orders"]:
-                raise StudyError(f"{where}.ngram: order {row['ngram']} is not among ngram.orders {study['ngram']['orders']}")
+                raise StudyError(
+                    f"{where}.ngram: order {row['ngram']} is not among ngram.orders {study['ngram']['orders']}"
+                )
+
+
+def check_checkpoint(where: str, model: dict, vocab: dict) -> None:
+    """A model that is imported is told nothing that its checkpoint tells, and shares its dictionary."""
+    for key in ("architecture", "training"):
+        if model[key]:
+            raise StudyError(f"{where}.{key}: {where}.checkpoint has its own; keep one of the two")
+    if len(model["seeds"]) > 1:
+        raise StudyError(f"{where}.seeds: found {model['seeds']}, a checkpoint is one training run; name one seed")
+    if vocab["type"] != "word" or "file" not in vocab:
+        raise StudyError(
+            f"{where}.vocab: a checkpoint needs `{{type: word, file: dict.txt}}`, the dictionary published with it"
+        )
 
 
 def _named(study: dict, section: str, name: str, where: str) -> dict:

@@ -6,6 +6,30 @@ def model_corpus(split):
     return path
 
 
+IMPORTED = [name for name, model in STUDY["models"].items() if "checkpoint" in model]
+TRAINED = [name for name in STUDY["models"] if name not in IMPORTED]
+
+
+rule import_fairseq:
+    input:
+        checkpoint=lambda w: STUDY["models"][w.model]["checkpoint"],
+        vocab=lambda w: f"{R}/vocabs/{vocab_of(w)}/vocab.json",
+    output:
+        artifact(MODEL, "config.json", "model.safetensors", "curve.jsonl"),
+    params:
+        dictionary=lambda w, input: f"{folder(input.vocab)}/dict.txt",
+        out=lambda w, output: folder(output[0]),
+    wildcard_constraints:
+        model="|".join(IMPORTED) or "none",
+    benchmark:
+        R + "/benchmarks/import_fairseq/{model}/seed{seed}.jsonl"
+    shell:
+        "python -m knnlm.import_fairseq"
+        " --checkpoint {input.checkpoint}"
+        " --dictionary {params.dictionary}"
+        " --out {params.out}"
+
+
 rule train:
     input:
         train=model_corpus("train"),
@@ -18,6 +42,8 @@ rule train:
         architecture=model_setting("architecture"),
         training=model_setting("training"),
     priority: 10
+    wildcard_constraints:
+        model="|".join(TRAINED) or "none",
     benchmark:
         R + "/benchmarks/train/{model}/seed{seed}.jsonl"
     shell:

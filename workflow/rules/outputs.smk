@@ -2,7 +2,7 @@ PAPER = "config/paper_numbers.yaml"
 TABLES = [name for name in STUDY["sheet"] if not name.startswith("figure")]
 DRAWN = {"figure2": ["figure2a", "figure2b"], **{f"figure{n}": [f"figure{n}"] for n in (4, 5, 7, 8)}}
 FIGURES = {name: files for name, files in DRAWN.items() if name in STUDY["sheet"] or name == "figure8"}
-CURVES = [f"{R}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl" for model in ("wikitext", "memorizing") if model in STUDY["models"]]
+CURVES = [f"{R}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl" for model in ("wikitext", "memorizing") if model in TRAINED]
 if len(CURVES) < 2:
     FIGURES.pop("figure8")
 EXAMPLE = next((row for row in STUDY["sheet"].get("table1", []) if row["name"] == "knn"), None)
@@ -41,7 +41,7 @@ rule table:
         " --experiments {input.experiment}"
         " {params.curves}"
         " --paper {input.paper}"
-        " --note {params.note:q}"
+        " --note={params.note:q}"
         " --out {params.out}"
 
 
@@ -63,7 +63,7 @@ rule claims_table:
         " --experiments {input.experiments}"
         " {params.curves}"
         " --paper {input.paper}"
-        " --note {params.note:q}"
+        " --note={params.note:q}"
         " --out {params.out}"
 
 
@@ -85,7 +85,7 @@ rule cost:
         " --artifacts {params.results}/corpora {params.results}/vocabs {params.results}/tokens {params.results}/models {params.results}/keys"
         " {params.results}/indexes {params.results}/neighbors {params.results}/logprobs"
         " --paper {input.paper}"
-        " --note {params.note:q}"
+        " --note={params.note:q}"
         " --out {params.out}"
 
 
@@ -149,7 +149,7 @@ rule examples_pages:
         " --seed {params.seed}"
         " --distance {params.distance}"
         " --count {params.examples}"
-        " --note {params.note:q}"
+        " --note={params.note:q}"
         " --out {params.out}"
 
 
