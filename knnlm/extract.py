@@ -42,7 +42,8 @@ def main(config: ExtractConfig) -> None:
     sizes = settings(WindowSettings, config.windows, "--windows")
     tokens = files.open_array(config.tokens, "integer", ndim=1)
     lm = model.load(config.model, features.device())
-    chosen = windows.shard(windows.datastore(len(tokens), sizes, config.seed), config.shard, config.shards)
+    everything = windows.datastore(len(tokens), sizes, config.seed)
+    chosen = windows.shard(everything, config.shard, config.shards)
     entries, dim = chosen.tokens, lm.config.dim
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
@@ -68,6 +69,7 @@ def main(config: ExtractConfig) -> None:
                 {"windows": asdict(sizes), "shard": config.shard, "shards": config.shards, "seed": config.seed},
                 {"model": config.model, "tokens": config.tokens},
                 entries=entries,
+                entries_total=everything.tokens,
                 dim=dim,
                 vocab_size=lm.config.vocab_size,
             )
