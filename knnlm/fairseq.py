@@ -8,6 +8,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class Meter:
 METERS = tuple((Meter, f"fairseq.meters.{name}") for name in ("AverageMeter", "TimeMeter", "StopwatchMeter"))
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
+def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The arguments and the weights of a published .pt file; no code in it is run."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace, *METERS]):
@@ -66,7 +67,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
         raise UserError(f"{path}: not a whole published checkpoint with args and model ({reason})") from None
 
 
-def architecture(arguments: Mapping[str, object], vocab_size: int) -> ModelConfig:
+def architecture(arguments: Mapping[str, Any], vocab_size: int) -> ModelConfig:
     """What a checkpoint's arguments say; raises UserError, by name, for what the model does not implement."""
     for name, value in FIXED.items():
         if arguments.get(name, value) != value:
@@ -124,13 +125,13 @@ def copies(config: ModelConfig) -> dict[str, str]:
     return found
 
 
-def convert(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Published weights (or their gradients) by our names, float32; raises UserError naming one that does not fit."""
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in LanguageModel(config).state_dict().items()}
-    converted, used = {}, set()
-    for name, parts in names(config).items():
-        shape = [expected[name][0] // len(parts), *expected[name][1:]]
+def convert(state: Mapping[str, Tensor], model: LanguageModel) -> dict[str, Tensor]:
+    """Published weights (or gradients) under the model's names, float32; UserError names one that does not fit."""
+    expected = model.state_dict()
+    converted: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for name, parts in names(model.config).items():
+        shape = [expected[name].shape[0] // len(parts), *expected[name].shape[1:]]
         for part in parts:
             if part not in state:
                 raise UserError(f"{part} is missing")
@@ -138,7 +139,7 @@ def convert(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tenso
                 raise UserError(f"{part} has shape {list(state[part].shape)}, the arguments and dictionary say {shape}")
         converted[name] = torch.cat([state[part].float() for part in parts])
         used.update(parts)
-    for copy, original in copies(config).items():
+    for copy, original in copies(model.config).items():
         if copy in state and not torch.equal(state[copy], state[original]):
             raise UserError(f"{copy} differs from {original}: only tied adaptive weights are supported")
         used.add(copy)
@@ -171,13 +172,13 @@ def open_datastore(
     return np.memmap(keys, dtype, "r", shape=(size, dim)), np.memmap(values, VALUE_TYPES[width], "r", shape=(size,))
 
 
-def _needed(arguments: Mapping[str, object], name: str):
+def _needed(arguments: Mapping[str, Any], name: str) -> Any:
     if arguments.get(name) is None:
         raise UserError(f"{name} is not among the checkpoint's arguments")
     return arguments[name]
 
 
-def _cutoffs(arguments: Mapping[str, object]) -> tuple[int, ...]:
+def _cutoffs(arguments: Mapping[str, Any]) -> tuple[int, ...]:
     """Of the adaptive input and softmax, which must be one; () for a plain embedding and softmax."""
     cutoffs, factors = (
         [arguments.get(f"adaptive_{part}_{what}") for part in ("input", "softmax")] for what in ("cutoff", "factor")

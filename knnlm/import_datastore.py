@@ -47,8 +47,6 @@ def main(config: ImportDatastoreConfig) -> None:
             rows = slice(start, start + step)
             kept[rows] = half(keys[rows], config.keys)
             words[rows] = checked(values[rows], config.values, config.vocab_size)
-        kept.flush()
-        words.flush()
         files.save_array(tmp / "ids.npy", np.arange(config.first, config.first + config.size, dtype=np.int64))
         inputs = {"keys": config.keys, "values": config.values}
         facts = {"entries": config.size, "dim": config.dim, "vocab_size": config.vocab_size}

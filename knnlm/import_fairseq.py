@@ -32,7 +32,7 @@ def main(config: ImportFairseqConfig) -> None:
     try:
         architecture = fairseq.architecture(arguments, WordVocab.read(config.dictionary).size)
         lm = LanguageModel(architecture)
-        lm.load_state_dict(fairseq.convert(state, architecture))
+        lm.load_state_dict(fairseq.convert(state, lm))
     except UserError as error:
         raise UserError(f"{config.checkpoint}: {error}") from None
     with files.atomic(config.out, directory=True) as tmp:

@@ -23,7 +23,7 @@ def run(request):
     stored = np.load(ORACLES / f"{request.param}.npz")
     config = fairseq.architecture(json.loads(str(stored["args_json"])), vocab_size=404)
     model = LanguageModel(config).eval()
-    model.load_state_dict(published(stored, "state/", config))
+    model.load_state_dict(published(stored, "state/", model))
     taps: dict[str, torch.Tensor] = {}
     features = model(torch.from_numpy(stored["src"]), taps)  # [B, T, D]
     targets = torch.from_numpy(stored["tgt"])  # [B, T]
@@ -33,7 +33,6 @@ def run(request):
     names = [name for name, _ in model.named_parameters()]
     return SimpleNamespace(
         stored=stored,
-        config=config,
         model=model,
         keep=keep.numpy(),
         taps=taps,
@@ -43,10 +42,10 @@ def run(request):
     )
 
 
-def published(stored, prefix, config):
-    """The arrays of an oracle file that begin with `prefix`, by our names."""
+def published(stored, prefix, model):
+    """The arrays of an oracle file that begin with `prefix`, by the model's names."""
     arrays = {name.removeprefix(prefix): stored[name] for name in stored.files if name.startswith(prefix)}
-    return fairseq.convert({name: torch.from_numpy(array) for name, array in arrays.items()}, config)
+    return fairseq.convert({name: torch.from_numpy(array) for name, array in arrays.items()}, model)
 
 
 def test_features(run):
@@ -74,7 +73,7 @@ def test_summed_loss(run):
 
 
 def test_every_gradient(run):
-    expected = published(run.stored, "grad/", run.config)
+    expected = published(run.stored, "grad/", run.model)
     assert set(expected) == set(run.gradients)
     for name, gradient in run.gradients.items():
         atol = 2e-6 * float(expected[name].abs().max())

@@ -16,13 +16,13 @@ rule import_fairseq:
         vocab=lambda w: f"{R}/vocabs/{vocab_of(w)}/vocab.json",
     output:
         artifact(MODEL, "config.json", "model.safetensors", "curve.jsonl"),
+    benchmark:
+        R + "/benchmarks/import_fairseq/{model}/seed{seed}.jsonl"
+    wildcard_constraints:
+        model="|".join(IMPORTED) or "none",
     params:
         dictionary=lambda w, input: f"{folder(input.vocab)}/dict.txt",
         out=lambda w, output: folder(output[0]),
-    wildcard_constraints:
-        model="|".join(IMPORTED) or "none",
-    benchmark:
-        R + "/benchmarks/import_fairseq/{model}/seed{seed}.jsonl"
     shell:
         "python -m knnlm.import_fairseq"
         " --checkpoint {input.checkpoint}"
@@ -37,15 +37,15 @@ rule train:
         vocab=lambda w: f"{R}/vocabs/{vocab_of(w)}/vocab.json",
     output:
         artifact(MODEL, "config.json", "model.safetensors", "curve.jsonl"),
+    benchmark:
+        R + "/benchmarks/train/{model}/seed{seed}.jsonl"
+    wildcard_constraints:
+        model="|".join(TRAINED) or "none",
+    priority: 10
     params:
         out=lambda w, output: folder(output[0]),
         architecture=model_setting("architecture"),
         training=model_setting("training"),
-    priority: 10
-    wildcard_constraints:
-        model="|".join(TRAINED) or "none",
-    benchmark:
-        R + "/benchmarks/train/{model}/seed{seed}.jsonl"
     shell:
         "python -m knnlm.train"
         " --train {input.train}"
@@ -64,6 +64,10 @@ rule evaluate:
     output:
         logprob=artifact(LOGPROBS + "/lm/{model}/seed{seed}", "logprob.npy"),
         queries=artifact(KEYS.replace("{keytype}", MAIN_KEYTYPE) + "/shard0of1", *KEY_FILES),
+    benchmark:
+        R + "/benchmarks/evaluate/{model}/seed{seed}/{corpus}/{split}.jsonl"
+    wildcard_constraints:
+        split="dev|test",
     params:
         model=lambda w, input: folder(input.model),
         logprob=lambda w, output: folder(output.logprob[0]),
@@ -71,10 +75,6 @@ rule evaluate:
         out=lambda w, output: folders(output.queries),
         windows=model_setting("windows", "evaluation"),
         batch_tokens=model_setting("batch_tokens"),
-    wildcard_constraints:
-        split="dev|test",
-    benchmark:
-        R + "/benchmarks/evaluate/{model}/seed{seed}/{corpus}/{split}.jsonl"
     shell:
         "python -m knnlm.evaluate"
         " --model {params.model}"
@@ -96,16 +96,16 @@ rule evaluate_keytypes:
             for keytype in OTHER_KEYTYPES
             for path in artifact(KEYS.replace("{keytype}", keytype) + "/shard0of1", *KEY_FILES)
         ],
+    benchmark:
+        R + "/benchmarks/evaluate_keytypes/{model}/seed{seed}/{corpus}/{split}.jsonl"
+    wildcard_constraints:
+        split="dev|test",
     params:
         model=lambda w, input: folder(input.model),
         keytypes=OTHER_KEYTYPES,
         out=lambda w, output: folders(output),
         windows=model_setting("windows", "evaluation"),
         batch_tokens=model_setting("batch_tokens"),
-    wildcard_constraints:
-        split="dev|test",
-    benchmark:
-        R + "/benchmarks/evaluate_keytypes/{model}/seed{seed}/{corpus}/{split}.jsonl"
     shell:
         "python -m knnlm.evaluate"
         " --model {params.model}"
