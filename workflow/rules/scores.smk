@@ -119,8 +119,7 @@ def interpolate_row(row):
     if row["datastore"]:
         told["datastore"] = {
             key: row[key] for key in ("keytype", "index", "distance", "k", "temperature", "shards", "of")
-        } | {"corpus": row["datastore"]}
-        told["neighbors"] = row_neighbors(row, "dev")
+        } | {"corpus": row["datastore"], "neighbors": row_neighbors(row, "dev")}
     return told
 
 
