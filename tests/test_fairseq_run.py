@@ -25,6 +25,14 @@ N, D, K = 17321, 32, 64
 KEYTYPE = "ffn_input_ln"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def on_a_cpu():
+    """Where the reference run was made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "device", lambda: "cpu")
+        yield
+
+
 @pytest.fixture(scope="module")
 def published():
     return np.load(RUN / "results.npz")

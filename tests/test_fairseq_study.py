@@ -17,7 +17,8 @@ from study import StudyError, load  # noqa: E402
 
 
 def test_checkpoint_to_table(tmp_path):
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "snakemake", "table1", "--nolock", "--cores", "2"]
     command += ["--configfile", str(STUDY), "--config", f"results={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
