@@ -16,19 +16,28 @@ class MergeConfig:
     """Merge the neighbors of several shards by (index distance, id)."""
 
     shards: tuple[Path, ...]
-    """neighbors directories of the shards"""
-    out: Path
-    """neighbors directory"""
+    """neighbors directories of the shards; of several splits, one split's shards after another's"""
+    out: tuple[Path, ...]
+    """neighbors directories, one a split"""
 
 
 def main(config: MergeConfig) -> None:
-    shards = [neighbors.load(shard) for shard in config.shards]
-    metas = [files.read_json(shard / "meta.json") for shard in config.shards]
-    check(config, shards, metas)
+    if len(config.shards) % len(config.out):
+        raise files.UserError(f"--shards names {len(config.shards)} directories for {len(config.out)} splits: give each the same")
+    size = len(config.shards) // len(config.out)
+    for number, out in enumerate(config.out):
+        merge(config.shards[number * size : (number + 1) * size], out)
+
+
+def merge(paths: tuple[Path, ...], out: Path) -> None:
+    """Merge one split's neighbors, block by block."""
+    shards = [neighbors.load(path) for path in paths]
+    metas = [files.read_json(path / "meta.json") for path in paths]
+    check(paths, shards, metas)
     queries, k = shards[0]["ids"].shape
-    with files.atomic(config.out, directory=True) as tmp:
+    with files.atomic(out, directory=True) as tmp:
         merged = neighbors.create(tmp, (queries, k), exact="exact" in shards[0])
-        for start in progress(range(0, queries, BLOCK), "merge", unit="block"):
+        for start in progress(range(0, queries, BLOCK), f"merge {out}", unit="block"):
             block = slice(start, start + BLOCK)
             parts = {name: np.stack([shard[name][block] for shard in shards]) for name in merged}  # [S, B, K]
             order = neighbors.merge_order(parts["distances"], parts["ids"], k)  # [B, K]
@@ -40,13 +49,13 @@ def main(config: MergeConfig) -> None:
             "entries_total": metas[0]["entries_total"],
             "metric": metas[0]["metric"],
         }
-        inputs = {f"shard{i}": shard for i, shard in enumerate(config.shards)}
-        files.write_meta(tmp, "merge", config, inputs, **facts)
+        inputs = {f"shard{i}": path for i, path in enumerate(paths)}
+        files.write_meta(tmp, "merge", {"shards": len(paths)}, inputs, **facts)
 
 
-def check(config: MergeConfig, shards: list[dict], metas: list[dict]) -> None:
+def check(paths: tuple[Path, ...], shards: list[dict], metas: list[dict]) -> None:
     """Raise UserError unless all shards were searched alike."""
-    for path, shard, meta in zip(config.shards, shards, metas, strict=True):
+    for path, shard, meta in zip(paths, shards, metas, strict=True):
         for what, found, expected in (
             ("neighbors of shape", shard["ids"].shape, shards[0]["ids"].shape),
             ("arrays", sorted(shard), sorted(shards[0])),
@@ -54,7 +63,7 @@ def check(config: MergeConfig, shards: list[dict], metas: list[dict]) -> None:
         ):
             if found != expected:
                 raise files.UserError(
-                    f"{path} has {what} {found}, {config.shards[0]} {expected}: search all shards alike"
+                    f"{path} has {what} {found}, {paths[0]} {expected}: search all shards alike"
                 )
 
 

@@ -18,31 +18,38 @@ DISTANCES = ("exact", "quantized", "quantized_sqrt")
 class ScoreKnnConfig:
     """Score targets from retrieved neighbors; writes {distance}-k{k}-t{temperature}.npy for each score asked for."""
 
-    neighbors: Path
-    """neighbors directory"""
-    targets: Path
-    """directory of the split's keys, whose values are the targets"""
-    out: Path
-    """directory"""
+    neighbors: tuple[Path, ...]
+    """neighbors directories, one a split"""
+    targets: tuple[Path, ...]
+    """directories of the splits' keys, whose values are the targets"""
+    out: tuple[Path, ...]
+    """directories, in the same order"""
     scores: str = '[["exact", 1024, 1]]'
     """JSON list of [distance, k, temperature]; distance is exact, quantized or quantized_sqrt"""
 
 
 def main(config: ScoreKnnConfig) -> None:
-    found = neighbors.load(config.neighbors)
-    targets = files.open_array(config.targets / "values.npy", "integer", 1)  # [N]
+    if not len(config.neighbors) == len(config.targets) == len(config.out):
+        raise files.UserError("--neighbors, --targets and --out name different numbers of splits: give one of each")
     scores = parse(config.scores)
-    metric = files.read_json(config.neighbors / "meta.json")["metric"]
-    check(config, found, targets, scores, metric)
+    for split in zip(config.neighbors, config.targets, config.out, strict=True):
+        score(*split, scores)
+
+
+def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, int, float]]) -> None:
+    """Every score of one split, block by block."""
+    found = neighbors.load(source)
+    targets = files.open_array(targets_dir / "values.npy", "integer", 1)  # [N]
+    check(source, targets_dir, found, targets, scores, files.read_json(source / "meta.json")["metric"])
     wanted: dict[tuple[str, float], list[int]] = defaultdict(list)
     for distance, k, temperature in sorted(scores):
         wanted[distance, temperature].append(k)
-    with files.atomic(config.out, directory=True) as tmp:
+    with files.atomic(folder, directory=True) as tmp:
         out = {
             (distance, k, t): files.create_array(tmp / f"{distance}-k{k}-t{t:g}.npy", targets.shape, "float32")
             for distance, k, t in scores
         }
-        for start in progress(range(0, len(targets), BLOCK), "score", unit="block"):
+        for start in progress(range(0, len(targets), BLOCK), f"score {folder}", unit="block"):
             block = slice(start, start + BLOCK)
             values = found["values"][block]  # [B, K]
             for (distance, temperature), ks in wanted.items():
@@ -50,7 +57,7 @@ def main(config: ScoreKnnConfig) -> None:
                 logprobs = knn.target_logprobs_for_ks(near, values, targets[block], ks, temperature)  # [ks, B]
                 for k, logprob in zip(ks, logprobs, strict=True):
                     out[distance, k, temperature][block] = logprob
-        files.write_meta(tmp, "score_knn", config, {"neighbors": config.neighbors, "targets": config.targets})
+        files.write_meta(tmp, "score_knn", sorted(scores), {"neighbors": source, "targets": targets_dir})
 
 
 def distances(found: dict[str, np.ndarray], distance: str, block: slice) -> np.ndarray:
@@ -78,20 +85,20 @@ def parse(text: str) -> set[tuple[str, int, float]]:
     return scores
 
 
-def check(config: ScoreKnnConfig, found: dict, targets: np.ndarray, scores: set, metric: str) -> None:
+def check(source: Path, targets_dir: Path, found: dict, targets: np.ndarray, scores: set, metric: str) -> None:
     queries, stored = found["ids"].shape
     if queries != len(targets):
         raise files.UserError(
-            f"{config.targets}/values.npy has {len(targets):,} targets, {config.neighbors} {queries:,} queries: "
+            f"{targets_dir}/values.npy has {len(targets):,} targets, {source} {queries:,} queries: "
             "search again with this split's keys"
         )
     for distance, k, _ in sorted(scores):
         if k > stored:
-            raise files.UserError(f"--scores: k is {k}, {config.neighbors} keeps {stored}: search again with k {k}")
+            raise files.UserError(f"--scores: k is {k}, {source} keeps {stored}: search again with k {k}")
         if distance == "exact" and "exact" not in found:
-            raise files.UserError(f"{config.neighbors} has no exact distances (no keys are stored): use quantized")
+            raise files.UserError(f"{source} has no exact distances (no keys are stored): use quantized")
         if distance == "quantized_sqrt" and metric != "l2":
-            raise files.UserError(f"{config.neighbors} holds inner products: quantized_sqrt needs the metric l2")
+            raise files.UserError(f"{source} holds inner products: quantized_sqrt needs the metric l2")
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ class SearchConfig:
     """the shard's index, a .faiss file"""
     keys: Path
     """datastore shard directory (values and ids; keys for exact distances where they are stored)"""
-    queries: Path
-    """directory of the split's keys"""
+    queries: tuple[Path, ...]
+    """directories of keys to search for, one a split"""
     k: int
     """neighbors per query"""
-    out: Path
-    """directory: ids, distances, exact, values"""
+    out: tuple[Path, ...]
+    """directories of ids, distances, exact and values, in the same order"""
     settings: str = "{}"
     """IndexSettings as JSON; searching reads only nprobe"""
 
@@ -36,28 +36,28 @@ def main(config: SearchConfig) -> None:
     values = files.open_array(config.keys / "values.npy", "integer", 1)  # [n]
     stored = config.keys / "keys.npy"
     keys = files.open_array(stored, "float16", 2) if stored.exists() else None  # [n, d]
-    queries = files.open_array(config.queries / "keys.npy", "floating", 2)  # [Q, d]
+    queries = [files.open_array(split / "keys.npy", "floating", 2) for split in config.queries]  # [Q, d] each
     check(config, index, ids, values, queries)
     inner_product, searcher = ann.is_inner_product(index), ann.on_gpus(index)
-    with files.atomic(config.out, directory=True) as tmp:
-        found = neighbors.create(tmp, (len(queries), config.k), exact=keys is not None)
-        for start in progress(range(0, len(queries), BLOCK), "search", unit="block"):
-            block = np.asarray(queries[start : start + BLOCK], dtype=np.float32)  # [B, d]
-            distances, rows = ann.search(searcher, block, config.k, ids)  # [B, K]
-            part = {"ids": np.where(rows < 0, -1, ids[rows]), "values": np.where(rows < 0, 0, values[rows])}
-            part["distances"] = distances
-            if keys is not None:
-                part["exact"] = exact.distances(keys, block, rows, inner_product)
-            for name, array in part.items():
-                found[name][start : start + BLOCK] = array
-        meta = files.read_json(config.keys / "meta.json")
-        facts = {"entries": len(ids), "entries_total": meta.get("entries_total", len(ids))}
-        facts["metric"] = "ip" if inner_product else "l2"
-        inputs = {"index": config.index, "keys": config.keys, "queries": config.queries}
-        files.write_meta(tmp, "search", config, inputs, **facts)
+    facts = {"entries": len(ids), "metric": "ip" if inner_product else "l2"}
+    facts["entries_total"] = files.read_json(config.keys / "meta.json").get("entries_total", len(ids))
+    for split, split_queries, out in zip(config.queries, queries, config.out, strict=True):
+        with files.atomic(out, directory=True) as tmp:
+            found = neighbors.create(tmp, (len(split_queries), config.k), exact=keys is not None)
+            for start in progress(range(0, len(split_queries), BLOCK), f"search {out}", unit="block"):
+                block = np.asarray(split_queries[start : start + BLOCK], dtype=np.float32)  # [B, d]
+                distances, rows = ann.search(searcher, block, config.k, ids)  # [B, K]
+                part = {"ids": np.where(rows < 0, -1, ids[rows]), "values": np.where(rows < 0, 0, values[rows])}
+                part["distances"] = distances
+                if keys is not None:
+                    part["exact"] = exact.distances(keys, block, rows, inner_product)
+                for name, array in part.items():
+                    found[name][start : start + BLOCK] = array
+            inputs = {"index": config.index, "keys": config.keys, "queries": split}
+            files.write_meta(tmp, "search", {"settings": chosen, "k": config.k}, inputs, **facts)
 
 
-def check(config: SearchConfig, index: object, ids: np.ndarray, values: np.ndarray, queries: np.ndarray) -> None:
+def check(config: SearchConfig, index: object, ids: np.ndarray, values: np.ndarray, queries: list) -> None:
     """Raise UserError where index, shard and queries do not belong together."""
     if not index.ntotal == len(ids) == len(values):
         raise files.UserError(
@@ -69,7 +69,10 @@ def check(config: SearchConfig, index: object, ids: np.ndarray, values: np.ndarr
             f"k is {config.k:,}, {config.index} holds {index.ntotal:,} entries: ask for a k between 1 and that, "
             "or use a larger datastore or fewer shards"
         )
-    ann.check_dimension(index, queries, f"{config.queries}/keys.npy")
+    if len(config.queries) != len(config.out):
+        raise files.UserError(f"--queries names {len(config.queries)} splits and --out {len(config.out)}: give one of each")
+    for split, keys in zip(config.queries, queries, strict=True):
+        ann.check_dimension(index, keys, f"{split}/keys.npy")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def test_retrieval_and_scores_agree_with_the_published_code(kind):
 def test_the_stage_writes_a_vector_for_every_score(tmp_path):
     neighbors, queries = neighbors_directory(tmp_path)
     scores = '[["exact", 2, 1], ["quantized", 3, 0.5], ["quantized_sqrt", 2, 10]]'
-    score_knn.main(score_knn.ScoreKnnConfig(neighbors, queries, tmp_path / "out", scores))
+    score_knn.main(score_knn.ScoreKnnConfig((neighbors,), (queries,), (tmp_path / "out",), scores))
     found = {path.name: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
     assert set(found) == {"exact-k2-t1.npy", "quantized-k3-t0.5.npy", "quantized_sqrt-k2-t10.npy"}
     np.testing.assert_allclose(found["exact-k2-t1.npy"], np.log([1 / (1 + np.exp(-2.0))] * 2), rtol=1e-5)
@@ -107,7 +107,7 @@ def test_the_stage_writes_a_vector_for_every_score(tmp_path):
 def test_impossible_scores_are_refused_by_name(tmp_path, scores, message):
     neighbors, queries = neighbors_directory(tmp_path)
     with pytest.raises(files.UserError, match=message):
-        score_knn.main(score_knn.ScoreKnnConfig(neighbors, queries, tmp_path / "out", scores))
+        score_knn.main(score_knn.ScoreKnnConfig((neighbors,), (queries,), (tmp_path / "out",), scores))
     assert not (tmp_path / "out").exists()
 
 

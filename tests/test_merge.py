@@ -40,8 +40,8 @@ def retrieve(datastore: Path, out: Path, shards: int, settings: dict, k: int = K
     train_index.main(train_index.TrainIndexConfig(tuple(parts), out / "trained.faiss", text))
     for i, part in enumerate(parts):
         add.main(add.AddConfig(out / "trained.faiss", part, out / f"{i}.faiss"))
-        search.main(search.SearchConfig(out / f"{i}.faiss", part, datastore / "queries", k, out / f"found{i}", text))
-    merge.main(merge.MergeConfig(tuple(out / f"found{i}" for i in range(shards)), out / "merged"))
+        search.main(search.SearchConfig(out / f"{i}.faiss", part, (datastore / "queries",), k, (out / f"found{i}",), text))
+    merge.main(merge.MergeConfig(tuple(out / f"found{i}" for i in range(shards)), (out / "merged",)))
     return out / "merged"
 
 
@@ -82,7 +82,7 @@ def test_without_stored_keys_there_are_no_exact_distances(datastore, tmp_path):
     retrieve(datastore, tmp_path, 1, {"factory": "IVF16,PQ8x8"})
     whole = datastore / "shard0of1"
     quantized = write(tmp_path / "shard", ids=np.load(whole / "ids.npy"), values=np.load(whole / "values.npy"))
-    search.main(search.SearchConfig(tmp_path / "0.faiss", quantized, datastore / "queries", K, tmp_path / "out"))
+    search.main(search.SearchConfig(tmp_path / "0.faiss", quantized, (datastore / "queries",), K, (tmp_path / "out",)))
     assert set(neighbors.load(tmp_path / "out")) == {"ids", "distances", "values"}
 
 
@@ -92,7 +92,7 @@ def test_mistakes_are_refused_by_name(datastore, tmp_path):
     retrieve(datastore, tmp_path / "a", 1, {"factory": "Flat"}, k=5)
     retrieve(datastore, tmp_path / "b", 1, {"factory": "Flat"}, k=6)
     with pytest.raises(files.UserError, match=r"shape \(50, 6\).*\(50, 5\): search all shards alike"):
-        merge.main(merge.MergeConfig((tmp_path / "a/merged", tmp_path / "b/merged"), tmp_path / "out"))
+        merge.main(merge.MergeConfig((tmp_path / "a/merged", tmp_path / "b/merged"), (tmp_path / "out",)))
     with pytest.raises(files.UserError, match="700 ids"):
         part, queries = datastore / "shard0of3", datastore / "queries"
-        search.main(search.SearchConfig(tmp_path / "a/0.faiss", part, queries, 5, tmp_path / "out"))
+        search.main(search.SearchConfig(tmp_path / "a/0.faiss", part, (queries,), 5, (tmp_path / "out",)))

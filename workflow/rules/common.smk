@@ -51,6 +51,11 @@ def artifact(folder, *names):
     return [f"{folder}/{name}" for name in ("meta.json", *names)]
 
 
+def splits(pattern):
+    """One path for dev and one for test: jobs that take seconds score both."""
+    return [pattern.replace("{split}", split) for split in SPLITS]
+
+
 def folder(path):
     return str(Path(path).parent)
 

@@ -38,6 +38,7 @@ rule prepare:
         settings=lambda w: as_json({"seed": STUDY["seed"]} | STUDY["corpora"][w.corpus]),
     wildcard_constraints:
         corpus="|".join(PREPARED),
+    threads: 2
     benchmark:
         R + "/benchmarks/prepare/{corpus}.jsonl"
     shell:
@@ -80,6 +81,7 @@ rule vocab:
         settings=lambda w: as_json(
             {"seed": STUDY["seed"]} | {k: v for k, v in STUDY["vocabs"][w.vocab].items() if k != "corpora"}
         ),
+    threads: 2
     benchmark:
         R + "/benchmarks/vocab/{vocab}.jsonl"
     shell:
@@ -99,6 +101,7 @@ rule binarize:
         vocab=lambda w, input: folder(input.vocab),
         corpus=lambda w, input: folder(input.corpus),
         out=lambda w, output: folder(output[0]),
+    threads: 2
     benchmark:
         R + "/benchmarks/binarize/{vocab}/{corpus}.jsonl"
     shell:

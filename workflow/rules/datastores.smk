@@ -104,17 +104,21 @@ rule search:
     input:
         index=INDEX + SHARD + ".faiss",
         datastore=DATASTORE_KEYS + "/meta.json",
-        queries=KEYS + "/shard0of1/meta.json",
+        queries=splits(KEYS + "/shard0of1/meta.json"),
     output:
-        artifact(NEIGHBORS + SHARD, "ids.npy", "distances.npy", "values.npy"),
+        [
+            path
+            for found in splits(NEIGHBORS + SHARD)
+            for path in artifact(found, "ids.npy", "distances.npy", "values.npy")
+        ],
     params:
         datastore=lambda w, input: folder(input.datastore),
-        queries=lambda w, input: folder(input.queries),
+        queries=lambda w, input: folders(input.queries),
         settings=index_settings,
         k=STUDY["retrieval"]["k"],
-        out=lambda w, output: folder(output[0]),
+        out=lambda w, output: folders(output),
     benchmark:
-        R + "/benchmarks/search/{model}/seed{seed}/{corpus}/{split}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
+        R + "/benchmarks/search/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
     shell:
         "python -m knnlm.search"
         " --index {input.index}"
@@ -127,14 +131,22 @@ rule search:
 
 rule merge:
     input:
-        lambda w: [f"{NEIGHBORS}/shard{i}of{w.shards}/meta.json".format(**dict(w)) for i in range(int(w.first))],
+        lambda w: [
+            f"{split}/shard{i}of{w.shards}/meta.json".format(**dict(w))
+            for split in splits(NEIGHBORS)
+            for i in range(int(w.first))
+        ],
     output:
-        artifact(NEIGHBORS + "/first{first}of{shards}", "ids.npy", "distances.npy", "values.npy"),
+        [
+            path
+            for found in splits(NEIGHBORS + "/first{first}of{shards}")
+            for path in artifact(found, "ids.npy", "distances.npy", "values.npy")
+        ],
     params:
         shards=lambda w, input: folders(input),
-        out=lambda w, output: folder(output[0]),
+        out=lambda w, output: folders(output),
     benchmark:
-        R + "/benchmarks/merge/{model}/seed{seed}/{corpus}/{split}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
+        R + "/benchmarks/merge/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
     shell:
         "python -m knnlm.merge"
         " --shards {params.shards}"

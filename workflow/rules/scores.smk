@@ -1,13 +1,13 @@
 rule score_knn:
     input:
-        neighbors=NEIGHBORS + "/first{first}of{shards}/meta.json",
-        targets=KEYS + "/shard0of1/meta.json",
+        neighbors=splits(NEIGHBORS + "/first{first}of{shards}/meta.json"),
+        targets=splits(KEYS + "/shard0of1/meta.json"),
     output:
-        artifact(LOGPROBS + "/knn/{model}/seed{seed}/{datastore}/{keytype}/{index}/first{first}of{shards}"),
+        splits(LOGPROBS + "/knn/{model}/seed{seed}/{datastore}/{keytype}/{index}/first{first}of{shards}/meta.json"),
     params:
-        neighbors=lambda w, input: folder(input.neighbors),
-        targets=lambda w, input: folder(input.targets),
-        out=lambda w, output: folder(output[0]),
+        neighbors=lambda w, input: folders(input.neighbors),
+        targets=lambda w, input: folders(input.targets),
+        out=lambda w, output: folders(output),
         scores=lambda w: as_json(
             scores_needed(
                 STUDY,
@@ -20,7 +20,7 @@ rule score_knn:
             )
         ),
     benchmark:
-        R + "/benchmarks/score_knn/{model}/seed{seed}/{corpus}/{split}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
+        R + "/benchmarks/score_knn/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
     shell:
         "python -m knnlm.score_knn"
         " --neighbors {params.neighbors}"
@@ -55,17 +55,14 @@ rule score_ngram:
     input:
         train=R + "/tokens/{vocab}/{corpus}/train.npy",
         train_documents=R + "/tokens/{vocab}/{corpus}/train.documents.npy",
-        eval=expand(R + "/tokens/{{vocab}}/{{corpus}}/{split}.npy", split=SPLITS),
-        eval_documents=expand(R + "/tokens/{{vocab}}/{{corpus}}/{split}.documents.npy", split=SPLITS),
+        eval=splits(R + "/tokens/{vocab}/{corpus}/{split}.npy"),
+        eval_documents=splits(R + "/tokens/{vocab}/{corpus}/{split}.documents.npy"),
         vocab=R + "/vocabs/{vocab}/vocab.json",
     output:
         [
             path
-            for split in SPLITS
-            for path in artifact(
-                LOGPROBS.replace("{split}", split) + "/ngram/{vocab}",
-                *[f"order{order}.npy" for order in STUDY["ngram"]["orders"]],
-            )
+            for scores in splits(LOGPROBS + "/ngram/{vocab}")
+            for path in artifact(scores, *[f"order{order}.npy" for order in STUDY["ngram"]["orders"]])
         ],
     params:
         out=lambda w, output: folders(output),
