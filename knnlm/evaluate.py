@@ -1,4 +1,4 @@
-"""Stage: the queries of a held-out split and the LM's own log-probabilities, in one forward pass."""
+"""Stage: the queries of held-out splits and the LM's own log-probabilities, in one forward pass."""
 
 import contextlib
 from dataclasses import asdict, dataclass
@@ -8,53 +8,66 @@ import numpy as np
 
 from knnlm import features, files, model, windows
 from knnlm.cli import progress, run, settings
+from knnlm.model import LanguageModel
 from knnlm.windows import WindowSettings
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score every token of a split with the LM and keep its context vectors as queries."""
+    """Score every token of held-out splits with the LM and keep its context vectors as queries."""
 
     model: Path
     """model directory"""
-    tokens: Path
-    """token ids of the split, .npy"""
-    logprob: Path | None = None
-    """directory that receives logprob.npy, float32 [N], nats"""
+    tokens: tuple[Path, ...]
+    """token ids, one .npy a split"""
+    logprob: tuple[Path, ...] = ()
+    """directories that receive logprob.npy, float32 [N], nats: one a split, or none"""
     keytypes: tuple[str, ...] = ()
     """which representations to keep"""
     out: tuple[Path, ...] = ()
-    """one directory for each key type, in the same order: keys.npy float32 [N, D], values.npy, ids.npy"""
+    """a directory for each key type of the first split, then of the next: keys.npy float32 [N, D], values.npy, ids.npy"""
     windows: str = "{}"
     """WindowSettings as JSON"""
     batch_tokens: int = 12288
     """tokens in one forward pass: bounds the memory"""
 
+    def __post_init__(self) -> None:
+        if len(self.out) != len(self.tokens) * len(self.keytypes) or len(self.logprob) not in (0, len(self.tokens)):
+            raise files.UserError(
+                f"{len(self.tokens)} splits and {len(self.keytypes)} key types need {len(self.tokens) * len(self.keytypes)} "
+                f"--out (found {len(self.out)}) and a --logprob for each split or none (found {len(self.logprob)})"
+            )
+
 
 def main(config: EvaluateConfig) -> None:
-    sizes = settings(WindowSettings, config.windows, "--windows")
-    tokens = files.open_array(config.tokens, "integer", ndim=1)
     lm = model.load(config.model, features.device())
+    for number, tokens in enumerate(config.tokens):
+        here = slice(number * len(config.keytypes), (number + 1) * len(config.keytypes))
+        evaluate(config, lm, tokens, config.logprob[number] if config.logprob else None, config.out[here])
+
+
+def evaluate(config: EvaluateConfig, lm: LanguageModel, path: Path, logprob_dir: Path | None, out: tuple[Path, ...]) -> None:
+    """One split: all of its windows, in stream order."""
+    sizes = settings(WindowSettings, config.windows, "--windows")
+    tokens = files.open_array(path, "integer", ndim=1)
     if len(tokens) and int(tokens.max()) >= lm.config.vocab_size:
-        raise files.UserError(f"{config.tokens}: token {tokens.max()} is outside {config.model}'s {lm.config.vocab_size} words")
-    chosen = windows.evaluation(tokens, sizes)
-    facts = {"windows": asdict(sizes)}
-    inputs = {"model": config.model, "tokens": config.tokens}
+        raise files.UserError(f"{path}: token {tokens.max()} is outside {config.model}'s {lm.config.vocab_size} words")
+    facts, inputs = {"windows": asdict(sizes)}, {"model": config.model, "tokens": path}
     with contextlib.ExitStack() as stack:
-        scores = stack.enter_context(files.atomic(config.logprob, directory=True)) if config.logprob else None
-        folders = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
+        scores = stack.enter_context(files.atomic(logprob_dir, directory=True)) if logprob_dir else None
+        folders = [stack.enter_context(files.atomic(directory, directory=True)) for directory in out]
         shape = (len(tokens), lm.config.dim)
         keys = [files.create_array(folder / "keys.npy", shape, "float32") for folder in folders]
-        logprob = np.full(len(tokens), np.nan, dtype=np.float32)
+        logprob = np.empty(len(tokens) if scores else 0, dtype=np.float32)
         row = 0
-        with progress(None, f"LM on {config.tokens.stem}", len(tokens), "tok") as bar:
-            for block in features.stream(
-                lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens, scores is not None
-            ):
+        chosen = windows.evaluation(tokens, sizes)
+        blocks = features.stream(lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens, bool(scores))
+        with progress(None, f"LM on {path}", len(tokens), "tok") as bar:
+            for block in blocks:
                 here = slice(row, row := row + len(block.values))
                 for array, name in zip(keys, config.keytypes, strict=True):
                     array[here] = block.keys[name]
-                if scores:
+                if block.logprob is not None:
                     logprob[here] = block.logprob
                 bar.update(len(block.values))
         for folder, array in zip(folders, keys, strict=True):

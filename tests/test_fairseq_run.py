@@ -63,8 +63,8 @@ def evaluated(at, name, sizes, directory="model"):
     out = at / name
     config = EvaluateConfig(
         at / directory,
-        at / "valid.npy",
-        out / "lm",
+        (at / "valid.npy",),
+        (out / "lm",),
         (KEYTYPE,),
         (out / "queries",),
         json.dumps(sizes),

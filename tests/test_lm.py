@@ -127,7 +127,12 @@ def test_evaluation_scores_every_token_and_agrees_with_the_full_distribution(tra
 
     evaluate.main(
         evaluate.EvaluateConfig(
-            trained, corpus / "dev.npy", tmp_path / "lm", ("ffn_input_ln",), (tmp_path / "q",), '{"new": 150, "context": 0}'
+            trained,
+            (corpus / "dev.npy",),
+            (tmp_path / "lm",),
+            ("ffn_input_ln",),
+            (tmp_path / "q",),
+            '{"new": 150, "context": 0}'
         )
     )
     logprob = np.load(tmp_path / "lm" / "logprob.npy")
@@ -148,4 +153,4 @@ def test_keys_beyond_half_precision_are_refused(monkeypatch):
 def test_a_token_outside_the_vocabulary_is_named(trained, tmp_path):
     files.save_array(tmp_path / "dev.npy", np.array([5, 99], np.uint16))
     with pytest.raises(UserError, match="token 99"):
-        evaluate.main(evaluate.EvaluateConfig(trained, tmp_path / "dev.npy", tmp_path / "lm"))
+        evaluate.main(evaluate.EvaluateConfig(trained, (tmp_path / "dev.npy",), (tmp_path / "lm",)))

@@ -21,6 +21,7 @@ os.environ.setdefault("PYTHONPATH", workflow.basedir)
 R = f"{STUDY['results']}/{STUDY['study']}"
 MODEL = R + "/models/{model}/seed{seed}"
 KEYS = R + "/keys/{model}/seed{seed}/{corpus}/{split}/{keytype}"
+QUERIES = KEYS + "/shard0of1"
 INDEX = R + "/indexes/{model}/seed{seed}/{datastore}/{keytype}/{index}"
 NEIGHBORS = R + "/neighbors/{model}/seed{seed}/{corpus}/{split}/{datastore}/{keytype}/{index}"
 KEY_FILES = ("keys.npy", "values.npy", "ids.npy")
@@ -56,6 +57,10 @@ def splits(pattern):
     return [pattern.replace("{split}", split) for split in SPLITS]
 
 
+def of_keytype(pattern, keytype):
+    return pattern.replace("{keytype}", keytype)
+
+
 def folder(path):
     return str(Path(path).parent)
 
@@ -80,14 +85,14 @@ def vocab_of(wildcards):
     return STUDY["models"][wildcards.model]["vocab"]
 
 
-def tokens(split=None, corpus=None):
-    """A function of wildcards: the token file of a split in the vocabulary of the model."""
+def tokens_of(wildcards, split):
+    """The token file of a split in the vocabulary of the model."""
+    return f"{R}/tokens/{vocab_of(wildcards)}/{wildcards.corpus}/{split}.npy"
 
-    def path(wildcards):
-        name = wildcards.get(corpus or "corpus")
-        return f"{R}/tokens/{vocab_of(wildcards)}/{name}/{split or wildcards.split}.npy"
 
-    return path
+def merged(first, shards):
+    """The folder of the neighbors in the first so many shards; one shard needs no merge."""
+    return "shard0of1" if int(shards) == 1 else f"first{first}of{shards}"
 
 
 def documents(vocab, corpus, split):

@@ -13,15 +13,16 @@ def index_settings(wildcards):
 
 
 SHARD = "/shard{shard}of{shards}"
-DATASTORE_KEYS = R + "/keys/{model}/seed{seed}/{datastore}/train/{keytype}" + SHARD
+TRAIN_KEYS = KEYS.replace("{split}", "train") + SHARD
+DATASTORE_KEYS = TRAIN_KEYS.replace("{corpus}", "{datastore}")
 
 
 rule extract:
     input:
         model=MODEL + "/meta.json",
-        tokens=tokens(split="train"),
+        tokens=lambda w: tokens_of(w, "train"),
     output:
-        artifact(KEYS.format(keytype=MAIN_KEYTYPE, split="train", model="{model}", seed="{seed}", corpus="{corpus}") + SHARD, *KEY_FILES),
+        artifact(of_keytype(TRAIN_KEYS, MAIN_KEYTYPE), *KEY_FILES),
     params:
         model=lambda w, input: folder(input.model),
         keytypes=MAIN_KEYTYPE,
@@ -49,10 +50,7 @@ use rule extract as extract_keytypes with:
         [
             path
             for keytype in OTHER_KEYTYPES
-            for path in artifact(
-                KEYS.format(keytype=keytype, split="train", model="{model}", seed="{seed}", corpus="{corpus}") + SHARD,
-                *KEY_FILES,
-            )
+            for path in artifact(of_keytype(TRAIN_KEYS, keytype), *KEY_FILES)
         ],
     params:
         model=lambda w, input: folder(input.model),
@@ -104,7 +102,7 @@ rule search:
     input:
         index=INDEX + SHARD + ".faiss",
         datastore=DATASTORE_KEYS + "/meta.json",
-        queries=splits(KEYS + "/shard0of1/meta.json"),
+        queries=splits(QUERIES + "/meta.json"),
     output:
         [
             path

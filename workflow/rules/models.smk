@@ -60,17 +60,15 @@ rule train:
 rule evaluate:
     input:
         model=MODEL + "/meta.json",
-        tokens=tokens(),
+        tokens=lambda w: [tokens_of(w, split) for split in SPLITS],
     output:
-        logprob=artifact(LOGPROBS + "/lm/{model}/seed{seed}", "logprob.npy"),
-        queries=artifact(KEYS.replace("{keytype}", MAIN_KEYTYPE) + "/shard0of1", *KEY_FILES),
+        logprob=[path for scores in splits(LOGPROBS + "/lm/{model}/seed{seed}") for path in artifact(scores, "logprob.npy")],
+        queries=[path for split in splits(QUERIES) for path in artifact(of_keytype(split, MAIN_KEYTYPE), *KEY_FILES)],
     benchmark:
-        R + "/benchmarks/evaluate/{model}/seed{seed}/{corpus}/{split}.jsonl"
-    wildcard_constraints:
-        split="dev|test",
+        R + "/benchmarks/evaluate/{model}/seed{seed}/{corpus}.jsonl"
     params:
         model=lambda w, input: folder(input.model),
-        logprob=lambda w, output: folder(output.logprob[0]),
+        logprob=lambda w, output: folders(output.logprob),
         keytypes=MAIN_KEYTYPE,
         out=lambda w, output: folders(output.queries),
         windows=model_setting("windows", "evaluation"),
@@ -89,17 +87,16 @@ rule evaluate:
 rule evaluate_keytypes:
     input:
         model=MODEL + "/meta.json",
-        tokens=tokens(),
+        tokens=lambda w: [tokens_of(w, split) for split in SPLITS],
     output:
         [
             path
+            for split in splits(QUERIES)
             for keytype in OTHER_KEYTYPES
-            for path in artifact(KEYS.replace("{keytype}", keytype) + "/shard0of1", *KEY_FILES)
+            for path in artifact(of_keytype(split, keytype), *KEY_FILES)
         ],
     benchmark:
-        R + "/benchmarks/evaluate_keytypes/{model}/seed{seed}/{corpus}/{split}.jsonl"
-    wildcard_constraints:
-        split="dev|test",
+        R + "/benchmarks/evaluate_keytypes/{model}/seed{seed}/{corpus}.jsonl"
     params:
         model=lambda w, input: folder(input.model),
         keytypes=OTHER_KEYTYPES,

@@ -1,7 +1,7 @@
 rule score_knn:
     input:
-        neighbors=splits(NEIGHBORS + "/first{first}of{shards}/meta.json"),
-        targets=splits(KEYS + "/shard0of1/meta.json"),
+        neighbors=lambda w: [f"{split}/{merged(w.first, w.shards)}/meta.json".format(**dict(w)) for split in splits(NEIGHBORS)],
+        targets=splits(QUERIES + "/meta.json"),
     output:
         splits(LOGPROBS + "/knn/{model}/seed{seed}/{datastore}/{keytype}/{index}/first{first}of{shards}/meta.json"),
     params:
@@ -31,7 +31,7 @@ rule score_knn:
 
 rule score_cache:
     input:
-        queries=KEYS.replace("{keytype}", MAIN_KEYTYPE) + "/shard0of1/meta.json",
+        queries=of_keytype(QUERIES, MAIN_KEYTYPE) + "/meta.json",
         documents=lambda w: documents(vocab_of(w), w.corpus, w.split),
     output:
         artifact(LOGPROBS + "/cache/{model}/seed{seed}"),
@@ -98,9 +98,8 @@ def row_scores(row, seed, split):
 
 
 def row_neighbors(row, split):
-    run = f"{row['model']}/seed{row['seeds'][0]}/{row['corpus']}/{split}"
-    where = f"{row['datastore']}/{row['keytype']}/{row['index']}/first{row['shards']}of{row['of']}"
-    return f"{R}/neighbors/{run}/{where}"
+    where = dict(row, seed=row["seeds"][0], split=split)
+    return f"{NEIGHBORS}/{merged(row['shards'], row['of'])}".format(**where)
 
 
 def interpolate_row(row):
