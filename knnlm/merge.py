@@ -23,7 +23,9 @@ class MergeConfig:
 
 def main(config: MergeConfig) -> None:
     if len(config.shards) % len(config.out):
-        raise files.UserError(f"--shards names {len(config.shards)} directories for {len(config.out)} splits: give each the same")
+        raise files.UserError(
+            f"--shards names {len(config.shards)} directories for {len(config.out)} splits: give each the same"
+        )
     size = len(config.shards) // len(config.out)
     for number, out in enumerate(config.out):
         merge(config.shards[number * size : (number + 1) * size], out)
@@ -62,9 +64,7 @@ def check(paths: tuple[Path, ...], shards: list[dict], metas: list[dict]) -> Non
             ("metric", meta["metric"], metas[0]["metric"]),
         ):
             if found != expected:
-                raise files.UserError(
-                    f"{path} has {what} {found}, {paths[0]} {expected}: search all shards alike"
-                )
+                raise files.UserError(f"{path} has {what} {found}, {paths[0]} {expected}: search all shards alike")
 
 
 if __name__ == "__main__":

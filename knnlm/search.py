@@ -70,7 +70,9 @@ def check(config: SearchConfig, index: object, ids: np.ndarray, values: np.ndarr
             "or use a larger datastore or fewer shards"
         )
     if len(config.queries) != len(config.out):
-        raise files.UserError(f"--queries names {len(config.queries)} splits and --out {len(config.out)}: give one of each")
+        raise files.UserError(
+            f"--queries names {len(config.queries)} splits and --out {len(config.out)}: give one of each"
+        )
     for split, keys in zip(config.queries, queries, strict=True):
         ann.check_dimension(index, keys, f"{split}/keys.npy")
 

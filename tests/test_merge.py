@@ -40,7 +40,9 @@ def retrieve(datastore: Path, out: Path, shards: int, settings: dict, k: int = K
     train_index.main(train_index.TrainIndexConfig(tuple(parts), out / "trained.faiss", text))
     for i, part in enumerate(parts):
         add.main(add.AddConfig(out / "trained.faiss", part, out / f"{i}.faiss"))
-        search.main(search.SearchConfig(out / f"{i}.faiss", part, (datastore / "queries",), k, (out / f"found{i}",), text))
+        search.main(
+            search.SearchConfig(out / f"{i}.faiss", part, (datastore / "queries",), k, (out / f"found{i}",), text)
+        )
     merge.main(merge.MergeConfig(tuple(out / f"found{i}" for i in range(shards)), (out / "merged",)))
     return out / "merged"
 
