@@ -8,8 +8,9 @@ def datastore_shards(pattern):
     return paths
 
 
-def index_settings(wildcards):
-    return as_json({"seed": STUDY["seed"]} | STUDY["indexes"][wildcards.index])
+def index_settings(*names):
+    """A function of wildcards: some of the index's settings as JSON, so that others rerun nothing."""
+    return lambda wildcards: as_json({name: STUDY["indexes"][wildcards.index][name] for name in names})
 
 
 SHARD = "/shard{shard}of{shards}"
@@ -71,7 +72,7 @@ rule train_index:
         settings=INDEX + "/trained.json",
     params:
         datastore=lambda w, input: folders(input),
-        settings=index_settings,
+        settings=index_settings("factory", "metric", "sample", "seed"),
     benchmark:
         R + "/benchmarks/train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
     shell:
@@ -112,7 +113,7 @@ rule search:
     params:
         datastore=lambda w, input: folder(input.datastore),
         queries=lambda w, input: folders(input.queries),
-        settings=index_settings,
+        settings=index_settings("nprobe"),
         k=STUDY["retrieval"]["k"],
         out=lambda w, output: folders(output),
     benchmark:
