@@ -1,6 +1,6 @@
 # The kNN-LM study from raw text to every table and figure. README.md lists the targets.
 
-if not config:
+if not workflow.configfiles:
 
     configfile: "config/smoke.yaml"
 
