@@ -15,7 +15,7 @@ test: .venv/ready
 	pytest
 
 lint: .venv/ready
-	ruff check . && ruff format --check . && mypy && snakefmt --check Snakefile workflow
+	ruff check . && ruff format --check . && snakefmt --check Snakefile workflow
 
 .venv/ready: pyproject.toml requirements.txt setup/kenlm.sh
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv

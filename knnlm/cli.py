@@ -38,6 +38,6 @@ def settings(config_type: type[C], text: str, name: str) -> C:
         raise UserError(f"{name}: {error}") from None
 
 
-def progress(iterable: Iterable, description: str, total: int | None = None, unit: str = "it") -> tqdm:
+def progress(iterable: Iterable | None, description: str, total: int | None = None, unit: str = "it") -> tqdm:
     """A bar in a terminal, a plain line now and then in a log file."""
     return loggable(iterable, desc=description, total=total, unit=unit, unit_scale=True, mininterval=2, delay=2)

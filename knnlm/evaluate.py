@@ -25,17 +25,18 @@ class EvaluateConfig:
     keytypes: tuple[str, ...] = ()
     """which representations to keep"""
     out: tuple[Path, ...] = ()
-    """a directory for each key type of the first split, then of the next: keys.npy float32 [N, D], values.npy, ids.npy"""
+    """a directory (keys.npy float32 [N, D], values.npy, ids.npy) for each key type of the first split, then of the next"""
     windows: str = "{}"
     """WindowSettings as JSON"""
     batch_tokens: int = 12288
     """tokens in one forward pass: bounds the memory"""
 
     def __post_init__(self) -> None:
-        if len(self.out) != len(self.tokens) * len(self.keytypes) or len(self.logprob) not in (0, len(self.tokens)):
+        wanted = len(self.tokens) * len(self.keytypes)
+        if len(self.out) != wanted or len(self.logprob) not in (0, len(self.tokens)):
             raise files.UserError(
-                f"{len(self.tokens)} splits and {len(self.keytypes)} key types need {len(self.tokens) * len(self.keytypes)} "
-                f"--out (found {len(self.out)}) and a --logprob for each split or none (found {len(self.logprob)})"
+                f"{len(self.tokens)} splits and {len(self.keytypes)} key types need {wanted} --out (found {len(self.out)}) "
+                f"and a --logprob for each split or none (found {len(self.logprob)})"
             )
 
 
@@ -46,7 +47,9 @@ def main(config: EvaluateConfig) -> None:
         evaluate(config, lm, tokens, config.logprob[number] if config.logprob else None, config.out[here])
 
 
-def evaluate(config: EvaluateConfig, lm: LanguageModel, path: Path, logprob_dir: Path | None, out: tuple[Path, ...]) -> None:
+def evaluate(
+    config: EvaluateConfig, lm: LanguageModel, path: Path, logprob_dir: Path | None, out: tuple[Path, ...]
+) -> None:
     """One split: all of its windows, in stream order."""
     sizes = settings(WindowSettings, config.windows, "--windows")
     tokens = files.open_array(path, "integer", ndim=1)

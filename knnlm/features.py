@@ -52,7 +52,9 @@ def stream(
         keys = {name: taps[name][mask].float().cpu().numpy() for name in keytypes}
         for name, block in keys.items():
             if not np.isfinite(block).all():
-                raise UserError(f"{name}: a key is not finite in the window at token {int(rows.start[0])}: the model diverged")
+                raise UserError(
+                    f"{name}: a key is not finite in the window at token {int(rows.start[0])}: the model diverged"
+                )
         scored = None
         if logprob:
             scored = model.target_logprob(features[mask], torch.from_numpy(targets[predicted]).to(where)).cpu().numpy()

@@ -88,7 +88,7 @@ def open_array(path: Path, dtype: str | None = None, ndim: int | None = None) ->
     return array
 
 
-def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
     """A new memory-mapped .npy of known size; raises UserError when the disk cannot hold it."""
     needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
     free = shutil.disk_usage(Path(path).parent).free

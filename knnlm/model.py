@@ -90,9 +90,7 @@ class Layer(nn.Module):
         if taps is not None:
             # The published model has no norm after its last layer: output_ln is one without learned scale.
             output_ln = F.layer_norm(output, output.shape[-1:])
-            taps.update(
-                zip(KEYTYPES, (x, attention_input, ffn_residual, ffn_input, output, output_ln), strict=True)
-            )
+            taps.update(zip(KEYTYPES, (x, attention_input, ffn_residual, ffn_input, output, output_ln), strict=True))
         return output
 
 
@@ -166,7 +164,9 @@ def save(model: LanguageModel, directory: Path) -> None:
     """Write config.json and model.safetensors into an existing directory."""
     facts = dataclasses.asdict(model.config) | {"parameters": parameter_count(model)}
     (directory / "config.json").write_text(json.dumps(facts, indent=1) + "\n")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / "model.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / "model.safetensors"
+    )
 
 
 def load(directory: Path, device: str = "cpu") -> LanguageModel:

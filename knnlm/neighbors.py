@@ -44,9 +44,11 @@ def merge_order(distances: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
                 if i == width:
                     continue
                 # a missing neighbor has distance inf and id -1: it comes after every found one
-                if best < 0 or distances[s, q, i] < distances[best, q, next_[best]]:
+                if best < 0:
                     best = s
-                elif distances[s, q, i] == distances[best, q, next_[best]] and ids[s, q, i] < ids[best, q, next_[best]]:
+                    continue
+                near, nearest = distances[s, q, i], distances[best, q, next_[best]]
+                if near < nearest or (near == nearest and ids[s, q, i] < ids[best, q, next_[best]]):
                     best = s
             order[q, j] = best * width + next_[best]
             next_[best] += 1

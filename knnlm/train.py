@@ -130,7 +130,9 @@ class Progress:
 def main(config: TrainConfig) -> None:
     recipe = settings(TrainingSettings, config.training, "--training")
     size = files.read_json(config.vocab)["size"]
-    architecture = settings(ModelConfig, json.dumps(json.loads(config.architecture) | {"vocab_size": size}), "--architecture")
+    architecture = settings(
+        ModelConfig, json.dumps(json.loads(config.architecture) | {"vocab_size": size}), "--architecture"
+    )
     tokens = files.open_array(config.train, "integer", ndim=1)[: recipe.train_tokens]
     dev = files.open_array(config.dev, "integer", ndim=1)
     for path, array in ((config.train, tokens), (config.dev, dev)):
@@ -165,7 +167,9 @@ def main(config: TrainConfig) -> None:
 
 def _optimizer(lm: LanguageModel, recipe: TrainingSettings) -> torch.optim.Optimizer:
     if recipe.optimizer == "nag":
-        return schedule.NAG(lm.parameters(), schedule.cosine(0, recipe.warmup, recipe.updates, recipe.lr, recipe.min_lr))
+        return schedule.NAG(
+            lm.parameters(), schedule.cosine(0, recipe.warmup, recipe.updates, recipe.lr, recipe.min_lr)
+        )
     return torch.optim.AdamW(
         lm.parameters(), recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
     )

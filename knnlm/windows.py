@@ -80,7 +80,10 @@ def training(total: int, block: int, blocks: int, update: int, seed: int) -> Win
     place = np.arange(update * blocks, (update + 1) * blocks)  # in the concatenation of all epochs
     epochs = place // len(starts)
     start = np.concatenate(
-        [starts[_epoch_order(len(starts), seed, int(epoch))[place[epochs == epoch] % len(starts)]] for epoch in np.unique(epochs)]
+        [
+            starts[_epoch_order(len(starts), seed, int(epoch))[place[epochs == epoch] % len(starts)]]
+            for epoch in np.unique(epochs)
+        ]
     )
     return Windows(start, start, np.minimum(start + block, total))
 

@@ -9,9 +9,9 @@ import yaml
 from conftest import ROOT, snakemake
 
 sys.path.insert(0, str(ROOT / "workflow"))
-import study as workflow_study  # noqa: E402
+import study as workflow_study
 
-from knnlm import ann, corpus, interpolate, model, train, vocab  # noqa: E402
+from knnlm import ann, corpus, interpolate, model, train, vocab
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/study.schema.yaml").read_text())["properties"]
 

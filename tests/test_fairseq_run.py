@@ -52,9 +52,10 @@ def run(tmp_path_factory, published):
     published["values"].tofile(at / "dstore_vals.npy")
     raw = at / "dstore_keys.npy", at / "dstore_vals.npy"
     import_datastore.main(ImportDatastoreConfig(*raw, N, D, vocab_size=304, out=at / "keys", dtype="float32", first=48))
-    search.main(SearchConfig(RUN / "knn.index", at / "keys", (at / "packed/queries",), K, (at / "found",), '{"nprobe": 8}'))
+    queries = (at / "packed/queries",)
+    search.main(SearchConfig(RUN / "knn.index", at / "keys", queries, K, (at / "found",), '{"nprobe": 8}'))
     scores = json.dumps([[distance, K, 1] for distance in score_knn.DISTANCES])
-    score_knn.main(ScoreKnnConfig((at / "found",), (at / "packed/queries",), (at / "knn",), scores))
+    score_knn.main(ScoreKnnConfig((at / "found",), queries, (at / "knn",), scores))
     return SimpleNamespace(at=at, lm=np.load(at / "packed/lm/logprob.npy"))
 
 

@@ -8,8 +8,19 @@ import pytest
 from knnlm import evaluate, extract, files, model, train
 from knnlm.files import UserError
 
-ARCHITECTURE = dict(layers=2, dim=16, ffn_dim=32, heads=2, adaptive_cutoffs=[20, 40], dropout=0.1, attention_dropout=0.0)
-RECIPE = dict(optimizer="adamw", lr=0.01, warmup=2, updates=12, tokens_per_update=64, tokens_per_batch=32, block=16, evaluate_every=4)
+ARCHITECTURE = dict(
+    layers=2, dim=16, ffn_dim=32, heads=2, adaptive_cutoffs=[20, 40], dropout=0.1, attention_dropout=0.0
+)
+RECIPE = dict(
+    optimizer="adamw",
+    lr=0.01,
+    warmup=2,
+    updates=12,
+    tokens_per_update=64,
+    tokens_per_batch=32,
+    block=16,
+    evaluate_every=4,
+)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +143,7 @@ def test_evaluation_scores_every_token_and_agrees_with_the_full_distribution(tra
             (tmp_path / "lm",),
             ("ffn_input_ln",),
             (tmp_path / "q",),
-            '{"new": 150, "context": 0}'
+            '{"new": 150, "context": 0}',
         )
     )
     logprob = np.load(tmp_path / "lm" / "logprob.npy")

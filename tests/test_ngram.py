@@ -80,7 +80,7 @@ def test_lmplz_failing_is_one_line(stream, tmp_path):
 
 
 def test_a_missing_lmplz_and_an_impossible_order_are_refused(tmp_path):
-    with pytest.raises(files.UserError, match="setup/kenlm.sh"):
+    with pytest.raises(files.UserError, match=r"setup/kenlm\.sh"):
         ngram.find_lmplz(tmp_path / "nowhere/lmplz")
     with pytest.raises(files.UserError, match="--orders: found 8"):
         path = tmp_path / "x"

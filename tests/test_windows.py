@@ -35,7 +35,9 @@ def test_a_line_longer_than_the_window_shrinks_the_context():
 def test_evaluation_predicts_every_token_exactly_once(total, new, context, mode):
     tokens = np.random.default_rng(total).integers(2, 6, total)
     found = windows.evaluation(tokens, WindowSettings(new, context, mode))
-    assert np.array_equal(np.concatenate([np.arange(a, b) for a, b in zip(found.start, found.end, strict=True)]), np.arange(total))
+    assert np.array_equal(
+        np.concatenate([np.arange(a, b) for a, b in zip(found.start, found.end, strict=True)]), np.arange(total)
+    )
     assert (found.start - found.begin <= context).all()
 
 
@@ -70,6 +72,9 @@ def test_inputs_are_the_targets_shifted_by_one_with_eos_first():
 
 
 def test_training_blocks_cover_each_epoch_once_in_another_order():
-    epochs = [np.concatenate([windows.training(100, 10, 5, update, seed=3).start for update in pair]) for pair in ((0, 1), (2, 3))]
+    epochs = [
+        np.concatenate([windows.training(100, 10, 5, update, seed=3).start for update in pair])
+        for pair in ((0, 1), (2, 3))
+    ]
     assert [sorted(epoch.tolist()) for epoch in epochs] == [list(range(0, 100, 10))] * 2
     assert epochs[0].tolist() != epochs[1].tolist()

@@ -107,9 +107,9 @@ def complete_row(study: dict, row: dict, where: str) -> dict:
 def check_references(study: dict) -> None:
     """Every name that the study and its sheet use must exist, and vocabularies must agree."""
     for name, corpus in study["corpora"].items():
-        if parent := corpus.get("subset_of"):
-            if "subset_of" in _named(study, "corpora", parent, f"corpora.{name}.subset_of"):
-                raise StudyError(f"corpora.{name}.subset_of: {parent} is itself a subset; name its parent")
+        parent = corpus.get("subset_of")
+        if parent and "subset_of" in _named(study, "corpora", parent, f"corpora.{name}.subset_of"):
+            raise StudyError(f"corpora.{name}.subset_of: {parent} is itself a subset; name its parent")
     for name, vocab in study["vocabs"].items():
         for corpus in vocab["corpora"]:
             _named(study, "corpora", corpus, f"vocabs.{name}.corpora")

@@ -14,17 +14,14 @@ def archives(wildcards):
 rule fetch:
     output:
         STUDY["downloads"] + "/{archive}",
-    params:
-        catalogue=STUDY["archives"],
-    wildcard_constraints:
-        archive="|".join(CATALOGUE),
     benchmark:
         R + "/benchmarks/fetch/{archive}.jsonl"
+    wildcard_constraints:
+        archive="|".join(CATALOGUE),
+    params:
+        catalogue=STUDY["archives"],
     shell:
-        "python -m knnlm.fetch"
-        " --archive {wildcards.archive}"
-        " --catalogue {params.catalogue}"
-        " --out {output}"
+        "python -m knnlm.fetch" " --archive {wildcards.archive}" " --catalogue {params.catalogue}" " --out {output}"
 
 
 rule prepare:
@@ -32,15 +29,15 @@ rule prepare:
         archives,
     output:
         artifact(R + "/corpora/{corpus}", *SPLIT_FILES),
+    benchmark:
+        R + "/benchmarks/prepare/{corpus}.jsonl"
+    wildcard_constraints:
+        corpus="|".join(PREPARED),
+    threads: 2
     params:
         out=lambda w, output: folder(output[0]),
         archives=lambda w, input: [f"{Path(path).name}={path}" for path in input],
         settings=lambda w: as_json({"seed": STUDY["seed"]} | STUDY["corpora"][w.corpus]),
-    wildcard_constraints:
-        corpus="|".join(PREPARED),
-    threads: 2
-    benchmark:
-        R + "/benchmarks/prepare/{corpus}.jsonl"
     shell:
         "python -m knnlm.prepare"
         " --archives {params.archives:q}"
@@ -53,15 +50,15 @@ rule subset:
         lambda w: artifact(f"{R}/corpora/{STUDY['corpora'][w.corpus]['subset_of']}", *SPLIT_FILES),
     output:
         artifact(R + "/corpora/{corpus}", *SPLIT_FILES),
+    benchmark:
+        R + "/benchmarks/prepare/{corpus}.jsonl"
+    wildcard_constraints:
+        corpus="|".join(SUBSETS) or "none",
     params:
         corpus=lambda w, input: folder(input[0]),
         out=lambda w, output: folder(output[0]),
         fraction=lambda w: STUDY["corpora"][w.corpus]["fraction"],
         seed=STUDY["seed"],
-    wildcard_constraints:
-        corpus="|".join(SUBSETS) or "none",
-    benchmark:
-        R + "/benchmarks/prepare/{corpus}.jsonl"
     shell:
         "python -m knnlm.subset"
         " --corpus {params.corpus}"
@@ -75,15 +72,15 @@ rule vocab:
         lambda w: [f"{R}/corpora/{corpus}/meta.json" for corpus in STUDY["vocabs"][w.vocab]["corpora"]],
     output:
         artifact(R + "/vocabs/{vocab}", "vocab.json"),
+    benchmark:
+        R + "/benchmarks/vocab/{vocab}.jsonl"
+    threads: 2
     params:
         corpora=lambda w, input: folders(input),
         out=lambda w, output: folder(output[0]),
         settings=lambda w: as_json(
             {"seed": STUDY["seed"]} | {k: v for k, v in STUDY["vocabs"][w.vocab].items() if k != "corpora"}
         ),
-    threads: 2
-    benchmark:
-        R + "/benchmarks/vocab/{vocab}.jsonl"
     shell:
         "python -m knnlm.build_vocab"
         " --corpora {params.corpora}"
@@ -97,15 +94,12 @@ rule binarize:
         corpus=R + "/corpora/{corpus}/meta.json",
     output:
         artifact(R + "/tokens/{vocab}/{corpus}", *TOKEN_FILES),
+    benchmark:
+        R + "/benchmarks/binarize/{vocab}/{corpus}.jsonl"
+    threads: 2
     params:
         vocab=lambda w, input: folder(input.vocab),
         corpus=lambda w, input: folder(input.corpus),
         out=lambda w, output: folder(output[0]),
-    threads: 2
-    benchmark:
-        R + "/benchmarks/binarize/{vocab}/{corpus}.jsonl"
     shell:
-        "python -m knnlm.binarize"
-        " --vocab {params.vocab}"
-        " --corpus {params.corpus}"
-        " --out {params.out}"
+        "python -m knnlm.binarize" " --vocab {params.vocab}" " --corpus {params.corpus}" " --out {params.out}"

@@ -24,6 +24,8 @@ rule extract:
         tokens=lambda w: tokens_of(w, "train"),
     output:
         artifact(of_keytype(TRAIN_KEYS, MAIN_KEYTYPE), *KEY_FILES),
+    benchmark:
+        R + "/benchmarks/extract/{model}/seed{seed}/{corpus}/shard{shard}of{shards}.jsonl"
     params:
         model=lambda w, input: folder(input.model),
         keytypes=MAIN_KEYTYPE,
@@ -31,8 +33,6 @@ rule extract:
         windows=model_setting("windows", "datastore"),
         batch_tokens=model_setting("batch_tokens"),
         seed=STUDY["seed"],
-    benchmark:
-        R + "/benchmarks/extract/{model}/seed{seed}/{corpus}/shard{shard}of{shards}.jsonl"
     shell:
         "python -m knnlm.extract"
         " --model {params.model}"
@@ -48,11 +48,9 @@ rule extract:
 
 use rule extract as extract_keytypes with:
     output:
-        [
-            path
-            for keytype in OTHER_KEYTYPES
-            for path in artifact(of_keytype(TRAIN_KEYS, keytype), *KEY_FILES)
-        ],
+        [path for keytype in OTHER_KEYTYPES for path in artifact(of_keytype(TRAIN_KEYS, keytype), *KEY_FILES)],
+    benchmark:
+        R + "/benchmarks/extract_keytypes/{model}/seed{seed}/{corpus}/shard{shard}of{shards}.jsonl"
     params:
         model=lambda w, input: folder(input.model),
         keytypes=OTHER_KEYTYPES,
@@ -60,8 +58,6 @@ use rule extract as extract_keytypes with:
         windows=model_setting("windows", "datastore"),
         batch_tokens=model_setting("batch_tokens"),
         seed=STUDY["seed"],
-    benchmark:
-        R + "/benchmarks/extract_keytypes/{model}/seed{seed}/{corpus}/shard{shard}of{shards}.jsonl"
 
 
 rule train_index:
@@ -70,11 +66,11 @@ rule train_index:
     output:
         index=INDEX + "/trained.faiss",
         settings=INDEX + "/trained.json",
+    benchmark:
+        R + "/benchmarks/train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
     params:
         datastore=lambda w, input: folders(input),
         settings=index_settings("factory", "metric", "sample", "seed"),
-    benchmark:
-        R + "/benchmarks/train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
     shell:
         "python -m knnlm.train_index"
         " --keys {params.datastore}"
@@ -88,15 +84,12 @@ rule add:
         datastore=DATASTORE_KEYS + "/meta.json",
     output:
         INDEX + SHARD + ".faiss",
-    params:
-        datastore=lambda w, input: folder(input.datastore),
     benchmark:
         R + "/benchmarks/add/{model}/seed{seed}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
+    params:
+        datastore=lambda w, input: folder(input.datastore),
     shell:
-        "python -m knnlm.add"
-        " --trained {input.trained}"
-        " --keys {params.datastore}"
-        " --out {output}"
+        "python -m knnlm.add" " --trained {input.trained}" " --keys {params.datastore}" " --out {output}"
 
 
 rule search:
@@ -110,14 +103,14 @@ rule search:
             for found in splits(NEIGHBORS + SHARD)
             for path in artifact(found, "ids.npy", "distances.npy", "values.npy")
         ],
+    benchmark:
+        R + "/benchmarks/search/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
     params:
         datastore=lambda w, input: folder(input.datastore),
         queries=lambda w, input: folders(input.queries),
         settings=index_settings("nprobe"),
         k=STUDY["retrieval"]["k"],
         out=lambda w, output: folders(output),
-    benchmark:
-        R + "/benchmarks/search/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
     shell:
         "python -m knnlm.search"
         " --index {input.index}"
@@ -141,12 +134,10 @@ rule merge:
             for found in splits(NEIGHBORS + "/first{first}of{shards}")
             for path in artifact(found, "ids.npy", "distances.npy", "values.npy")
         ],
+    benchmark:
+        R + "/benchmarks/merge/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
     params:
         shards=lambda w, input: folders(input),
         out=lambda w, output: folders(output),
-    benchmark:
-        R + "/benchmarks/merge/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
     shell:
-        "python -m knnlm.merge"
-        " --shards {params.shards}"
-        " --out {params.out}"
+        "python -m knnlm.merge" " --shards {params.shards}" " --out {params.out}"

@@ -62,7 +62,9 @@ rule evaluate:
         model=MODEL + "/meta.json",
         tokens=lambda w: [tokens_of(w, split) for split in SPLITS],
     output:
-        logprob=[path for scores in splits(LOGPROBS + "/lm/{model}/seed{seed}") for path in artifact(scores, "logprob.npy")],
+        logprob=[
+            path for scores in splits(LOGPROBS + "/lm/{model}/seed{seed}") for path in artifact(scores, "logprob.npy")
+        ],
         queries=[path for split in splits(QUERIES) for path in artifact(of_keytype(split, MAIN_KEYTYPE), *KEY_FILES)],
     benchmark:
         R + "/benchmarks/evaluate/{model}/seed{seed}/{corpus}.jsonl"

@@ -2,7 +2,11 @@ PAPER = "config/paper_numbers.yaml"
 TABLES = [name for name in STUDY["sheet"] if not name.startswith("figure")]
 DRAWN = {"figure2": ["figure2a", "figure2b"], **{f"figure{n}": [f"figure{n}"] for n in (4, 5, 7, 8)}}
 FIGURES = {name: files for name, files in DRAWN.items() if name in STUDY["sheet"] or name == "figure8"}
-CURVES = [f"{R}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl" for model in ("wikitext", "memorizing") if model in TRAINED]
+CURVES = [
+    f"{R}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl"
+    for model in ("wikitext", "memorizing")
+    if model in TRAINED
+]
 if len(CURVES) < 2:
     FIGURES.pop("figure8")
 EXAMPLE = next((row for row in STUDY["sheet"].get("table1", []) if row["name"] == "knn"), None)
@@ -29,12 +33,12 @@ rule table:
         code=code_of("tabulate", "tables", "claims", "study"),
     output:
         multiext(R + "/tables/{table}", ".md", ".tex", ".csv"),
+    wildcard_constraints:
+        table="|".join(TABLES),
     params:
         out=R + "/tables",
         note=STUDY["note"],
         curves=lambda w, input: ["--curves", *input.curves] if input.curves else "",
-    wildcard_constraints:
-        table="|".join(TABLES),
     shell:
         "python -m knnlm.tabulate"
         " --table {wildcards.table}"

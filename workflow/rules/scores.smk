@@ -1,9 +1,14 @@
 rule score_knn:
     input:
-        neighbors=lambda w: [f"{split}/{merged(w.first, w.shards)}/meta.json".format(**dict(w)) for split in splits(NEIGHBORS)],
+        neighbors=lambda w: [
+            f"{split}/{merged(w.first, w.shards)}/meta.json".format(**dict(w)) for split in splits(NEIGHBORS)
+        ],
         targets=splits(QUERIES + "/meta.json"),
     output:
         splits(LOGPROBS + "/knn/{model}/seed{seed}/{datastore}/{keytype}/{index}/first{first}of{shards}/meta.json"),
+    benchmark:
+        R
+        + "/benchmarks/score_knn/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
     params:
         neighbors=lambda w, input: folders(input.neighbors),
         targets=lambda w, input: folders(input.targets),
@@ -19,8 +24,6 @@ rule score_knn:
                 shards=int(w.first),
             )
         ),
-    benchmark:
-        R + "/benchmarks/score_knn/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
     shell:
         "python -m knnlm.score_knn"
         " --neighbors {params.neighbors}"
@@ -35,13 +38,13 @@ rule score_cache:
         documents=lambda w: documents(vocab_of(w), w.corpus, w.split),
     output:
         artifact(LOGPROBS + "/cache/{model}/seed{seed}"),
+    benchmark:
+        R + "/benchmarks/score_cache/{model}/seed{seed}/{corpus}/{split}.jsonl"
     params:
         queries=lambda w, input: folder(input.queries),
         out=lambda w, output: folder(output[0]),
         sizes=STUDY["cache"]["sizes"],
         thetas=STUDY["cache"]["thetas"],
-    benchmark:
-        R + "/benchmarks/score_cache/{model}/seed{seed}/{corpus}/{split}.jsonl"
     shell:
         "python -m knnlm.score_cache"
         " --queries {params.queries}"
@@ -64,11 +67,11 @@ rule score_ngram:
             for scores in splits(LOGPROBS + "/ngram/{vocab}")
             for path in artifact(scores, *[f"order{order}.npy" for order in STUDY["ngram"]["orders"]])
         ],
+    benchmark:
+        R + "/benchmarks/score_ngram/{vocab}/{corpus}.jsonl"
     params:
         out=lambda w, output: folders(output),
         orders=STUDY["ngram"]["orders"],
-    benchmark:
-        R + "/benchmarks/score_ngram/{vocab}/{corpus}.jsonl"
     shell:
         "python -m knnlm.score_ngram"
         " --train {input.train}"
@@ -93,7 +96,9 @@ def row_scores(row, seed, split):
     if row["ngram"]:
         paths["ngram"] = f"{base}/ngram/{row['vocab']}/order{row['ngram']}.npy"
     if row["memorizing"]:
-        paths["memorizing"] = f"{base}/lm/{row['memorizing']}/seed{STUDY['models'][row['memorizing']]['seeds'][0]}/logprob.npy"
+        paths["memorizing"] = (
+            f"{base}/lm/{row['memorizing']}/seed{STUDY['models'][row['memorizing']]['seeds'][0]}/logprob.npy"
+        )
     return paths
 
 
@@ -139,6 +144,10 @@ rule interpolate:
         experiment_inputs,
     output:
         R + "/experiments/{output}.json",
+    benchmark:
+        R + "/benchmarks/interpolate/{output}.jsonl"
+    wildcard_constraints:
+        output="|".join(STUDY["sheet"]),
     params:
         rows=lambda w: as_json([interpolate_row(row) for row in STUDY["sheet"][w.output]]),
         documents=lambda w: as_json(
@@ -148,10 +157,6 @@ rule interpolate:
             }
         ),
         settings=as_json({"seed": STUDY["seed"]} | STUDY["mixture"]),
-    wildcard_constraints:
-        output="|".join(STUDY["sheet"]),
-    benchmark:
-        R + "/benchmarks/interpolate/{output}.jsonl"
     shell:
         "python -m knnlm.interpolate"
         " --rows {params.rows:q}"
