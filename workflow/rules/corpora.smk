@@ -33,7 +33,6 @@ rule prepare:
         R + "/benchmarks/prepare/{corpus}.jsonl"
     wildcard_constraints:
         corpus="|".join(PREPARED),
-    threads: 2
     params:
         out=lambda w, output: folder(output[0]),
         archives=lambda w, input: [f"{Path(path).name}={path}" for path in input],
@@ -74,7 +73,6 @@ rule vocab:
         artifact(R + "/vocabs/{vocab}", "vocab.json"),
     benchmark:
         R + "/benchmarks/vocab/{vocab}.jsonl"
-    threads: 2
     params:
         corpora=lambda w, input: folders(input),
         out=lambda w, output: folder(output[0]),
@@ -96,7 +94,6 @@ rule binarize:
         artifact(R + "/tokens/{vocab}/{corpus}", *TOKEN_FILES),
     benchmark:
         R + "/benchmarks/binarize/{vocab}/{corpus}.jsonl"
-    threads: 2
     params:
         vocab=lambda w, input: folder(input.vocab),
         corpus=lambda w, input: folder(input.corpus),
