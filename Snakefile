@@ -19,6 +19,7 @@ localrules:
     figures,
     examples,
     claims,
+    explorer,
 
 
 rule all:
@@ -27,3 +28,4 @@ rule all:
         rules.tables.input,
         rules.figures.input,
         rules.examples.input,
+        rules.explorer.input,

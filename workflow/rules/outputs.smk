@@ -157,6 +157,24 @@ rule examples_pages:
         " --out {params.out}"
 
 
+rule explore:
+    input:
+        experiment=R + "/experiments/table1.json",
+        code=[*code_of("explore", "layout", "packing", "spacing"), *(f"knnlm/templates/explorer.{end}" for end in ("html.j2", "css", "js"))],
+    output:
+        R + "/explorer.html",
+    params:
+        study=R,
+        note=STUDY["note"],
+    benchmark:
+        R + "/benchmarks/explore/explorer.jsonl"
+    shell:
+        "python -m knnlm.explore"
+        " --study {params.study}"
+        " --note={params.note:q}"
+        " --out {output}"
+
+
 # The names that a reader of the paper would type.
 
 
@@ -178,6 +196,11 @@ rule examples:
 rule claims:
     input:
         table_files("claims"),
+
+
+rule explorer:
+    input:
+        rules.explore.output if EXAMPLE else [],
 
 
 for TARGET in TABLES:

@@ -1,0 +1,126 @@
+"""A finished study in miniature: an untrained model, its datastore and all scores of one kNN-LM row, in seconds."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from knnlm import (
+    add,
+    binarize,
+    build_vocab,
+    evaluate,
+    extract,
+    files,
+    interpolate,
+    merge,
+    model,
+    score_cache,
+    score_knn,
+    search,
+    train_index,
+)
+
+FOX = "the quick brown fox jumps over the lazy dog near the old mill . </script><b>&amp; is a word too ."
+WORDS = FOX.split()
+WINDOWS = '{"new": 32, "context": 32}'
+INDEX = {"factory": "IVF4,SQfp16", "nprobe": 2, "sample": 2000}
+DATASTORE = {"corpus": "fox", "keytype": "ffn_input_ln", "index": "fine", "distance": "exact", "k": 16}
+DATASTORE |= {"temperature": 1, "shards": 2, "of": 2}
+
+
+def text(documents: int, seed: int) -> tuple[str, list[dict]]:
+    """Lines of shuffled words, one document each."""
+    generator, whole, facts = np.random.default_rng(seed), "", []
+    for number in range(documents):
+        line = " ".join(str(word) for word in generator.choice(WORDS, 40)) + "\n"
+        facts.append(
+            {"title": f"Story <{number}>", "source": "made up", "start": len(whole.encode()), "bytes": len(line)}
+        )
+        whole += line
+    return whole, facts
+
+
+def write(study: Path) -> Path:
+    """Everything that `layout.find(study)` points at; returns the folder."""
+    corpus, vocab, tokens = study / "corpora/fox", study / "vocabs/words", study / "tokens/words/fox"
+    corpus.mkdir(parents=True)
+    for seed, (split, documents) in enumerate({"train": 60, "dev": 6, "test": 8}.items()):
+        whole, facts = text(documents, seed)
+        (corpus / f"{split}.txt").write_text(whole)
+        (corpus / f"{split}.documents.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
+    files.write_meta(corpus, "prepare", {}, {}, pretokenized=True)
+    build_vocab.main(build_vocab.BuildVocabConfig(corpora=(corpus,), settings='{"type": "word"}', out=vocab))
+    binarize.main(binarize.BinarizeConfig(vocab=vocab, corpus=corpus, out=tokens))
+    train(study / "models/fox/seed1", files.read_json(vocab / "vocab.json")["size"])
+    retrieve(study, tokens)
+    return study
+
+
+def train(out: Path, size: int) -> None:
+    torch.manual_seed(1)
+    config = model.ModelConfig(size, layers=2, dim=16, ffn_dim=32, heads=2, adaptive_cutoffs=(8,))
+    out.mkdir(parents=True)
+    model.save(model.LanguageModel(config).eval(), out)
+    files.write_meta(out, "train", asdict(config), {}, training_tokens=2400)
+
+
+def retrieve(study: Path, tokens: Path) -> None:
+    """Datastore in two shards, indexes, neighbors, scores and Table 1."""
+    lm, key = study / "models/fox/seed1", "ffn_input_ln"
+    shards = [study / f"keys/fox/seed1/fox/train/{key}/shard{i}of2" for i in (0, 1)]
+    index = study / f"indexes/fox/seed1/fox/{key}/fine"
+    queries = {split: study / f"keys/fox/seed1/fox/{split}/{key}/shard0of1" for split in ("dev", "test")}
+    logprobs = {split: study / f"logprobs/fox/{split}" for split in queries}
+    found = {split: study / f"neighbors/fox/seed1/fox/{split}/fox/{key}/fine" for split in queries}
+    settings = json.dumps(INDEX)
+    for i, shard in enumerate(shards):
+        extract.main(
+            extract.ExtractConfig(lm, tokens / "train.npy", (key,), (shard,), windows=WINDOWS, shard=i, shards=2)
+        )
+    train_index.main(train_index.TrainIndexConfig(tuple(shards), index / "trained.faiss", settings))
+    evaluate.main(
+        evaluate.EvaluateConfig(
+            model=lm,
+            tokens=tuple(tokens / f"{split}.npy" for split in queries),
+            logprob=tuple(path / "lm/fox/seed1" for path in logprobs.values()),
+            keytypes=(key,),
+            out=tuple(queries.values()),
+            windows=WINDOWS,
+        )
+    )
+    for shard in shards:
+        add.main(add.AddConfig(index / "trained.faiss", shard, index / f"{shard.name}.faiss"))
+        out = tuple(path / shard.name for path in found.values())
+        search.main(
+            search.SearchConfig(index / f"{shard.name}.faiss", shard, tuple(queries.values()), 16, out, settings)
+        )
+    score(study, tokens, queries, logprobs, found)
+
+
+def score(study: Path, tokens: Path, queries: dict, logprobs: dict, found: dict) -> None:
+    for split, path in found.items():
+        merge.main(merge.MergeConfig((path / "shard0of2", path / "shard1of2"), (path / "first2of2",)))
+        cached = logprobs[split] / "cache/fox/seed1"
+        documents = tokens / f"{split}.documents.npy"
+        score_cache.main(score_cache.ScoreCacheConfig(queries[split], documents, cached, sizes=(50,), thetas=(0.1,)))
+    knn = {split: path / "knn/fox/seed1/fox/ffn_input_ln/fine/first2of2" for split, path in logprobs.items()}
+    merged = tuple(path / "first2of2" for path in found.values())
+    scores = '[["exact", 16, 1]]'
+    score_knn.main(score_knn.ScoreKnnConfig(merged, tuple(queries.values()), tuple(knn.values()), scores))
+    row = {"name": "base", "label": "LM", "corpus": "fox", "model": "fox", "seeds": [1]}
+    row["model_dirs"] = [str(study / "models/fox/seed1")]
+    row["lm"] = {split: [str(path / "lm/fox/seed1/logprob.npy")] for split, path in logprobs.items()}
+    parts = {"knn": {split: [str(path / "exact-k16-t1.npy")] for split, path in knn.items()}}
+    caches = {"cache": {split: [str(path / "cache/fox/seed1")] for split, path in logprobs.items()}}
+    store = DATASTORE | {"neighbors": str(merged[0])}
+    rows = [
+        row,
+        row | {"name": "knn", "components": parts, "datastore": store},
+        row | {"name": "cache", "components": caches},
+    ]
+    documents = {"fox": {split: str(tokens / f"{split}.documents.npy") for split in queries}}
+    out = study / "experiments/table1.json"
+    interpolate.main(interpolate.InterpolateConfig(json.dumps(rows), json.dumps(documents), out, '{"resamples": 10}'))
