@@ -102,7 +102,8 @@ def main(config: TabulateConfig) -> None:
         )
     title, note = "Claims of the paper", config.note
     if config.table != "claims":
-        title = f"{paper[config.table]['title']} (paper: §{paper[config.table]['section']})"
+        section = paper[config.table]["section"]
+        title = paper[config.table]["title"] + (f" (paper: §{section})" if section else "")
     if config.table not in ("claims", "cost"):
         note = f"{note} {LEGEND}".strip()
     findings = [verdict for verdict in claims.judge(paper, study) if verdict.output == config.table]
