@@ -21,7 +21,7 @@ def run(main: Callable[[C], None], config_type: type[C]) -> None:
     """Parse the command line into `config_type`, run `main`; a UserError is one line and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        main(tyro.cli(config_type, config=(tyro.conf.FlagConversionOff,)))
+        main(tyro.cli(config_type, config=(tyro.conf.FlagCreatePairsOff,)))
     except UserError as error:
         sys.exit(f"error: {error}")
 
