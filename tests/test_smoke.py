@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, snakemake
+from test_prepare import assert_no_leak
 
 from knnlm.mixture import perplexity
 
@@ -85,6 +86,12 @@ def jobs(config, results, *targets):
     assert run.returncode == 0, run.stderr[-2000:]
     counts = re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)
     return {rule: int(number) for rule, number in counts if rule != "total"}
+
+
+def test_no_held_out_document_is_in_any_training_text(study):
+    config, results, _ = study
+    for corpus in config["corpora"]:
+        assert_no_leak(results / "corpora" / corpus)
 
 
 def changed(config, *path, value):
