@@ -1,15 +1,19 @@
-# make smoke | mini | test: each sets up .venv first.
+# make smoke | mini | test, make report STUDY=mini: each sets up .venv first.
 PYTHON ?= python3
 FAISS ?= cpu
+STUDY ?= smoke
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: smoke mini test lint clean
+.PHONY: smoke mini report test lint clean
 
 smoke: .venv/ready
 	snakemake --cores all --configfile config/smoke.yaml
 
 mini: .venv/ready
 	snakemake --cores all --configfile config/mini.yaml
+
+report: .venv/ready
+	snakemake --cores all report --configfile config/$(STUDY).yaml
 
 test: .venv/ready
 	pytest

@@ -5,6 +5,9 @@ if not workflow.configfiles:
     configfile: "config/smoke.yaml"
 
 
+report: "workflow/report/study.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/corpora.smk"
 include: "workflow/rules/models.smk"
@@ -29,3 +32,4 @@ rule all:
         rules.figures.input,
         rules.examples.input,
         rules.explorer.input,
+        rules.report.output,

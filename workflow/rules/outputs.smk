@@ -1,4 +1,5 @@
 PAPER = "config/paper_numbers.yaml"
+CAPTIONS = "workflow/report"
 TABLES = [name for name in STUDY["sheet"] if not name.startswith("figure")]
 DRAWN = {"figure2": ["figure2a", "figure2b"], **{f"figure{n}": [f"figure{n}"] for n in (4, 5, 7, 8)}}
 FIGURES = {name: files for name, files in DRAWN.items() if name in STUDY["sheet"] or name == "figure8"}
@@ -20,6 +21,13 @@ def figure_files(name):
     return [f"{R}/figures/{file}.{end}" for file in FIGURES[name] for end in ("pdf", "png", "csv")]
 
 
+def in_report(file):
+    """A figure's picture, which Snakemake's own report shows with its caption."""
+    return report(
+        f"{R}/figures/{file}.png", caption=f"../report/{file}.rst", category="Figures", labels={"figure": file}
+    )
+
+
 def code_of(*modules):
     """The library files that a cheap rule runs: an edit there draws its outputs again."""
     return [f"knnlm/{module}.py" for module in modules]
@@ -32,7 +40,8 @@ rule table:
         paper=PAPER,
         code=code_of("tabulate", "tables", "claims", "study"),
     output:
-        multiext(R + "/tables/{table}", ".md", ".tex", ".csv"),
+        multiext(R + "/tables/{table}", ".md", ".tex"),
+        report(R + "/tables/{table}.csv", caption="../report/table.rst", category="Tables", labels={"table": "{table}"}),
     wildcard_constraints:
         table="|".join(TABLES),
     params:
@@ -56,7 +65,8 @@ rule claims_table:
         paper=PAPER,
         code=code_of("tabulate", "tables", "claims", "study"),
     output:
-        multiext(R + "/tables/claims", ".md", ".tex", ".csv"),
+        multiext(R + "/tables/claims", ".md", ".tex"),
+        report(R + "/tables/claims.csv", caption="../report/claims.rst", category="Tables", labels={"table": "claims"}),
     params:
         out=R + "/tables",
         note=STUDY["note"],
@@ -77,7 +87,8 @@ rule cost:
         paper=PAPER,
         code=code_of("tabulate", "tables"),
     output:
-        multiext(R + "/tables/cost", ".md", ".tex", ".csv"),
+        multiext(R + "/tables/cost", ".md", ".tex"),
+        report(R + "/tables/cost.csv", caption="../report/cost.rst", category="Tables", labels={"table": "cost"}),
     params:
         results=R,
         out=R + "/tables",
@@ -104,7 +115,8 @@ for FIGURE in FIGURES:
             paper=PAPER,
             code=code_of("plot", "study"),
         output:
-            figure_files(FIGURE),
+            [path for path in figure_files(FIGURE) if not path.endswith(".png")],
+            [in_report(file) for file in FIGURES[FIGURE]],
         params:
             figure=FIGURE,
             out=R + "/figures",
@@ -162,7 +174,7 @@ rule explore:
         experiment=R + "/experiments/table1.json",
         code=[*code_of("explore", "layout", "packing", "spacing"), *(f"knnlm/templates/explorer.{end}" for end in ("html.j2", "css", "js"))],
     output:
-        R + "/explorer.html",
+        report(R + "/explorer.html", caption="../report/page.rst", category="Pages", labels={"page": "neighbor explorer"}),
     params:
         study=R,
         note=STUDY["note"],
@@ -171,6 +183,39 @@ rule explore:
     shell:
         "python -m knnlm.explore"
         " --study {params.study}"
+        " --note={params.note:q}"
+        " --out {output}"
+
+
+rule report:
+    input:
+        tables=[f"{R}/tables/{name}.md" for name in (*TABLES, "claims", "cost")],
+        figures=[f"{R}/figures/{file}.png" for files in FIGURES.values() for file in files],
+        examples=f"{R}/examples/examples.md" if EXAMPLE else [],
+        explorer=f"{R}/explorer.html" if EXAMPLE else [],
+        configs=[*map(str, workflow.configfiles), STUDY["experiments"]],
+        metas=sorted({MODEL.format(model=row["model"], seed=row["seeds"][0]) + "/meta.json" for row in rows(STUDY)}),
+        deviations="docs/differences.md",
+        captions=[f"{CAPTIONS}/{file}.rst" for files in FIGURES.values() for file in files],
+        code=[*code_of("report"), "knnlm/templates/report.html.j2"],
+    output:
+        report(R + "/report.html", caption="../report/page.rst", category="Pages", labels={"page": "report"}),
+    params:
+        study=STUDY["study"],
+        captions=CAPTIONS,
+        note=STUDY["note"],
+        example=lambda w, input: ["--examples", input.examples, "--explorer", input.explorer] if EXAMPLE else "",
+        figures=lambda w, input: ["--figures", *input.figures] if input.figures else "",
+    shell:
+        "python -m knnlm.report"
+        " --study {params.study}"
+        " --tables {input.tables}"
+        " {params.figures}"
+        " --captions {params.captions}"
+        " {params.example}"
+        " --configs {input.configs}"
+        " --metas {input.metas}"
+        " --deviations {input.deviations}"
         " --note={params.note:q}"
         " --out {output}"
 
