@@ -202,12 +202,14 @@ def _(study: Study) -> Judgement:
 
 @claim("memorizing-zero")
 def _(study: Study) -> Judgement:
-    losses = [point["train_loss"] for point in study.curves.get("memorizing", []) if point["train_loss"] is not None]
-    if not losses:
+    curve = [point for point in study.curves.get("memorizing", []) if point["train_loss"] is not None]
+    if not curve:
         raise Missing("no learning curve of the memorizing LM")
-    if losses[-1] >= ZERO_LOSS:
-        return Judgement(f"{losses[-1]:.2f} nats", OPEN, "training stopped before the loss levelled off")
-    return Judgement(f"{losses[-1]:.3f} nats", HELD)
+    last = curve[-1]
+    ours = f"{last['train_loss']:.3f} nats on {round(last['tokens'] / last['epoch']):,} tokens"
+    if last["train_loss"] >= ZERO_LOSS:
+        return Judgement(ours, OPEN, "training stopped before the loss levelled off")
+    return Judgement(ours, HELD)
 
 
 @claim("memorizing-mix")

@@ -210,6 +210,9 @@ def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
                 axes.plot(*zip(*points, strict=True), line, color=color)
                 ends.append((points[-1][1], f"{name}, {split}", color))
             numbers += [(name, split, *point) for point in points]
+    sizes = [round(curve[-1]["tokens"] / curve[-1]["epoch"]) for curve in study.curves.values()]
+    if sizes[1] < sizes[0]:
+        figure.supxlabel(f"no dropout: trained on the first {sizes[1]:,} tokens only", fontsize=6, color=MUTED)
     longest = [curve[-1]["epoch"] for curve in study.curves.values()]
     if max(longest) > 5 * min(longest):
         axes.set_xscale("log")

@@ -29,6 +29,7 @@ DETAILS = {
     "precision": ("distance",),
     "metric": ("index",),
     "temperature": ("temperature",),
+    "memorizing": ("training",),
 }
 HEADINGS = {
     "label": "Model",
@@ -190,7 +191,7 @@ def _measured(row: Mapping, paper: Mapping, splits: tuple[str, ...]) -> dict:
         "name": row["name"],
         "label": row["label"],
         "parameters": row.get("parameters"),
-        "training": row.get("model"),
+        "training": _trained_on(row),
         "datastore": f"{store['corpus']} ({store['entries']:,})" if store else None,
         "distance": store.get("distance"),
         "index": store.get("index"),
@@ -205,6 +206,11 @@ def _measured(row: Mapping, paper: Mapping, splits: tuple[str, ...]) -> dict:
         record |= {split: measured.get("perplexity"), f"{split}_low": low, f"{split}_high": high}
         record[f"paper_{split}"] = paper.get(split)
     return record
+
+
+def _trained_on(row: Mapping) -> str:
+    size = row.get("training_tokens")
+    return f"{row.get('model')} ({size:,} tokens)" if size else str(row.get("model"))
 
 
 def _interval(record: Mapping, split: str) -> str:
