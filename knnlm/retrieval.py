@@ -50,7 +50,11 @@ class Retriever:
 
     def next(self, tokens: list[int]) -> Next:
         """After `tokens`, the last of which fit the study's windows; nothing before them is a text's beginning."""
-        query, lm = self.context(tokens)
+        return self.after([EOS, *tokens][-self.longest :])
+
+    def after(self, inputs: list[int]) -> Next:
+        """After `inputs`, the window as the model reads it."""
+        query, lm = self.context(inputs)
         found = self.nearest(query)
         words, shares = knn.distribution(found.distances, found.values, self.store["temperature"])
         near = np.zeros(len(lm))
@@ -58,11 +62,11 @@ class Retriever:
         return Next(lm, near, found)
 
     @torch.inference_mode()
-    def context(self, tokens: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The key of `tokens`, float32 [D], and the LM's probabilities of what follows, float64 [V]."""
-        inputs = torch.tensor([[EOS, *tokens][-self.longest :]], device=features.device())  # [1, T]
+    def context(self, inputs: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The key of `inputs`, float32 [D], and the LM's probabilities of what follows, float64 [V]."""
+        read = torch.tensor([inputs], device=features.device())  # [1, T]
         taps: dict[str, torch.Tensor] = {}
-        output = self.lm(inputs, taps)[:, -1]  # [1, D]
+        output = self.lm(read, taps)[:, -1]  # [1, D]
         lm = self.lm.logprob(output)[0].double().exp().cpu().numpy()
         return taps[self.store["keytype"]][0, -1].float().cpu().numpy(), lm / lm.sum()
 

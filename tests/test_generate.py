@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tinystudy
 
-from knnlm import files, generate, layout, passages, query, sampling
+from knnlm import files, generate, illustrate, layout, passages, query, sampling
 from knnlm.retrieval import Retriever
 
 
@@ -77,3 +77,13 @@ def test_query_prints_neighbors_with_their_targets(study, capsys):
 def test_a_folder_that_is_no_study_is_one_clear_line(tmp_path):
     with pytest.raises(files.UserError, match="no experiments"):
         layout.find(tmp_path)
+
+
+def test_figure_1_is_a_query_of_the_study_with_its_own_numbers(study, tmp_path):
+    illustrate.main(illustrate.IllustrateConfig(study=study, out=tmp_path / "figure1.json"))
+    query, source = files.read_json(tmp_path / "figure1.json"), layout.find(study)
+    word = next(word for word in query["words"] if word["word"] == query["target"])
+    stored = [np.exp(files.open_array(path)[query["position"]]) for path in (source.lm("test"), source.knn("test"))]
+    assert [word["lm"], word["knn"]] == pytest.approx(stored, rel=2e-3)
+    assert word["mixture"] == pytest.approx(query["lmbda"] * word["knn"] + (1 - query["lmbda"]) * word["lm"], rel=1e-6)
+    assert len(query["neighbors"]) == 5

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "knnlm").glob("*.py")}
 OWNERS = {
     "faiss": {"ann"},
-    "matplotlib": {"plot"},
+    "matplotlib": {"plot", "figures", "diagrams"},
     "sentencepiece": {"vocab"},
     "tokenizers": {"vocab"},
     "sacremoses": {"vocab"},

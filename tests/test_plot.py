@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from knnlm import plot
+from knnlm import claims, files, model, plot
 from knnlm.files import UserError
 
 PAPER = Path(__file__).parent.parent / "config/paper_numbers.yaml"
@@ -17,13 +17,25 @@ def drawn(folder: Path, figure: str, rows: list[dict] | None = None) -> Path:
     if rows is not None:
         experiments[0].write_text(json.dumps({"experiment": figure, "rows": rows}))
     curves = tuple(sorted(paths["curves"], reverse=True)) if figure == "figure8" else ()
-    plot.main(
-        plot.PlotConfig(figure=figure, paper=PAPER, out=folder / "out", experiments=tuple(experiments), curves=curves)
-    )
+    files.write_json(folder / "query.json", QUERY)
+    given = {"experiments": tuple(experiments), "curves": curves, "query": folder / "query.json"}
+    plot.main(plot.PlotConfig(figure=figure, paper=PAPER, out=folder / "out", **given))
     return folder / "out"
 
 
-@pytest.mark.parametrize("figure", ["figure2", "figure4", "figure5", "figure7", "figure8"])
+QUERY = {
+    "context": "the capital of the state is",
+    "target": "Rome",
+    "neighbors": [
+        {"context": f"context {i} is", "target": t, "distance": 2.0 + i, "weight": 0.3} for i, t in enumerate("abc")
+    ],
+    "words": [{"word": word, "knn": 0.5, "lm": 0.25, "mixture": 0.3} for word in ("Rome", "Oslo")],
+    "k": 1024,
+    "lmbda": 0.25,
+}
+
+
+@pytest.mark.parametrize("figure", ["figure1", "figure2", "figure3", "figure4", "figure5", "figure7", "figure8"])
 def test_a_figure_has_the_same_bytes_twice(tmp_path: Path, figure: str):
     first, second = (drawn(tmp_path / name, figure) for name in ("first", "second"))
     names = sorted(path.name for path in first.iterdir())
@@ -49,3 +61,8 @@ def test_one_point_is_enough(tmp_path: Path):
 def test_a_missing_row_is_one_clear_line(tmp_path: Path):
     with pytest.raises(UserError, match="figure4 has no row base"):
         drawn(tmp_path, "figure4", [synthetic.knn("k1", 100)])
+
+
+def test_figure3_has_the_names_of_the_code(tmp_path: Path):
+    drawn_names = pd.read_csv(drawn(tmp_path, "figure3") / "figure3.csv")["keytype"].tolist()
+    assert drawn_names == list(model.KEYTYPES) == list(claims.KEYTYPES)

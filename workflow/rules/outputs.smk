@@ -1,8 +1,9 @@
 PAPER = "config/paper_numbers.yaml"
 CAPTIONS = "workflow/report"
 TABLES = [name for name in STUDY["sheet"] if not name.startswith("figure")]
-DRAWN = {"figure2": ["figure2a", "figure2b"], **{f"figure{n}": [f"figure{n}"] for n in (4, 5, 7, 8)}}
-FIGURES = {name: files for name, files in DRAWN.items() if name in STUDY["sheet"] or name == "figure8"}
+EXAMPLE = next((row for row in STUDY["sheet"].get("table1", []) if row["name"] == "knn"), None)
+DRAWN = {"figure1": ["figure1"], "figure2": ["figure2a", "figure2b"], **{f"figure{n}": [f"figure{n}"] for n in (3, 4, 5, 7, 8)}}
+FIGURES = {name: files for name, files in DRAWN.items() if name in STUDY["sheet"] or name in ("figure1", "figure3", "figure8")}
 CURVES = [
     f"{R}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl"
     for model in ("wikitext", "memorizing")
@@ -10,7 +11,8 @@ CURVES = [
 ]
 if len(CURVES) < 2:
     FIGURES.pop("figure8")
-EXAMPLE = next((row for row in STUDY["sheet"].get("table1", []) if row["name"] == "knn"), None)
+if not EXAMPLE:
+    FIGURES.pop("figure1")
 
 
 def table_files(name):
@@ -26,6 +28,10 @@ def in_report(file):
     return report(
         f"{R}/figures/{file}.png", caption=f"../report/{file}.rst", category="Figures", labels={"figure": file}
     )
+
+
+def as_list(paths):
+    return [paths] if isinstance(paths, str) else list(paths)
 
 
 def code_of(*modules):
@@ -104,6 +110,20 @@ rule cost:
         " --out {params.out}"
 
 
+rule illustrate:
+    input:
+        experiment=R + "/experiments/table1.json",
+        code=code_of("illustrate", "layout", "passages", "retrieval"),
+    output:
+        R + "/figures/figure1.json",
+    params:
+        study=R,
+    shell:
+        "python -m knnlm.illustrate"
+        " --study {params.study}"
+        " --out {output}"
+
+
 for FIGURE in FIGURES:
 
     rule:
@@ -112,17 +132,18 @@ for FIGURE in FIGURES:
         input:
             experiments=[f"{R}/experiments/{FIGURE}.json"] if FIGURE in STUDY["sheet"] else [],
             curves=CURVES if FIGURE == "figure8" else [],
+            query=R + "/figures/figure1.json" if FIGURE == "figure1" else [],
             paper=PAPER,
-            code=code_of("plot", "study"),
+            code=code_of("plot", "figures", "diagrams", "study"),
         output:
             [path for path in figure_files(FIGURE) if not path.endswith(".png")],
             [in_report(file) for file in FIGURES[FIGURE]],
         params:
             figure=FIGURE,
             out=R + "/figures",
-            given=lambda w, input: " ".join(
-                ["--experiments", *input.experiments] if input.experiments else ["--curves", *input.curves]
-            ),
+            given=lambda w, input: [
+                word for flag in ("experiments", "curves", "query") if input[flag] for word in (f"--{flag}", *as_list(input[flag]))
+            ],
         shell:
             "python -m knnlm.plot"
             " --figure {params.figure}"
