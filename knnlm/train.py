@@ -1,71 +1,26 @@
 """Stage: train a Transformer LM (paper, Section 4.2); the memorizing LM is one without dropout (Section 6)."""
 
-import dataclasses
 import json
 import logging
 import math
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from knnlm import features, files, model, schedule, windows
+from knnlm import checkpoint, distributed, features, files, model, schedule, windows
+from knnlm.checkpoint import Progress
 from knnlm.cli import progress, run, settings
 from knnlm.files import UserError
 from knnlm.model import LanguageModel, ModelConfig
+from knnlm.schedule import TrainingSettings
 from knnlm.windows import Windows
 
 log = logging.getLogger("knnlm")
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """The recipe; the defaults are the paper's for WikiText-103."""
-
-    optimizer: str = "nag"
-    """nag, as published, or adamw"""
-    lr: float = 1.0
-    min_lr: float = 1e-4
-    warmup: int = 16000
-    """updates of linear warm-up"""
-    updates: int = 286000
-    tokens_per_update: int = 73728
-    """over all devices and accumulation steps"""
-    tokens_per_batch: int = 3072
-    """in one forward pass on one device"""
-    block: int = 3072
-    """the token stream is cut every `block` tokens"""
-    clip_norm: float = 0.1
-    weight_decay: float = 0.0
-    precision: str = "float32"
-    """of the matrix products on a GPU: float32 or bfloat16"""
-    evaluate_every: int = 2000
-    """updates between two points of the learning curve"""
-    save_every: float = 600.0
-    """seconds between two saves of the resume state"""
-    train_tokens: int | None = None
-    """train on the first so many tokens only; all of them by default"""
-    stop_loss: float = 0.0
-    """stop once the training loss (nats per token) is below this"""
-    keep: str = "best"
-    """best: the weights with the lowest dev loss; last: the final ones"""
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("optimizer", ("nag", "adamw")),
-            ("precision", ("float32", "bfloat16")),
-            ("keep", ("best", "last")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r}: use {' or '.join(allowed)}")
-        if self.tokens_per_update % self.tokens_per_batch or self.tokens_per_batch % self.block:
-            raise ValueError(
-                f"tokens_per_update {self.tokens_per_update}, tokens_per_batch {self.tokens_per_batch} and block "
-                f"{self.block}: each must be a multiple of the next"
-            )
+SMALLEST_SCALE = 1.0  # of float16 losses: below, the gradients themselves overflow
 
 
 @dataclass(frozen=True)
@@ -87,46 +42,6 @@ class TrainConfig:
     seed: int = 1
 
 
-@dataclass
-class Progress:
-    """All that training changes; saved and restored whole, so that a resumed run ends with the same weights."""
-
-    model: LanguageModel
-    optimizer: torch.optim.Optimizer
-    update: int = 0
-    seconds: float = 0.0
-    best: float = math.inf
-    kept: dict = field(default_factory=dict)
-    curve: list[dict] = field(default_factory=list)
-    loss: float = 0.0  # summed nats since the last point of the curve
-    tokens: int = 0  # targets since then
-
-    def save(self, path: Path, fingerprint: str) -> None:
-        state = {name: getattr(self, name) for name in ("update", "seconds", "best", "kept", "curve", "loss", "tokens")}
-        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state |= {"rng": torch.get_rng_state(), "fingerprint": fingerprint}
-        if torch.cuda.is_available():
-            state["cuda_rng"] = torch.cuda.get_rng_state()
-        with files.atomic(path) as tmp:
-            torch.save(state, tmp)
-
-    def restore(self, path: Path, fingerprint: str) -> None:
-        if not path.exists():
-            return
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        if state.pop("fingerprint") != fingerprint:
-            log.info("%s was made by another recipe: starting anew", path)
-            return
-        self.model.load_state_dict(state.pop("model"))
-        self.optimizer.load_state_dict(state.pop("optimizer"))
-        torch.set_rng_state(state.pop("rng"))
-        if "cuda_rng" in state:
-            torch.cuda.set_rng_state(state.pop("cuda_rng"))
-        for name, value in state.items():
-            setattr(self, name, value)
-        log.info("resuming after update %d", self.update)
-
-
 def main(config: TrainConfig) -> None:
     recipe = settings(TrainingSettings, config.training, "--training")
     size = files.read_json(config.vocab)["size"]
@@ -140,39 +55,51 @@ def main(config: TrainConfig) -> None:
             raise UserError(f"{path}: no tokens")
         if int(array.max()) >= size:
             raise UserError(f"{path}: token {array.max()} is outside {config.vocab}'s {size} words")
-    torch.manual_seed(config.seed)
+    facts = {"architecture": asdict(architecture), "training": asdict(recipe), "seed": config.seed}
+    fingerprint = json.dumps([*facts.values(), files.digest(config.train)])
+    distributed.start()
+    resume = config.out.parent / f".{config.out.name}.resume"
+    with checkpoint.only_one(resume):
+        if _finished(config.out, fingerprint):
+            log.info("%s: already trained", config.out)
+        else:
+            state = _begin(architecture, recipe, config.seed)
+            state.restore(resume / "state.pt", fingerprint)
+            _train(state, tokens, dev, recipe, config.seed, lambda: state.save(resume / "state.pt", fingerprint))
+            if distributed.rank() == 0:
+                _write(config, state, facts, training_tokens=len(tokens), fingerprint=fingerprint)
+        distributed.barrier()
+        if distributed.rank() == 0:
+            checkpoint.remove(resume)
+    distributed.stop()
+
+
+def _finished(out: Path, fingerprint: str) -> bool:
+    """Whether the training that was waited for has written this very model."""
+    return (out / "meta.json").exists() and files.read_json(out / "meta.json").get("fingerprint") == fingerprint
+
+
+def _begin(architecture: ModelConfig, recipe: TrainingSettings, seed: int) -> Progress:
+    """The same weights in every process, then random numbers of its own."""
+    torch.manual_seed(seed)
     lm = LanguageModel(architecture).to(features.device())
-    state = Progress(lm, _optimizer(lm, recipe))
-    resume = config.out.parent / f".{config.out.name}.resume" / "state.pt"
-    fingerprint = json.dumps(
-        [dataclasses.asdict(architecture), dataclasses.asdict(recipe), config.seed, files.digest(config.train)]
+    if distributed.rank():
+        torch.manual_seed(seed + 1000003 * distributed.rank())
+    half = recipe.precision == "float16"
+    if half and features.device() == "cpu":
+        raise UserError("training.precision float16 needs a GPU: use float32 or bfloat16 here")
+    return Progress(
+        lm, schedule.optimizer(lm.parameters(), recipe), torch.amp.GradScaler(features.device(), enabled=half)
     )
-    state.restore(resume, fingerprint)
-    _train(state, tokens, dev, recipe, config.seed, lambda: state.save(resume, fingerprint))
-    lm.load_state_dict(state.kept)
+
+
+def _write(config: TrainConfig, state: Progress, settings: dict, **facts: object) -> None:
+    state.model.load_state_dict(state.kept)
+    inputs = {"train": config.train, "dev": config.dev, "vocab": config.vocab}
     with files.atomic(config.out, directory=True) as tmp:
-        model.save(lm, tmp)
+        model.save(state.model, tmp)
         (tmp / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in state.curve))
-        files.write_meta(
-            tmp,
-            "train",
-            {"architecture": architecture, "training": recipe, "seed": config.seed},
-            {"train": config.train, "dev": config.dev, "vocab": config.vocab},
-            training_tokens=len(tokens),
-        )
-    resume.unlink(missing_ok=True)
-    if resume.parent.exists():
-        resume.parent.rmdir()
-
-
-def _optimizer(lm: LanguageModel, recipe: TrainingSettings) -> torch.optim.Optimizer:
-    if recipe.optimizer == "nag":
-        return schedule.NAG(
-            lm.parameters(), schedule.cosine(0, recipe.warmup, recipe.updates, recipe.lr, recipe.min_lr)
-        )
-    return torch.optim.AdamW(
-        lm.parameters(), recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
-    )
+        files.write_meta(tmp, "train", settings, inputs, processes=distributed.processes(), **facts)
 
 
 def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: TrainingSettings, seed: int, save) -> None:
@@ -191,11 +118,12 @@ def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: Trainin
                 state.seconds = earlier + time.monotonic() - began
                 _evaluate(state, dev, recipe, len(tokens))
                 bar.set_postfix(train=state.curve[-1]["train_loss"], dev=state.curve[-1]["dev_loss"])
-            if stopping or time.monotonic() - saved > recipe.save_every:
+            stop, due = distributed.any_of(bool(stopping), time.monotonic() - saved > recipe.save_every)
+            if stop or due:
                 save()
                 saved = time.monotonic()
-            if stopping:
-                raise UserError(f"stopped by signal {stopping[0]} after update {state.update}: run again to go on")
+            if stop:
+                raise UserError(f"stopped by SIGTERM after update {state.update}: run again to go on")
 
 
 def _update(state: Progress, tokens: np.ndarray, recipe: TrainingSettings, seed: int) -> None:
@@ -204,25 +132,31 @@ def _update(state: Progress, tokens: np.ndarray, recipe: TrainingSettings, seed:
     blocks = windows.training(len(tokens), recipe.block, recipe.tokens_per_update // recipe.block, state.update, seed)
     state.optimizer.zero_grad(set_to_none=True)
     rows = recipe.tokens_per_batch // recipe.block
-    total = 0.0
-    for first in range(0, len(blocks.start), rows):
+    batches = range(0, len(blocks.start), rows)
+    local = 0.0
+    for first in batches[distributed.rank() :: distributed.processes()]:
         part = blocks.take(np.arange(first, min(first + rows, len(blocks.start))))
         inputs, targets, predicted = (torch.from_numpy(x).to(where) for x in windows.batch(tokens, part, recipe.block))
         precision = getattr(torch, recipe.precision)
         with torch.autocast(where.type, dtype=precision, enabled=recipe.precision != "float32"):
             hidden = lm(inputs)
             loss = -lm.target_logprob(hidden[predicted], targets[predicted]).sum() / blocks.tokens
-        loss.backward()
-        total += loss.item()
+        state.scaler.scale(loss).backward()
+        local += loss.item()
+    (total,) = distributed.total(local)
+    distributed.sum_gradients(lm.parameters())
+    state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(lm.parameters(), recipe.clip_norm)
-    if not math.isfinite(total) or not math.isfinite(norm):
+    overflowed = state.scaler.is_enabled() and state.scaler.get_scale() > SMALLEST_SCALE  # the scaler skips the step
+    if not math.isfinite(total) or not (math.isfinite(norm) or overflowed):
         raise UserError(
             f"update {state.update}: loss {total:.4g}, gradient norm {norm:.4g} in the blocks at tokens "
             f"{blocks.start[:4].tolist()}…: lower training.lr or raise training.warmup"
         )
     for group in state.optimizer.param_groups:
         group["lr"] = schedule.cosine(state.update, recipe.warmup, recipe.updates, recipe.lr, recipe.min_lr)
-    state.optimizer.step()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
     state.loss += total * blocks.tokens
     state.tokens += blocks.tokens
 
