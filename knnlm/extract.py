@@ -32,6 +32,8 @@ class ExtractConfig:
     """of the order that windows are dealt to shards in"""
     batch_tokens: int = 12288
     """tokens in one forward pass: bounds the memory"""
+    entries: int | None = None
+    """about so many entries only, the first of the seeded order: a sample to train an index on"""
 
     def __post_init__(self) -> None:
         if len(self.keytypes) != len(self.out):
@@ -44,6 +46,8 @@ def main(config: ExtractConfig) -> None:
     lm = model.load(config.model, features.device())
     everything = windows.datastore(len(tokens), sizes, config.seed)
     chosen = windows.shard(everything, config.shard, config.shards)
+    if config.entries:
+        chosen = chosen.take(np.arange(min(len(chosen.start), -(-config.entries // sizes.new))))
     entries, dim = chosen.tokens, lm.config.dim
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
@@ -55,7 +59,7 @@ def main(config: ExtractConfig) -> None:
             for block in features.stream(lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens):
                 here = slice(row, row := row + len(block.values))
                 for array, name in zip(keys, config.keytypes, strict=True):
-                    array[here] = _half(block.keys[name], name)
+                    array[here] = features.half(block.keys[name], name)
                 values[here], ids[here] = block.values, block.ids
                 bar.update(len(block.values))
         for array in keys:
@@ -73,14 +77,6 @@ def main(config: ExtractConfig) -> None:
                 dim=dim,
                 vocab_size=lm.config.vocab_size,
             )
-
-
-def _half(keys: np.ndarray, name: str) -> np.ndarray:
-    """float32 [n, D] -> float16 [n, D]; raises UserError beyond half precision's range."""
-    largest = float(np.abs(keys).max(initial=0))
-    if largest > np.finfo(np.float16).max:
-        raise UserError(f"{name}: a key component of {largest:.3g} does not fit float16 (65504 at most)")
-    return keys.astype(np.float16)
 
 
 if __name__ == "__main__":

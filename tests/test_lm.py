@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from knnlm import evaluate, extract, files, model, train
+from knnlm import evaluate, extract, features, files, model, train
 from knnlm.files import UserError
 
 ARCHITECTURE = dict(
@@ -158,7 +158,7 @@ def test_evaluation_scores_every_token_and_agrees_with_the_full_distribution(tra
 
 def test_keys_beyond_half_precision_are_refused(monkeypatch):
     with pytest.raises(UserError, match="65504"):
-        extract._half(np.array([[1e6]], np.float32), "output")
+        features.half(np.array([[1e6]], np.float32), "output")
 
 
 def test_a_token_outside_the_vocabulary_is_named(trained, tmp_path):
