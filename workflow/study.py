@@ -133,6 +133,10 @@ def check_references(study: dict) -> None:
                 metric, distance = study["indexes"][row["index"]]["metric"], row["distance"]
                 if metric == "ip" and distance == "quantized_sqrt":
                     raise StudyError(f"{where}.distance: 'quantized_sqrt' has no meaning for an inner-product index")
+                if distance == "exact" and not study["datastores"][row["datastore"]]["store_keys"]:
+                    raise StudyError(
+                        f"{where}.distance: 'exact' needs keys; set datastores.{row['datastore']}.store_keys"
+                    )
             if row["memorizing"]:
                 other = _named(study, "models", row["memorizing"], f"{where}.memorizing")
                 if other["vocab"] != row["vocab"]:

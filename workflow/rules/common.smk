@@ -6,12 +6,15 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+from resources import Formulas, directives
 from study import MAIN_KEYTYPE, OTHER_KEYTYPES, SPLITS, StudyError, load, rows, scores_needed
 
 try:
     STUDY = load(config)
 except StudyError as error:
     sys.exit(f"error: {error}")
+
+FORMULAS = Formulas(STUDY, len(OTHER_KEYTYPES))
 
 # glibc gives freed blocks of this size back to the system by default; keeping them speeds up training by a third.
 for name, bytes_ in (("MMAP_THRESHOLD_", 1 << 32), ("TRIM_THRESHOLD_", 1 << 32), ("TOP_PAD_", 1 << 28)):
@@ -50,6 +53,15 @@ def as_json(settings):
 def artifact(folder, *names):
     """The declared files of an artifact directory, its meta.json first."""
     return [f"{folder}/{name}" for name in ("meta.json", *names)]
+
+
+def needs(rule, **fixed):
+    """What stands after a rule's `resources:`."""
+    return directives(FORMULAS, rule, fixed)
+
+
+def cpus(rule, **fixed):
+    return lambda wildcards: getattr(FORMULAS, rule)(dict(wildcards) | fixed).cpus
 
 
 def splits(pattern):

@@ -18,6 +18,7 @@ rule fetch:
         R + "/benchmarks/fetch/{archive}.jsonl"
     wildcard_constraints:
         archive="|".join(CATALOGUE),
+    localrule: True
     params:
         catalogue=STUDY["archives"],
     shell:
@@ -33,6 +34,9 @@ rule prepare:
         R + "/benchmarks/prepare/{corpus}.jsonl"
     wildcard_constraints:
         corpus="|".join(PREPARED),
+    threads: cpus("prepare")
+    resources:
+        **needs("prepare"),
     params:
         out=lambda w, output: folder(output[0]),
         archives=lambda w, input: [f"{Path(path).name}={path}" for path in input],
@@ -53,6 +57,9 @@ rule subset:
         R + "/benchmarks/prepare/{corpus}.jsonl"
     wildcard_constraints:
         corpus="|".join(SUBSETS) or "none",
+    threads: cpus("subset")
+    resources:
+        **needs("subset"),
     params:
         corpus=lambda w, input: folder(input[0]),
         out=lambda w, output: folder(output[0]),
@@ -73,6 +80,9 @@ rule vocab:
         artifact(R + "/vocabs/{vocab}", "vocab.json"),
     benchmark:
         R + "/benchmarks/vocab/{vocab}.jsonl"
+    threads: cpus("vocab")
+    resources:
+        **needs("vocab"),
     params:
         corpora=lambda w, input: folders(input),
         out=lambda w, output: folder(output[0]),
@@ -94,6 +104,9 @@ rule binarize:
         artifact(R + "/tokens/{vocab}/{corpus}", *TOKEN_FILES),
     benchmark:
         R + "/benchmarks/binarize/{vocab}/{corpus}.jsonl"
+    threads: cpus("binarize")
+    resources:
+        **needs("binarize"),
     params:
         vocab=lambda w, input: folder(input.vocab),
         corpus=lambda w, input: folder(input.corpus),

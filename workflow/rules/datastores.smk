@@ -8,11 +8,21 @@ def datastore_shards(pattern):
     return paths
 
 
+def training_keys(wildcards):
+    """What an index is trained on: the stored keys, or a sample of those that are not."""
+    if wildcards.datastore in STREAMED:
+        return (DATASTORE_KEYS.replace(SHARD, "/sample") + "/meta.json").format(**dict(wildcards))
+    return datastore_shards(DATASTORE_KEYS + "/meta.json")(wildcards)
+
+
 def index_settings(*names):
     """A function of wildcards: some of the index's settings as JSON, so that others rerun nothing."""
     return lambda wildcards: as_json({name: STUDY["indexes"][wildcards.index][name] for name in names})
 
 
+STREAMED = [name for name, datastore in STUDY["datastores"].items() if not datastore["store_keys"]]
+STORED = "|".join(name for name in STUDY["datastores"] if name not in STREAMED) or "none"
+OVERSAMPLED = 4  # entries to draw an index's training sample from, for each one drawn; whole windows are extracted
 SHARD = "/shard{shard}of{shards}"
 TRAIN_KEYS = KEYS.replace("{split}", "train") + SHARD
 DATASTORE_KEYS = TRAIN_KEYS.replace("{corpus}", "{datastore}")
@@ -26,6 +36,11 @@ rule extract:
         artifact(of_keytype(TRAIN_KEYS, MAIN_KEYTYPE), *KEY_FILES),
     benchmark:
         R + "/benchmarks/extract/{model}/seed{seed}/{corpus}/shard{shard}of{shards}.jsonl"
+    wildcard_constraints:
+        corpus=STORED,
+    threads: cpus("extract")
+    resources:
+        **needs("extract"),
     params:
         model=lambda w, input: folder(input.model),
         keytypes=MAIN_KEYTYPE,
@@ -34,7 +49,7 @@ rule extract:
         batch_tokens=model_setting("batch_tokens"),
         seed=STUDY["seed"],
     shell:
-        "python -m knnlm.extract"
+        "workflow/launch {resources.gpu} knnlm.extract"
         " --model {params.model}"
         " --tokens {input.tokens}"
         " --windows {params.windows:q}"
@@ -51,6 +66,9 @@ use rule extract as extract_keytypes with:
         [path for keytype in OTHER_KEYTYPES for path in artifact(of_keytype(TRAIN_KEYS, keytype), *KEY_FILES)],
     benchmark:
         R + "/benchmarks/extract_keytypes/{model}/seed{seed}/{corpus}/shard{shard}of{shards}.jsonl"
+    threads: cpus("extract_keytypes")
+    resources:
+        **needs("extract_keytypes"),
     params:
         model=lambda w, input: folder(input.model),
         keytypes=OTHER_KEYTYPES,
@@ -60,14 +78,49 @@ use rule extract as extract_keytypes with:
         seed=STUDY["seed"],
 
 
+rule sample_keys:
+    input:
+        model=MODEL + "/meta.json",
+        tokens=lambda w: tokens_of(w, "train"),
+    output:
+        artifact(TRAIN_KEYS.replace(SHARD, "/sample"), *KEY_FILES),
+    benchmark:
+        R + "/benchmarks/sample_keys/{model}/seed{seed}/{corpus}/{keytype}.jsonl"
+    wildcard_constraints:
+        corpus="|".join(STREAMED) or "none",
+    threads: cpus("sample_keys")
+    resources:
+        **needs("sample_keys"),
+    params:
+        model=lambda w, input: folder(input.model),
+        out=lambda w, output: folders(output),
+        windows=model_setting("windows", "datastore"),
+        batch_tokens=model_setting("batch_tokens"),
+        entries=OVERSAMPLED * max(index["sample"] for index in STUDY["indexes"].values()),
+        seed=STUDY["seed"],
+    shell:
+        "workflow/launch {resources.gpu} knnlm.extract"
+        " --model {params.model}"
+        " --tokens {input.tokens}"
+        " --windows {params.windows:q}"
+        " --seed {params.seed}"
+        " --entries {params.entries}"
+        " --batch-tokens {params.batch_tokens}"
+        " --keytypes {wildcards.keytype}"
+        " --out {params.out}"
+
+
 rule train_index:
     input:
-        datastore_shards(DATASTORE_KEYS + "/meta.json"),
+        training_keys,
     output:
         index=INDEX + "/trained.faiss",
         settings=INDEX + "/trained.json",
     benchmark:
         R + "/benchmarks/train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
+    threads: cpus("train_index")
+    resources:
+        **needs("train_index"),
     params:
         datastore=lambda w, input: folders(input),
         settings=index_settings("factory", "metric", "sample", "seed"),
@@ -86,10 +139,54 @@ rule add:
         INDEX + SHARD + ".faiss",
     benchmark:
         R + "/benchmarks/add/{model}/seed{seed}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
+    wildcard_constraints:
+        datastore=STORED,
+    threads: cpus("add")
+    resources:
+        **needs("add"),
     params:
         datastore=lambda w, input: folder(input.datastore),
     shell:
         "python -m knnlm.add" " --trained {input.trained}" " --keys {params.datastore}" " --out {output}"
+
+
+for DATASTORE in STREAMED:
+    INDEXES = sorted({row["index"] for row in rows(STUDY) if row["datastore"] == DATASTORE})
+
+    rule:
+        name:
+            f"stream_{DATASTORE}"
+        input:
+            model=MODEL + "/meta.json",
+            tokens=lambda w, datastore=DATASTORE: f"{R}/tokens/{vocab_of(w)}/{datastore}/train.npy",
+            trained=expand(INDEX + "/trained.faiss", datastore=DATASTORE, index=INDEXES, allow_missing=True),
+        output:
+            artifact(DATASTORE_KEYS.replace("{datastore}", DATASTORE), "values.npy", "ids.npy"),
+            index=expand(INDEX + SHARD + ".faiss", datastore=DATASTORE, index=INDEXES, allow_missing=True),
+        benchmark:
+            R + "/benchmarks/stream/{model}/seed{seed}/" + DATASTORE + "/{keytype}/shard{shard}of{shards}.jsonl"
+        threads: cpus("stream", datastore=DATASTORE, index=INDEXES)
+        resources:
+            **needs("stream", datastore=DATASTORE, index=INDEXES),
+        params:
+            model=lambda w, input: folder(input.model),
+            out=lambda w, output: folder(output[0]),
+            windows=model_setting("windows", "datastore"),
+            batch_tokens=model_setting("batch_tokens"),
+            seed=STUDY["seed"],
+        shell:
+            "workflow/launch {resources.gpu} knnlm.stream"
+            " --model {params.model}"
+            " --tokens {input.tokens}"
+            " --trained {input.trained}"
+            " --index {output.index}"
+            " --windows {params.windows:q}"
+            " --shard {wildcards.shard}"
+            " --shards {wildcards.shards}"
+            " --seed {params.seed}"
+            " --batch-tokens {params.batch_tokens}"
+            " --keytype {wildcards.keytype}"
+            " --out {params.out}"
 
 
 rule search:
@@ -105,6 +202,9 @@ rule search:
         ],
     benchmark:
         R + "/benchmarks/search/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
+    threads: cpus("search")
+    resources:
+        **needs("search"),
     params:
         datastore=lambda w, input: folder(input.datastore),
         queries=lambda w, input: folders(input.queries),
@@ -136,6 +236,9 @@ rule merge:
         ],
     benchmark:
         R + "/benchmarks/merge/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
+    threads: cpus("merge")
+    resources:
+        **needs("merge"),
     params:
         shards=lambda w, input: folders(input),
         out=lambda w, output: folders(output),

@@ -20,6 +20,9 @@ rule import_fairseq:
         R + "/benchmarks/import_fairseq/{model}/seed{seed}.jsonl"
     wildcard_constraints:
         model="|".join(IMPORTED) or "none",
+    threads: cpus("import_fairseq")
+    resources:
+        **needs("import_fairseq"),
     params:
         dictionary=lambda w, input: f"{folder(input.vocab)}/dict.txt",
         out=lambda w, output: folder(output[0]),
@@ -42,12 +45,15 @@ rule train:
     wildcard_constraints:
         model="|".join(TRAINED) or "none",
     priority: 10
+    threads: cpus("train")
+    resources:
+        **needs("train"),
     params:
         out=lambda w, output: folder(output[0]),
         architecture=model_setting("architecture"),
         training=model_setting("training"),
     shell:
-        "python -m knnlm.train"
+        "workflow/launch {resources.gpu} knnlm.train"
         " --train {input.train}"
         " --dev {input.dev}"
         " --vocab {input.vocab}"
@@ -68,6 +74,9 @@ rule evaluate:
         queries=[path for split in splits(QUERIES) for path in artifact(of_keytype(split, MAIN_KEYTYPE), *KEY_FILES)],
     benchmark:
         R + "/benchmarks/evaluate/{model}/seed{seed}/{corpus}.jsonl"
+    threads: cpus("evaluate")
+    resources:
+        **needs("evaluate"),
     params:
         model=lambda w, input: folder(input.model),
         logprob=lambda w, output: folders(output.logprob),
@@ -76,7 +85,7 @@ rule evaluate:
         windows=model_setting("windows", "evaluation"),
         batch_tokens=model_setting("batch_tokens"),
     shell:
-        "python -m knnlm.evaluate"
+        "workflow/launch {resources.gpu} knnlm.evaluate"
         " --model {params.model}"
         " --tokens {input.tokens}"
         " --windows {params.windows:q}"
@@ -99,6 +108,9 @@ rule evaluate_keytypes:
         ],
     benchmark:
         R + "/benchmarks/evaluate_keytypes/{model}/seed{seed}/{corpus}.jsonl"
+    threads: cpus("evaluate_keytypes")
+    resources:
+        **needs("evaluate_keytypes"),
     params:
         model=lambda w, input: folder(input.model),
         keytypes=OTHER_KEYTYPES,
@@ -106,7 +118,7 @@ rule evaluate_keytypes:
         windows=model_setting("windows", "evaluation"),
         batch_tokens=model_setting("batch_tokens"),
     shell:
-        "python -m knnlm.evaluate"
+        "workflow/launch {resources.gpu} knnlm.evaluate"
         " --model {params.model}"
         " --tokens {input.tokens}"
         " --windows {params.windows:q}"

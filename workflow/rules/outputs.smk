@@ -50,6 +50,7 @@ rule table:
         report(R + "/tables/{table}.csv", caption="../report/table.rst", category="Tables", labels={"table": "{table}"}),
     wildcard_constraints:
         table="|".join(TABLES),
+    localrule: True
     params:
         out=R + "/tables",
         note=STUDY["note"],
@@ -73,6 +74,7 @@ rule claims_table:
     output:
         multiext(R + "/tables/claims", ".md", ".tex"),
         report(R + "/tables/claims.csv", caption="../report/claims.rst", category="Tables", labels={"table": "claims"}),
+    localrule: True
     params:
         out=R + "/tables",
         note=STUDY["note"],
@@ -95,6 +97,7 @@ rule cost:
     output:
         multiext(R + "/tables/cost", ".md", ".tex"),
         report(R + "/tables/cost.csv", caption="../report/cost.rst", category="Tables", labels={"table": "cost"}),
+    localrule: True
     params:
         results=R,
         out=R + "/tables",
@@ -138,6 +141,7 @@ for FIGURE in FIGURES:
         output:
             [path for path in figure_files(FIGURE) if not path.endswith(".png")],
             [in_report(file) for file in FIGURES[FIGURE]],
+        localrule: True
         params:
             figure=FIGURE,
             out=R + "/figures",
@@ -161,6 +165,7 @@ rule examples_pages:
         code=[*code_of("examples", "vocab"), *(f"knnlm/templates/examples.{end}.j2" for end in ("md", "html"))],
     output:
         multiext(R + "/examples/examples", ".md", ".html"),
+    localrule: True
     params:
         out=R + "/examples",
         neighbors=lambda w, input: folder(input.neighbors),
@@ -193,19 +198,22 @@ rule examples_pages:
 rule explore:
     input:
         experiment=R + "/experiments/table1.json",
-        code=[*code_of("explore", "layout", "packing", "spacing"), *(f"knnlm/templates/explorer.{end}" for end in ("html.j2", "css", "js"))],
+        code=[
+            *code_of("explore", "layout", "packing", "spacing"),
+            *(f"knnlm/templates/explorer.{end}" for end in ("html.j2", "css", "js")),
+        ],
     output:
-        report(R + "/explorer.html", caption="../report/page.rst", category="Pages", labels={"page": "neighbor explorer"}),
+        report(
+            R + "/explorer.html", caption="../report/page.rst", category="Pages", labels={"page": "neighbor explorer"}
+        ),
+    benchmark:
+        R + "/benchmarks/explore/explorer.jsonl"
+    localrule: True
     params:
         study=R,
         note=STUDY["note"],
-    benchmark:
-        R + "/benchmarks/explore/explorer.jsonl"
     shell:
-        "python -m knnlm.explore"
-        " --study {params.study}"
-        " --note={params.note:q}"
-        " --out {output}"
+        "python -m knnlm.explore" " --study {params.study}" " --note={params.note:q}" " --out {output}"
 
 
 rule report:
@@ -221,6 +229,7 @@ rule report:
         code=[*code_of("report"), "knnlm/templates/report.html.j2"],
     output:
         report(R + "/report.html", caption="../report/page.rst", category="Pages", labels={"page": "report"}),
+    localrule: True
     params:
         study=STUDY["study"],
         captions=CAPTIONS,

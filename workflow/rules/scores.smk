@@ -9,6 +9,9 @@ rule score_knn:
     benchmark:
         R
         + "/benchmarks/score_knn/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
+    threads: cpus("score_knn")
+    resources:
+        **needs("score_knn"),
     params:
         neighbors=lambda w, input: folders(input.neighbors),
         targets=lambda w, input: folders(input.targets),
@@ -40,6 +43,9 @@ rule score_cache:
         artifact(LOGPROBS + "/cache/{model}/seed{seed}"),
     benchmark:
         R + "/benchmarks/score_cache/{model}/seed{seed}/{corpus}/{split}.jsonl"
+    threads: cpus("score_cache")
+    resources:
+        **needs("score_cache"),
     params:
         queries=lambda w, input: folder(input.queries),
         out=lambda w, output: folder(output[0]),
@@ -69,6 +75,9 @@ rule score_ngram:
         ],
     benchmark:
         R + "/benchmarks/score_ngram/{vocab}/{corpus}.jsonl"
+    threads: cpus("score_ngram")
+    resources:
+        **needs("score_ngram"),
     params:
         out=lambda w, output: folders(output),
         orders=STUDY["ngram"]["orders"],
@@ -148,6 +157,9 @@ rule interpolate:
         R + "/benchmarks/interpolate/{output}.jsonl"
     wildcard_constraints:
         output="|".join(STUDY["sheet"]),
+    threads: cpus("interpolate")
+    resources:
+        **needs("interpolate"),
     params:
         rows=lambda w: as_json([interpolate_row(row) for row in STUDY["sheet"][w.output]]),
         documents=lambda w: as_json(
