@@ -1,10 +1,10 @@
-# make smoke | mini | test, make report STUDY=mini: each sets up .venv first.
+# make smoke | mini | test | test-slurm, make report STUDY=mini: each sets up .venv first.
 PYTHON ?= python3
 FAISS ?= cpu
 STUDY ?= smoke
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: smoke mini report test lint clean
+.PHONY: smoke mini report test test-slurm lint clean
 
 smoke: .venv/ready
 	snakemake --cores all --configfile config/smoke.yaml
@@ -17,6 +17,9 @@ report: .venv/ready
 
 test: .venv/ready
 	pytest
+
+test-slurm: .venv/ready
+	pytest -rs tests/slurm
 
 lint: .venv/ready
 	ruff check . && ruff format --check . && snakefmt --check Snakefile workflow
