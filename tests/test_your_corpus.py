@@ -6,7 +6,7 @@ import numpy as np
 import yaml
 from conftest import ROOT, snakemake
 
-WORDS = ["the", "old", "young", "fox", "dog", "mill", "river", "runs", "sleeps", "over", "near", "and", "then", "was", "very"]
+WORDS = ["the", "old", "young", "fox", "dog", "mill", "river", "runs", "sleeps", "over", "near", "and", "was", "very"]
 
 
 def test_the_configuration_has_at_most_ten_lines():

@@ -2,8 +2,14 @@ PAPER = "config/paper_numbers.yaml"
 CAPTIONS = "workflow/report"
 TABLES = [name for name in STUDY["sheet"] if not name.startswith("figure")]
 EXAMPLE = next((row for row in STUDY["sheet"].get("table1", []) if row["name"] == "knn"), None)
-DRAWN = {"figure1": ["figure1"], "figure2": ["figure2a", "figure2b"], **{f"figure{n}": [f"figure{n}"] for n in (3, 4, 5, 7, 8)}}
-FIGURES = {name: files for name, files in DRAWN.items() if name in STUDY["sheet"] or name in ("figure1", "figure3", "figure8")}
+DRAWN = {
+    "figure1": ["figure1"],
+    "figure2": ["figure2a", "figure2b"],
+    **{f"figure{n}": [f"figure{n}"] for n in (3, 4, 5, 7, 8)},
+}
+FIGURES = {
+    name: files for name, files in DRAWN.items() if name in STUDY["sheet"] or name in ("figure1", "figure3", "figure8")
+}
 CURVES = [
     f"{R}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl"
     for model in ("wikitext", "memorizing")
@@ -122,9 +128,7 @@ rule illustrate:
     params:
         study=R,
     shell:
-        "python -m knnlm.illustrate"
-        " --study {params.study}"
-        " --out {output}"
+        "python -m knnlm.illustrate" " --study {params.study}" " --out {output}"
 
 
 for FIGURE in FIGURES:
@@ -146,7 +150,10 @@ for FIGURE in FIGURES:
             figure=FIGURE,
             out=R + "/figures",
             given=lambda w, input: [
-                word for flag in ("experiments", "curves", "query") if input[flag] for word in (f"--{flag}", *as_list(input[flag]))
+                word
+                for flag in ("experiments", "curves", "query")
+                if input[flag]
+                for word in (f"--{flag}", *as_list(input[flag]))
             ],
         shell:
             "python -m knnlm.plot"
