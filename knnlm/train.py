@@ -1,10 +1,12 @@
 """Stage: train a Transformer LM (paper, Section 4.2); the memorizing LM is one without dropout (Section 6)."""
 
+import contextlib
 import json
 import logging
 import math
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -104,11 +106,10 @@ def _write(config: TrainConfig, state: Progress, settings: dict, **facts: object
 
 def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: TrainingSettings, seed: int, save) -> None:
     """Run the remaining updates; SIGTERM saves the state and exits with code 1."""
-    stopping: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
     began = saved = time.monotonic()
     earlier = state.seconds
-    with progress(None, "training", recipe.updates * recipe.tokens_per_update, "tok") as bar:
+    total = recipe.updates * recipe.tokens_per_update
+    with _noted_signals() as stopping, progress(None, "training", total, "tok") as bar:
         bar.update(state.update * recipe.tokens_per_update)
         while state.update < recipe.updates and not (state.curve and state.curve[-1]["train_loss"] < recipe.stop_loss):
             _update(state, tokens, recipe, seed)
@@ -124,6 +125,17 @@ def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: Trainin
                 saved = time.monotonic()
             if stop:
                 raise UserError(f"stopped by SIGTERM after update {state.update}: run again to go on")
+
+
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """SIGTERMs that came in the meantime, to be heeded between two updates."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _update(state: Progress, tokens: np.ndarray, recipe: TrainingSettings, seed: int) -> None:
