@@ -125,6 +125,7 @@ rule illustrate:
         code=code_of("illustrate", "layout", "passages", "retrieval"),
     output:
         R + "/figures/figure1.json",
+    localrule: True
     params:
         study=R,
     shell:
