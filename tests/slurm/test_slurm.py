@@ -1,6 +1,6 @@
 """The smoke study through the SLURM profile on a real SLURM, with faults; its tables equal a local run's.
 
-`make test-slurm`; half an hour on two idle cores. Skipped, with the reason, where SLURM is not installed.
+`make test-slurm`. Skipped, with the reason, where SLURM is not installed.
 """
 
 import filecmp
