@@ -152,3 +152,23 @@ def test_a_split_without_documents_is_named(tmp_path: Path) -> None:
     (source / "dev.documents.jsonl").write_text("")
     with pytest.raises(UserError, match=r"dev\.documents\.jsonl: no documents"):
         binarize.main(binarize.BinarizeConfig(tmp_path / "vocab", source, tmp_path / "tokens"))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_train_joined_from_shards_is_the_one_encoded_whole(shards: int, tmp_path: Path) -> None:
+    source, told = corpus(tmp_path), {"vocab": tmp_path / "vocab", "corpus": tmp_path / "corpus"}
+    build(source, told["vocab"], type="word")
+    binarize.main(binarize.BinarizeConfig(**told, out=tmp_path / "whole"))
+    parts = tuple(tmp_path / f"shard{shard}" for shard in range(shards))
+    for shard, part in enumerate(parts):
+        binarize.main(binarize.BinarizeConfig(**told, out=part, shard=shard, shards=shards))
+    binarize.main(binarize.BinarizeConfig(**told, out=tmp_path / "joined", parts=parts))
+    for name in ("train.npy", "train.documents.npy", "dev.npy", "test.documents.npy"):
+        assert np.array_equal(open_array(tmp_path / "joined" / name), open_array(tmp_path / "whole" / name))
+
+
+def test_more_shards_than_documents_are_refused(tmp_path: Path) -> None:
+    source = corpus(tmp_path)
+    build(source, tmp_path / "vocab", type="word")
+    with pytest.raises(UserError, match="ask for fewer"):
+        binarize.main(binarize.BinarizeConfig(tmp_path / "vocab", source, tmp_path / "part", shard=0, shards=100))

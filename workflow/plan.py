@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 STAGES = {
-    "corpora": ("fetch", "prepare", "subset", "vocab", "binarize"),
+    "corpora": ("fetch", "prepare", "subset", "vocab", "binarize_shard", "binarize"),
     "models": ("train", "import_fairseq", "evaluate", "evaluate_keytypes"),
     "datastores": ("extract", "extract_keytypes", "sample_keys", "train_index", "stream", "add", "search", "merge"),
     "scores": ("score_knn", "score_cache", "score_ngram", "interpolate"),

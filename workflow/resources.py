@@ -156,8 +156,13 @@ class Formulas(Sizes):
         return Needs(words / 1e4 / 3600, words * 5e-7)
 
     def binarize(self, w: Mapping) -> Needs:
+        """Of all, or to join the shards that jobs of their own have encoded."""
+        words, shards = self.train_words(w["corpus"]), self.study["corpora"][w["corpus"]].get("token_shards", 1)
+        return Needs((words if shards == 1 else 2 * HELD_OUT) / 5e4 / 3600, words * 2e-9, words * 12e-9)
+
+    def binarize_shard(self, w: Mapping) -> Needs:
         words = self.train_words(w["corpus"])
-        return Needs(words / 5e4 / 3600, words * 2e-9, words * 12e-9)
+        return Needs(words / int(w["shards"]) / 5e4 / 3600, words * 2e-9, words / int(w["shards"]) * 12e-9)
 
     def import_fairseq(self, w: Mapping) -> Needs:
         return Needs(0.1, 8, 2)

@@ -22,6 +22,7 @@ for name, bytes_ in (("MMAP_THRESHOLD_", 1 << 32), ("TRIM_THRESHOLD_", 1 << 32),
 os.environ.setdefault("PYTHONPATH", workflow.basedir)
 
 R = f"{STUDY['results']}/{STUDY['study']}"
+TOKENS = R + "/tokens/{vocab}/{corpus}"
 MODEL = R + "/models/{model}/seed{seed}"
 KEYS = R + "/keys/{model}/seed{seed}/{corpus}/{split}/{keytype}"
 QUERIES = KEYS + "/shard0of1"
@@ -48,6 +49,10 @@ wildcard_constraints:
 def as_json(settings):
     """One parameter, whatever the number of keys: Snakemake compares parameters as a set of values."""
     return json.dumps(settings, sort_keys=True)
+
+
+def without(settings, name):
+    return {key: value for key, value in settings.items() if key != name}
 
 
 def artifact(folder, *names):

@@ -40,7 +40,7 @@ rule prepare:
     params:
         out=lambda w, output: folder(output[0]),
         archives=lambda w, input: [f"{Path(path).name}={path}" for path in input],
-        settings=lambda w: as_json({"seed": STUDY["seed"]} | STUDY["corpora"][w.corpus]),
+        settings=lambda w: as_json({"seed": STUDY["seed"]} | without(STUDY["corpora"][w.corpus], "token_shards")),
     shell:
         "python -m knnlm.prepare"
         " --archives {params.archives:q}"
@@ -86,9 +86,7 @@ rule vocab:
     params:
         corpora=lambda w, input: folders(input),
         out=lambda w, output: folder(output[0]),
-        settings=lambda w: as_json(
-            {"seed": STUDY["seed"]} | {k: v for k, v in STUDY["vocabs"][w.vocab].items() if k != "corpora"}
-        ),
+        settings=lambda w: as_json({"seed": STUDY["seed"]} | without(STUDY["vocabs"][w.vocab], "corpora")),
     shell:
         "python -m knnlm.build_vocab"
         " --corpora {params.corpora}"
@@ -96,20 +94,56 @@ rule vocab:
         " --out {params.out}"
 
 
-rule binarize:
+def token_shards(wildcards):
+    """The shards that train is encoded in by jobs of their own; none where the corpus asks for one."""
+    shards = STUDY["corpora"][wildcards.corpus].get("token_shards", 1)
+    return [f"{TOKENS}/shard{i}of{shards}/meta.json".format(**dict(wildcards)) for i in range(shards) if shards > 1]
+
+
+rule binarize_shard:
     input:
         vocab=R + "/vocabs/{vocab}/meta.json",
         corpus=R + "/corpora/{corpus}/meta.json",
     output:
-        artifact(R + "/tokens/{vocab}/{corpus}", *TOKEN_FILES),
+        artifact(TOKENS + "/shard{shard}of{shards}", "train.npy", "train.documents.npy"),
     benchmark:
-        R + "/benchmarks/binarize/{vocab}/{corpus}.jsonl"
+        R + "/benchmarks/binarize/{vocab}/{corpus}/shard{shard}of{shards}.jsonl"
+    threads: cpus("binarize_shard")
+    resources:
+        **needs("binarize_shard"),
+    params:
+        vocab=lambda w, input: folder(input.vocab),
+        corpus=lambda w, input: folder(input.corpus),
+        out=lambda w, output: folder(output[0]),
+    shell:
+        "python -m knnlm.binarize"
+        " --vocab {params.vocab}"
+        " --corpus {params.corpus}"
+        " --shard {wildcards.shard}"
+        " --shards {wildcards.shards}"
+        " --out {params.out}"
+
+
+rule binarize:
+    input:
+        token_shards,
+        vocab=R + "/vocabs/{vocab}/meta.json",
+        corpus=R + "/corpora/{corpus}/meta.json",
+    output:
+        artifact(TOKENS, *TOKEN_FILES),
+    benchmark:
+        R + "/benchmarks/binarize/{vocab}/{corpus}/all.jsonl"
     threads: cpus("binarize")
     resources:
         **needs("binarize"),
     params:
         vocab=lambda w, input: folder(input.vocab),
         corpus=lambda w, input: folder(input.corpus),
+        parts=lambda w: " ".join(["--parts", *map(folder, token_shards(w))]) if token_shards(w) else "",
         out=lambda w, output: folder(output[0]),
     shell:
-        "python -m knnlm.binarize" " --vocab {params.vocab}" " --corpus {params.corpus}" " --out {params.out}"
+        "python -m knnlm.binarize"
+        " --vocab {params.vocab}"
+        " --corpus {params.corpus}"
+        " {params.parts}"
+        " --out {params.out}"
