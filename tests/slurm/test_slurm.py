@@ -8,9 +8,11 @@ import json
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,8 @@ class Study:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    study = Study(tmp_path_factory.mktemp("local") / "results")
+    """In one process at a time."""
+    study = Study(tmp_path_factory.mktemp("local") / "results", arguments=("--cores", "1"))
     study.run()
     return study
 
@@ -75,7 +78,13 @@ def until(condition, process, seconds=PATIENCE):
     return found
 
 
-def test_faults_leave_the_tables_as_they_are(cluster, local, tmp_path):
+def test_one_process_and_many_make_the_same_tables(local, tmp_path):
+    study = Study(tmp_path / "results", arguments=("--cores", "2"))
+    study.run()
+    equal_tables(study, local)
+
+
+def test_faults_leave_the_tables_as_they_are(cluster, local, tmp_path, capsys):
     study = Study(tmp_path / "results", cluster.environment, (*PROFILE, *QUICK))
     workflow = study.start()
     job, _ = until(lambda: cluster.running("rule_prepare"), workflow)[0]
@@ -86,7 +95,7 @@ def test_faults_leave_the_tables_as_they_are(cluster, local, tmp_path):
     cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     until(lambda: job not in [running for running, _ in cluster.running()], workflow, 120)
     cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
-    until(lambda: cluster.running("rule_search"), workflow)
+    until(lambda: cluster.running("_shard"), workflow)  # the group of adding to a shard's index and searching it
     os.killpg(workflow.pid, signal.SIGKILL)
     workflow.wait()
     cluster.wait(lambda: not cluster.run("squeue", "-h"), 600)  # its jobs end without it
@@ -95,6 +104,23 @@ def test_faults_leave_the_tables_as_they_are(cluster, local, tmp_path):
     assert len(done) == int(planned)  # of two runs together: nothing that the first knew to be finished ran again
     equal_tables(study, local)
     assert workflow_is_done(study)
+    with capsys.disabled():
+        print(overhead(cluster, study))
+
+
+def overhead(cluster, study):
+    """What a job took beyond the seconds of its rules: the numbers in the profile's README."""
+    ended = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in (cluster.at / "jobs.txt").read_text().splitlines()]
+    ended = [job for job in ended if job["JobState"] == "COMPLETED"]
+    seconds = sum((moment(job["EndTime"]) - moment(job["StartTime"])).total_seconds() for job in ended)
+    waited = [(moment(job["StartTime"]) - moment(job["SubmitTime"])).total_seconds() for job in ended]
+    rules = sum(json.loads(path.read_text())["s"] for path in (study.results / "smoke/benchmarks").rglob("*.jsonl"))
+    mean = (seconds - rules) / len(ended)
+    return f"\n{len(ended)} jobs: {mean:.1f} s each beyond their rules', {statistics.median(waited):.0f} s to start"
+
+
+def moment(text):
+    return datetime.fromisoformat(text)
 
 
 def equal_tables(study, local):
