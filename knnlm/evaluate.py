@@ -25,7 +25,7 @@ class EvaluateConfig:
     keytypes: tuple[str, ...] = ()
     """which representations to keep"""
     out: tuple[Path, ...] = ()
-    """a directory (keys.npy float32 [N, D], values.npy, ids.npy) for each key type of the first split, then of the next"""
+    """a directory (keys.npy float32 [N, D], values.npy, ids.npy) for each key type of the first split, then the next"""
     windows: str = "{}"
     """WindowSettings as JSON"""
     batch_tokens: int = 12288
@@ -35,8 +35,8 @@ class EvaluateConfig:
         wanted = len(self.tokens) * len(self.keytypes)
         if len(self.out) != wanted or len(self.logprob) not in (0, len(self.tokens)):
             raise files.UserError(
-                f"{len(self.tokens)} splits and {len(self.keytypes)} key types need {wanted} --out (found {len(self.out)}) "
-                f"and a --logprob for each split or none (found {len(self.logprob)})"
+                f"{len(self.tokens)} splits and {len(self.keytypes)} key types need {wanted} --out "
+                f"(found {len(self.out)}) and a --logprob for each split or none (found {len(self.logprob)})"
             )
 
 
