@@ -1,11 +1,17 @@
-"""Archives by name from the catalogue: wheels by pip, files by URL, dataset snapshots; nothing is opened unchecked."""
+"""Archives by name from the catalogue: wheels by pip, files by URL, dataset snapshots; nothing is opened unchecked.
 
+What an interrupted download has got lies beside the archive as `.{name}.partial`, and the next run goes on with it.
+"""
+
+import contextlib
+import fcntl
 import hashlib
 import logging
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +20,8 @@ import yaml
 from knnlm import files
 from knnlm.cli import run
 
-AGENT = "Mozilla/5.0 (compatible; knnlm; +https://pypi.org/project/pooch)"  # some servers answer 403 to urllib's own
+AGENT = "Mozilla/5.0 (compatible; knnlm; +https://pypi.org/project/requests)"  # some servers answer 403 to urllib's own
+BLOCK = 1 << 20  # bytes
 log = logging.getLogger("knnlm")
 
 
@@ -32,14 +39,31 @@ class FetchConfig:
 def main(config: FetchConfig) -> None:
     entry = read_catalogue(config.catalogue, config.archive)
     expected = entry.get("sha256")
-    if config.out.exists() and (expected is None or sha256(config.out) == expected):
-        log.info("%s: already there", config.out)
-        return
-    kind = entry["kind"]
-    with files.atomic(config.out, directory=kind == "huggingface") as tmp:
-        KINDS[kind](entry, tmp)
-        if expected and (found := sha256(tmp)) != expected:
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    partial = config.out.with_name(f".{config.out.name}.partial")
+    with only_one(config.out.with_name(f".{config.out.name}.lock")):  # another study may be fetching the same
+        if config.out.exists() and (expected is None or sha256(config.out) == expected):
+            log.info("%s: already there", config.out)
+            return
+        KINDS[entry["kind"]](entry, partial)
+        if expected and (found := sha256(partial)) != expected:
+            partial.unlink()
             raise files.UserError(f"{config.archive}: found sha256 {found}, expected {expected}: not used")
+        os.replace(partial, config.out)
+
+
+@contextlib.contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Hold a lock file, and remove it at the end."""
+    while True:
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                try:
+                    yield
+                finally:
+                    path.unlink()
+                return
 
 
 def read_catalogue(path: Path, name: str) -> dict:
@@ -74,33 +98,40 @@ def fetch_wheel(entry: dict, out: Path) -> None:
 
 
 def fetch_url(entry: dict, out: Path) -> None:
-    """A file by HTTP."""
-    import pooch
+    """A file by HTTP; the rest of it where a part is there already and the server can."""
     import requests
 
-    pooch.get_logger().setLevel("WARNING")
-    downloader = pooch.HTTPDownloader(headers={"User-Agent": AGENT}, timeout=60)
+    had = out.stat().st_size if out.exists() else 0
+    headers = {"User-Agent": AGENT} | ({"Range": f"bytes={had}-"} if had else {})
     try:
-        downloader(entry["url"], str(out), None)
+        with requests.get(entry["url"], headers=headers, stream=True, timeout=60) as answer:
+            if answer.status_code == requests.codes.requested_range_not_satisfiable:
+                return  # it was whole
+            answer.raise_for_status()
+            resumed = answer.status_code == requests.codes.partial_content
+            with out.open("ab" if resumed else "wb") as file:
+                for block in answer.iter_content(BLOCK):
+                    file.write(block)
     except requests.RequestException as error:
         raise files.UserError(f"{entry['url']}: {_first_line(error)}; are you offline?") from None
 
 
 def fetch_huggingface(entry: dict, out: Path) -> None:
-    """Files of one pinned revision of a dataset repository."""
-    from huggingface_hub import snapshot_download
+    """Files of one pinned revision of a dataset repository, each checked against the hash that the revision has."""
+    from huggingface_hub import HfApi
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its five retries
+    where = {"repo_type": "dataset", "revision": entry["revision"], "local_dir": out}
     try:
-        snapshot_download(
-            entry["repository"],
-            repo_type="dataset",
-            revision=entry["revision"],
-            allow_patterns=entry["files"],
-            local_dir=out,
-        )
+        HfApi().snapshot_download(entry["repository"], allow_patterns=entry["files"], **where)
+        wrong = HfApi().verify_repo_checksums(entry["repository"], **where).mismatches
     except Exception as error:  # the hub raises its own, httpx's and OS errors alike
         raise files.UserError(f"{entry['repository']}: {_first_line(error)}; are you offline?") from None
+    if wrong:
+        for mismatch in wrong:
+            (out / mismatch["path"]).unlink()
+        raise files.UserError(f"{entry['repository']}: {wrong[0]['path']} is damaged: removed, run again to fetch it")
+    shutil.rmtree(out / ".cache", ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

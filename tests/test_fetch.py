@@ -23,9 +23,10 @@ def server(tmp_path: Path) -> Iterator[str]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.headers["User-Agent"].startswith("Mozilla") else 403)
+            start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+            self.send_response((206 if start else 200) if self.headers["User-Agent"].startswith("Mozilla") else 403)
             self.end_headers()
-            self.wfile.write(CONTENT)
+            self.wfile.write(CONTENT[start:])
 
         def log_message(self, *_: object) -> None: ...
 
@@ -55,6 +56,13 @@ def test_a_right_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/name.zip").write_bytes(CONTENT)
     assert get(tmp_path, kind="url", url="http://127.0.0.1:9/gone", sha256=HASH).read_bytes() == CONTENT
+
+
+def test_an_interrupted_download_goes_on_where_it_was(tmp_path: Path, server: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.name.zip.partial").write_bytes(b"AN")  # capitals: these two bytes are not fetched again
+    path = get(tmp_path, kind="url", url=server, sha256=hashlib.sha256(b"AN archive").hexdigest())
+    assert path.read_bytes() == b"AN archive" and list(path.parent.iterdir()) == [path]
 
 
 def test_a_wheel_comes_from_pip_for_the_pinned_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
