@@ -29,15 +29,19 @@ def corpus(tmp_path_factory):
     return folder
 
 
+def command(corpus, out, architecture=None, **recipe):
+    """The module `knnlm.train` and its flags."""
+    told = {"architecture": ARCHITECTURE | (architecture or {}), "training": RECIPE | {"evaluate_every": 100} | recipe}
+    told = {name: json.dumps(value) for name, value in told.items()} | {"out": out, "vocab": corpus / "vocab.json"}
+    told |= {split: corpus / f"{split}.npy" for split in ("train", "dev")}
+    return ["knnlm.train", *(part for name, value in told.items() for part in (f"--{name}", str(value)))]
+
+
 def start(corpus, out, launcher=(), architecture=None, **recipe):
     """`python -m … knnlm.train` in the background."""
-    told = {"architecture": ARCHITECTURE | (architecture or {}), "training": RECIPE | {"evaluate_every": 100} | recipe}
-    command = [sys.executable, "-m", *launcher, "knnlm.train", "--out", str(out)]
-    command += [part for name, value in told.items() for part in (f"--{name}", json.dumps(value))]
-    for name in ("train", "dev"):
-        command += [f"--{name}", str(corpus / f"{name}.npy")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([*command, "--vocab", str(corpus / "vocab.json")], env=environment)
+    told = command(corpus, out, architecture, **recipe)
+    return subprocess.Popen([sys.executable, "-m", *launcher, *told], env=environment)
 
 
 def curve(model):

@@ -7,6 +7,7 @@ import filecmp
 import json
 import os
 import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, missing
+from test_distributed import TORCHRUN, command, corpus, start  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ("--profile", "slurm", "--slurm-no-account", "--slurm-status-command", "squeue", "--jobs", "6")
@@ -135,6 +137,19 @@ def equal_tables(study, local):
 def workflow_is_done(study):
     dry = subprocess.run([*study.command, "-n"], cwd=ROOT, env=study.environment, capture_output=True, text=True)
     return "Nothing to be done" in dry.stdout + dry.stderr
+
+
+def test_two_nodes_train_as_two_processes_of_one(cluster, corpus, tmp_path):  # noqa: F811
+    run = start(corpus, tmp_path / "one", TORCHRUN, updates=20)
+    job = ["sbatch", "--wait", "--partition=gpu", "--nodes=2", "--ntasks=2", "--mem=4000", f"--output={tmp_path}/log"]
+    told = shlex.join(["workflow/launch", "2", *command(corpus, tmp_path / "two", updates=20)])
+    environment = cluster.environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([*job, "--wrap", told], env=environment, cwd=ROOT, timeout=300).returncode == 0, (
+        tmp_path / "log"
+    ).read_text()
+    assert run.wait(300) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
 
 
 def test_no_job_is_an_array(cluster):
