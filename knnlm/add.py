@@ -23,7 +23,7 @@ class AddConfig:
 
 
 def main(config: AddConfig) -> None:
-    index = ann.load(config.trained)
+    index = ann.on_gpu(ann.load(config.trained))
     keys = files.open_array(config.keys / "keys.npy", "floating", 2)  # [n, d]
     ann.add(index, keys)
     ann.save(index, config.out)

@@ -69,9 +69,9 @@ def train(sample: np.ndarray, settings: IndexSettings) -> faiss.Index:
         clustering.min_points_per_centroid = 1
     _without_polysemous_codes(index)
     if not index.is_trained:
-        trained = on_gpus(index)
+        trained = on_gpu(index)
         _with_blas(True, trained.train, np.ascontiguousarray(sample, dtype=np.float32))
-        index = trained if trained is index else faiss.index_gpu_to_cpu(trained)
+        index = off_gpu(trained)
     return index
 
 
@@ -96,7 +96,7 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> 
     """
     check_dimension(index, queries, "queries")
     total = index.ntotal
-    widest = min(total, GPU_WIDEST) if faiss.get_num_gpus() else total
+    widest = min(total, GPU_WIDEST) if has_gpus() else total
     if k > total:
         raise UserError(f"k is {k:,}, the index holds {total:,} entries: ask for a smaller k or use a larger datastore")
     queries = np.ascontiguousarray(queries, dtype=np.float32)
@@ -118,7 +118,7 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> 
 
 def save(index: faiss.Index, out: Path) -> None:
     with atomic(out) as tmp:
-        faiss.write_index(index, str(tmp))
+        faiss.write_index(off_gpu(index), str(tmp))
 
 
 def load(path: Path, nprobe: int | None = None) -> faiss.Index:
@@ -135,14 +135,31 @@ def load(path: Path, nprobe: int | None = None) -> faiss.Index:
     return index
 
 
+def has_gpus() -> bool:
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+
+
 def on_gpus(index: faiss.Index) -> faiss.Index:
-    """The same index on every GPU, or itself where there is none (no GPU, or no such index for it)."""
-    if not faiss.get_num_gpus():
+    """A copy on every GPU to search, or itself where there is none (no GPU, or no such index for it)."""
+    return _to_gpu(index, lambda options: faiss.index_cpu_to_all_gpus(index, co=options))
+
+
+def on_gpu(index: faiss.Index) -> faiss.Index:
+    """A copy on the first GPU to train or add to, or itself where there is none; `off_gpu` takes it back."""
+    return _to_gpu(index, lambda options: faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index, options))
+
+
+def off_gpu(index: faiss.Index) -> faiss.Index:
+    return faiss.index_gpu_to_cpu(index) if has_gpus() else index
+
+
+def _to_gpu(index: faiss.Index, copy: Callable) -> faiss.Index:
+    if not has_gpus():
         return index
     options = faiss.GpuMultipleClonerOptions()
     options.useFloat16 = True  # the lookup tables: those of 64 sub-vectors do not fit a block's shared memory otherwise
     try:
-        return faiss.index_cpu_to_all_gpus(index, co=options)
+        return copy(options)
     except RuntimeError:
         log.info("FAISS has no GPU version of %s: on the CPU", type(index).__name__)
         return index

@@ -3,6 +3,7 @@
 import numba
 import numpy as np
 
+GATHERED = 1 << 28  # floats of keys gathered on a GPU at a time
 HALF_TO_SINGLE = np.float32(2.0**112)  # rebias of the exponent
 
 
@@ -17,6 +18,25 @@ def distances(keys: np.ndarray, queries: np.ndarray, rows: np.ndarray, inner_pro
     order = order[np.searchsorted(rows.ravel(), 0, sorter=order) :]
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     _fused(keys.view(np.uint16), queries, rows.ravel(), order, rows.shape[1], inner_product, out.ravel())
+    return out
+
+
+def distances_on(
+    device: str, keys: np.ndarray, queries: np.ndarray, rows: np.ndarray, inner_product: bool = False
+) -> np.ndarray:
+    """The same as `distances`, by torch on a device ("cuda"), in blocks of queries that bound its memory."""
+    import torch
+
+    out = np.full(rows.shape, np.inf, np.float32)  # [Q, K]
+    step = max(1, GATHERED // (rows.shape[1] * keys.shape[1]))
+    for start in range(0, len(rows), step):
+        found = rows[start : start + step]  # [B, K]
+        wanted, where = np.unique(found, return_inverse=True)  # ascending, each key once
+        candidates = torch.from_numpy(keys[np.maximum(wanted, 0)]).to(device)  # [U, d] float16
+        gathered = candidates[torch.from_numpy(where.reshape(found.shape)).to(device)].float()  # [B, K, d]
+        block = torch.from_numpy(np.ascontiguousarray(queries[start : start + step], np.float32)).to(device)[:, None]
+        near = -(gathered * block).sum(-1) if inner_product else (gathered - block).square_().sum(-1)  # [B, K]
+        out[start : start + step] = np.where(found < 0, np.inf, near.cpu().numpy())
     return out
 
 

@@ -1,6 +1,7 @@
 """Search one shard's index: each query's k nearest entries with both distances and their values."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def main(config: SearchConfig) -> None:
     queries = [files.open_array(split / "keys.npy", "floating", 2) for split in config.queries]  # [Q, d] each
     check(config, index, ids, values, queries)
     inner_product, searcher = ann.is_inner_product(index), ann.on_gpus(index)
+    rerank = partial(exact.distances_on, "cuda") if ann.has_gpus() else exact.distances
     facts = {"entries": len(ids), "metric": "ip" if inner_product else "l2"}
     facts["entries_total"] = files.read_json(config.keys / "meta.json").get("entries_total", len(ids))
     for split, split_queries, out in zip(config.queries, queries, config.out, strict=True):
@@ -50,7 +52,7 @@ def main(config: SearchConfig) -> None:
                 part = {"ids": np.where(rows < 0, -1, ids[rows]), "values": np.where(rows < 0, 0, values[rows])}
                 part["distances"] = distances
                 if keys is not None:
-                    part["exact"] = exact.distances(keys, block, rows, inner_product)
+                    part["exact"] = rerank(keys, block, rows, inner_product)
                 for name, array in part.items():
                     found[name][start : start + BLOCK] = array
             inputs = {"index": config.index, "keys": config.keys, "queries": split}
