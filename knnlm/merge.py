@@ -8,7 +8,7 @@ import numpy as np
 from knnlm import files, neighbors
 from knnlm.cli import progress, run
 
-BLOCK = 4096  # queries merged at a time
+CELLS = 1 << 21  # neighbors of all shards held at a time
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ def merge(paths: tuple[Path, ...], out: Path) -> None:
     queries, k = shards[0]["ids"].shape
     with files.atomic(out, directory=True) as tmp:
         merged = neighbors.create(tmp, (queries, k), exact="exact" in shards[0])
-        for start in progress(range(0, queries, BLOCK), f"merge {out}", unit="block"):
-            block = slice(start, start + BLOCK)
+        step = max(1, CELLS // (len(shards) * k))
+        for start in progress(range(0, queries, step), f"merge {out}", unit="block"):
+            block = slice(start, start + step)
             parts = {name: np.stack([shard[name][block] for shard in shards]) for name in merged}  # [S, B, K]
             order = neighbors.merge_order(parts["distances"], parts["ids"], k)  # [B, K]
             for name, part in parts.items():

@@ -227,8 +227,7 @@ class Formulas(Sizes):
 
     def merge(self, w: Mapping) -> Needs:
         cells, first = self.queries(w["model"], w["corpus"]) * self.study["retrieval"]["k"], int(w["first"])
-        memory = 4096 * self.study["retrieval"]["k"] * first * 40e-9
-        return Needs(cells * first * 1e-7 / 3600, memory, cells * 20e-9, serial=True)
+        return Needs(cells * first * 1e-7 / 3600, 0, cells * 20e-9, serial=True)
 
     def score_knn(self, w: Mapping) -> Needs:
         queries, k = self.queries(w["model"], w["corpus"]), self.study["retrieval"]["k"]
