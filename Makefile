@@ -2,6 +2,7 @@
 PYTHON ?= python3
 FAISS ?= cpu
 STUDY ?= smoke
+SELECT ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: smoke mini report test test-slurm lint clean
@@ -19,7 +20,7 @@ test: .venv/ready
 	pytest
 
 test-slurm: .venv/ready
-	pytest -rs tests/slurm
+	pytest -rs tests/slurm -k "$(SELECT)"
 
 lint: .venv/ready
 	ruff check . && ruff format --check . && snakefmt --check Snakefile workflow
