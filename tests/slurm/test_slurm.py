@@ -143,7 +143,7 @@ def workflow_is_done(study):
 def test_two_nodes_train_as_two_processes_of_one(cluster, corpus, tmp_path):  # noqa: F811
     run = start(corpus, tmp_path / "one", TORCHRUN, updates=20)
     job = ["sbatch", "--wait", "--partition=gpu", "--nodes=2", "--ntasks=2", "--mem=4000", f"--output={tmp_path}/log"]
-    told = shlex.join(["workflow/launch", "2", *command(corpus, tmp_path / "two", updates=20)])
+    told = shlex.join(["workflow/launch", "2/2", *command(corpus, tmp_path / "two", updates=20)])
     environment = cluster.environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     assert subprocess.run([*job, "--wrap", told], env=environment, cwd=ROOT, timeout=300).returncode == 0, (
         tmp_path / "log"

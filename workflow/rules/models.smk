@@ -48,12 +48,13 @@ rule train:
     threads: cpus("train")
     resources:
         **needs("train"),
+        nodes=1,
     params:
         out=lambda w, output: folder(output[0]),
         architecture=model_setting("architecture"),
         training=model_setting("training"),
     shell:
-        "workflow/launch {resources.gpu} knnlm.train"
+        "workflow/launch {resources.gpu}/{resources.nodes} knnlm.train"
         " --train {input.train}"
         " --dev {input.dev}"
         " --vocab {input.vocab}"
