@@ -116,6 +116,12 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> 
     return distances, rows
 
 
+def entry_bytes(index: faiss.Index) -> int:
+    """At least so many bytes of the index's file are taken by each entry."""
+    ivf = _ivf(index)
+    return ivf.code_size + 8 if ivf is not None else getattr(index, "code_size", 0)
+
+
 def save(index: faiss.Index, out: Path) -> None:
     with atomic(out) as tmp:
         faiss.write_index(off_gpu(index), str(tmp))

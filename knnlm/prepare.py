@@ -34,6 +34,7 @@ def main(config: PrepareConfig) -> None:
         found = spool((shorten(document, asked) for document in documents), spooled)
         kept = deduplicate(found)
         splits = split_documents(kept, asked)
+        files.check_room(config.out, sum(entry.bytes for split in SPLITS for entry in splits[split]))
         with files.atomic(config.out, directory=True) as tmp:
             for split in SPLITS:
                 write_split(tmp, split, splits[split], spooled)
