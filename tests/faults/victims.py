@@ -28,6 +28,7 @@ from conftest import ROOT
 PARAGRAPHS = (Path(__file__).parent / "commands.txt").read_text().split("\n\n")
 COMMANDS = {words[0]: words[1:] for words in (shlex.split(text.replace("\n", " ")) for text in PARAGRAPHS)}
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
+BEGAN = "began"
 PATIENCE = 300  # seconds for a command that takes one
 
 
@@ -109,11 +110,10 @@ class Victims:
         """Wait for it."""
         process.join(PATIENCE)
         changes, seconds = 0, 0.0
-        try:
-            ours.recv()  # that it began
-            changes, seconds = ours.recv()
-        except EOFError:
-            pass
+        with contextlib.suppress(EOFError):  # a killed one tells no more
+            while (told := ours.recv()) == BEGAN:
+                pass
+            changes, seconds = told
         path = self.folder / f"{process.pid}.stderr"
         text = path.read_text() if path.exists() else ""
         path.unlink(missing_ok=True)
@@ -150,8 +150,10 @@ def _live(folder: Path, verb: str, arguments: list[str], fatal: int, told: Conne
     hook, seen = _watch(fatal, told)
     sys.argv = [verb, *arguments]
     sys.addaudithook(hook)
-    runpy.run_module(f"knnlm.{verb}", run_name="__main__", alter_sys=True)
-    told.send((len(seen), time.monotonic() - seen[0] if seen else 0.0))
+    try:
+        runpy.run_module(f"knnlm.{verb}", run_name="__main__", alter_sys=True)
+    finally:
+        told.send((len(seen), time.monotonic() - seen[0] if seen else 0.0))
 
 
 def _watch(fatal: int, told: Connection) -> tuple[Callable, list[float]]:
@@ -170,7 +172,7 @@ def _watch(fatal: int, told: Connection) -> tuple[Callable, list[float]]:
         if len(seen) == fatal:
             os.kill(here, signal.SIGKILL)
         if len(seen) == 1:
-            told.send("began")
+            told.send(BEGAN)
 
     return hook, seen
 
