@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from functools import cache

@@ -112,7 +112,7 @@ def test_a_folder_that_may_not_be_changed(tmp_path):
     elif subprocess.run(["chattr", "+i", str(tmp_path)], capture_output=True).returncode:
         pytest.skip("this file system has no immutable folders")
     try:
-        with pytest.raises(files.UserError, match="x.npy: no permission: choose another folder"):
+        with pytest.raises(files.UserError, match=r"x.npy: no permission: choose another folder"):
             files.save_array(tmp_path / "x.npy", np.zeros(3))
     finally:
         tmp_path.chmod(0o700)

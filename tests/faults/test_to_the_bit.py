@@ -1,7 +1,6 @@
 """To the bit: the same study twice, with other numbers of threads, processes and shards, gives the same table."""
 
 import json
-import re
 
 import numpy as np
 import pytest

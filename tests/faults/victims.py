@@ -1,4 +1,4 @@
-"""Every verb that writes, on small inputs, in a process that can be killed just before any change of the file system."""
+"""Every verb that writes, on small inputs, in a process that can be killed before any change of the file system."""
 
 import contextlib
 import functools
