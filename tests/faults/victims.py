@@ -28,6 +28,7 @@ from conftest import ROOT
 PARAGRAPHS = (Path(__file__).parent / "commands.txt").read_text().split("\n\n")
 COMMANDS = {words[0]: words[1:] for words in (shlex.split(text.replace("\n", " ")) for text in PARAGRAPHS)}
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
+IMPORTED_LATE = ("torch._dynamo", "sentencepiece", "kenlm", "requests")  # and then by every process again
 BEGAN = "began"
 PATIENCE = 300  # seconds for a command that takes one
 
@@ -42,7 +43,7 @@ def inputs(folder: Path, address: str) -> None:
     rng = np.random.default_rng(0)
     rng.normal(size=(3000, 16)).astype(np.float16).tofile(folder / "keys.raw")
     rng.integers(4, 40, 3000).tofile(folder / "values.raw")
-    for name, page in (("claims.md", "# Claims\n"), ("examples.md", "# Examples\n"), ("explorer.html", "<p>")):
+    for name, page in (("table1.md", "# Table 1\n"), ("examples.md", "# Examples\n"), ("explorer.html", "<p>")):
         (folder / name).write_text(page)
     (folder / "archives.yaml").write_text(yaml.safe_dump({"text": {"kind": "url", "url": address}}))
     (folder / "rows.json").write_text(json.dumps(rows("study")))
@@ -95,7 +96,7 @@ class Victims:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([f"knnlm.{verb}" for verb in COMMANDS])
+        self.context.set_forkserver_preload([*(f"knnlm.{verb}" for verb in COMMANDS), *IMPORTED_LATE])
 
     def start(self, verb: str, fatal: int = 0, arguments: list[str] | None = None) -> tuple:
         """The process and what it tells; it kills itself before its change number `fatal`."""
