@@ -142,8 +142,10 @@ def explain(error: Exception, out: Path, tmp: Path | None = None) -> str | None:
     """
     number = getattr(error, "errno", None)
     if number in FULL or any(words in str(error) for words in SAID):
-        return too_small(out, size(tmp) if tmp else 0).replace("needs", "needs more than")
+        had = free(out) + (size(tmp) if tmp else 0)
+        return too_small(out, had).replace("needs", "needs more than")
     if isinstance(error, OSError) and number in BROKEN:
-        named = final(error.filename or out)
-        return f"{out if named == out.parent else named}: {BROKEN[number]}"
+        named = final(error.filename or out).absolute()
+        beside = out.absolute().parent in (named, named.parent)  # a temporary or lock of `out`
+        return f"{out if beside else named}: {BROKEN[number]}"
     return None
