@@ -23,8 +23,10 @@ class AddConfig:
 
 
 def main(config: AddConfig) -> None:
-    index = ann.on_gpu(ann.load(config.trained))
+    index = ann.load(config.trained)
     keys = files.open_array(config.keys / "keys.npy", "floating", 2)  # [n, d]
+    files.check_room(config.out, len(keys) * ann.entry_bytes(index))
+    index = ann.on_gpu(index)
     ann.add(index, keys)
     ann.save(index, config.out)
     log.info("%s entries, %s bytes", f"{index.ntotal:,}", f"{config.out.stat().st_size:,}")

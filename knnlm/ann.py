@@ -20,6 +20,7 @@ METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 TIES = 32  # neighbors asked for beyond k, so that equal distances at the cut can be ordered by id
 CACHED = 1 << 20  # floats of a coarse quantiser that stay in a core's cache
 GPU_WIDEST = 2048  # neighbors that FAISS returns per query on a GPU
+WRITTEN = 1 << 24  # bytes handed to the file at a time
 CHUNK = 1 << 24  # floats converted from half precision at a time
 
 
@@ -116,9 +117,15 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> 
     return distances, rows
 
 
+def entry_bytes(index: faiss.Index) -> int:
+    """At least so many bytes of the index's file are taken by each entry."""
+    ivf = _ivf(index)
+    return ivf.code_size + 8 if ivf is not None else getattr(index, "code_size", 0)
+
+
 def save(index: faiss.Index, out: Path) -> None:
-    with atomic(out) as tmp:
-        faiss.write_index(off_gpu(index), str(tmp))
+    with atomic(out) as tmp, tmp.open("wb") as file:  # FAISS's own writer drops the error of a last block without room
+        faiss.write_index(off_gpu(index), faiss.PyCallbackIOWriter(file.write, WRITTEN))
 
 
 def load(path: Path, nprobe: int | None = None) -> faiss.Index:

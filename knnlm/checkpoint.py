@@ -4,9 +4,12 @@ import contextlib
 import fcntl
 import logging
 import math
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -14,7 +17,7 @@ from knnlm import distributed, files
 from knnlm.model import LanguageModel
 
 log = logging.getLogger("knnlm")
-SAVED = ("update", "seconds", "best", "kept", "curve", "loss", "tokens")
+SAVED = ("update", "best", "kept", "curve", "loss", "tokens")
 
 
 @dataclass
@@ -25,7 +28,6 @@ class Progress:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     update: int = 0
-    seconds: float = 0.0
     best: float = math.inf
     kept: dict = field(default_factory=dict)
     curve: list[dict] = field(default_factory=list)
@@ -65,23 +67,29 @@ class Progress:
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: an orphan of a killed workflow may still be training the same model."""
-    if distributed.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("%s: another training of this model is running: waiting for its end", folder)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            distributed.barrier()
-            yield
-    else:
+    with _lock(folder) if distributed.rank() == 0 else contextlib.nullcontext():
         distributed.barrier()
         yield
 
 
+def _lock(folder: Path) -> IO[str]:
+    """The folder's lock, held until it is closed."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = (folder / "lock").open("w")
+        except FileNotFoundError:  # the training before has just removed the folder
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: another training of this model is running: waiting for its end", folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock.fileno()).st_nlink:
+            return lock
+        lock.close()  # that of a folder which was removed: the next training would not see it
+
+
 def remove(folder: Path) -> None:
     """Leave nothing of a finished training."""
-    for name in ("state.pt", "lock"):
-        (folder / name).unlink(missing_ok=True)
-    folder.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -5,13 +5,14 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
 from tqdm import tqdm
 from tqdm_loggable.auto import tqdm as loggable
 
-from knnlm.files import UserError
+from knnlm.files import UserError, explained
 
 C = TypeVar("C")
 log = logging.getLogger("knnlm")
@@ -21,7 +22,8 @@ def run(main: Callable[[C], None], config_type: type[C]) -> None:
     """Parse the command line into `config_type`, run `main`; a UserError is one line and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        main(tyro.cli(config_type, config=(tyro.conf.FlagCreatePairsOff,)))
+        with explained(Path.cwd()):
+            main(tyro.cli(config_type, config=(tyro.conf.FlagCreatePairsOff,)))
     except UserError as error:
         sys.exit(f"error: {error}")
 

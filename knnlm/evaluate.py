@@ -42,6 +42,9 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     lm = model.load(config.model, features.device())
+    rows = sum(len(files.open_array(tokens, "integer", ndim=1)) for tokens in config.tokens)
+    for out in (*config.out[:1], *config.logprob[:1]):
+        files.check_room(out, rows * (len(config.keytypes) * (4 * lm.config.dim + 12) + 4))
     for number, tokens in enumerate(config.tokens):
         here = slice(number * len(config.keytypes), (number + 1) * len(config.keytypes))
         evaluate(config, lm, tokens, config.logprob[number] if config.logprob else None, config.out[here])

@@ -49,6 +49,7 @@ def main(config: ExtractConfig) -> None:
     if config.entries:
         chosen = chosen.take(np.arange(min(len(chosen.start), -(-config.entries // sizes.new))))
     entries, dim = chosen.tokens, lm.config.dim
+    files.check_room(config.out[0], len(config.out) * entries * (2 * dim + 12))
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
         keys = [files.create_array(folder / "keys.npy", (entries, dim), "float16") for folder in folders]

@@ -41,7 +41,8 @@ def main(config: FetchConfig) -> None:
     expected = entry.get("sha256")
     config.out.parent.mkdir(parents=True, exist_ok=True)
     partial = config.out.with_name(f".{config.out.name}.partial")
-    with only_one(config.out.with_name(f".{config.out.name}.lock")):  # another study may be fetching the same
+    lock = config.out.with_name(f".{config.out.name}.lock")
+    with files.explained(config.out, partial), only_one(lock):  # another study may be fetching the same
         if config.out.exists() and (expected is None or sha256(config.out) == expected):
             log.info("%s: already there", config.out)
             return

@@ -4,16 +4,15 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 import subprocess
-import uuid
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+
+from knnlm import disk
 
 DIGESTED_WHOLE = 64 << 20  # bytes; of a larger file only size, head, middle and tail are digested
 VERSIONED = ("knnlm", "numpy", "torch", "faiss-cpu", "faiss-gpu", "numba", "sentencepiece")
@@ -25,26 +24,30 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def atomic(out: Path, directory: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `out` that becomes `out` on success and vanishes on failure."""
+    """Yield a temporary path that becomes `out` on success and vanishes on failure, or at the next run if killed.
+
+    Raises UserError where the disk is full, read-only or failing.
+    """
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
+    with explained(out), disk.temporary(out) as folder, explained(out, folder):
+        tmp = folder / out.name
         if directory:
             tmp.mkdir()
         yield tmp
-        if out.is_dir():
-            shutil.rmtree(out)
-        os.replace(tmp, out)
-    except OSError as error:
-        if error.errno in (28, 122):  # no space left, quota exceeded
-            free = shutil.disk_usage(out.parent).free
-            raise UserError(f"{out}: the disk is full ({free:,} bytes free): free space, then run again") from error
+        disk.replace(tmp, out)
+
+
+@contextlib.contextmanager
+def explained(out: Path, tmp: Path | None = None) -> Iterator[None]:
+    """Errors of the disk while `out` is written (so far into `tmp`) become UserErrors."""
+    try:
+        yield
+    except UserError:
         raise
-    finally:
-        if tmp.is_dir():
-            shutil.rmtree(tmp)
-        tmp.unlink(missing_ok=True)
+    except Exception as error:  # C++ and Rust libraries have their own
+        if reason := disk.explain(error, Path(out), tmp):
+            raise UserError(reason) from error
+        raise
 
 
 def write_text(out: Path, text: str) -> None:
@@ -66,8 +69,8 @@ def read_json(path: Path) -> dict:
 
 
 def save_array(out: Path, array: np.ndarray) -> None:
-    with atomic(out) as tmp, tmp.open("wb") as file:
-        np.save(file, array)
+    with atomic(out) as tmp:
+        create_array(tmp, array.shape, array.dtype.name)[...] = array
 
 
 def open_array(path: Path, dtype: str | None = None, ndim: int | None = None) -> np.ndarray:
@@ -89,12 +92,21 @@ def open_array(path: Path, dtype: str | None = None, ndim: int | None = None) ->
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
-    """A new memory-mapped .npy of known size; raises UserError when the disk cannot hold it."""
-    needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    free = shutil.disk_usage(Path(path).parent).free
-    if needed > free:
-        raise UserError(f"{path}: needs {needed:,} bytes, {free:,} are free on its disk")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    """A new memory-mapped .npy of known size, its blocks reserved; raises UserError when the disk cannot hold it."""
+    path, needed = Path(path), int(np.prod(shape)) * np.dtype(dtype).itemsize
+    check_room(path, needed)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    try:
+        disk.reserve(path)
+    except OSError:
+        raise UserError(disk.too_small(path, needed)) from None
+    return array
+
+
+def check_room(out: Path, needed: int) -> None:
+    """Raise UserError unless `needed` bytes are free where `out` will be."""
+    if needed > disk.free(Path(out)):
+        raise UserError(disk.too_small(Path(out), needed))
 
 
 def digest(path: Path) -> str:

@@ -39,6 +39,7 @@ def main(config: ImportDatastoreConfig) -> None:
     keys, values = fairseq.open_datastore(
         config.keys, config.values, config.size, config.dim, config.dtype, config.vocab_size
     )
+    files.check_room(config.out, config.size * (2 * config.dim + 12))
     with files.atomic(config.out, directory=True) as tmp:
         kept = files.create_array(tmp / "keys.npy", keys.shape, "float16")
         words = files.create_array(tmp / "values.npy", values.shape, "uint32")

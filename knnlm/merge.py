@@ -27,6 +27,9 @@ def main(config: MergeConfig) -> None:
             f"--shards names {len(config.shards)} directories for {len(config.out)} splits: give each the same"
         )
     size = len(config.shards) // len(config.out)
+    found = [neighbors.load(paths) for paths in config.shards[::size]]
+    needed = sum(len(one["ids"]) * neighbors.query_bytes(one["ids"].shape[1], "exact" in one) for one in found)
+    files.check_room(config.out[0], needed)
     for number, out in enumerate(config.out):
         merge(config.shards[number * size : (number + 1) * size], out)
 

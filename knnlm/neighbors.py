@@ -16,6 +16,11 @@ def create(directory: Path, shape: tuple[int, int], exact: bool) -> dict[str, np
     return {name: files.create_array(directory / f"{name}.npy", shape, KINDS[name]) for name in names}
 
 
+def query_bytes(k: int, exact: bool) -> int:
+    """What the neighbors of one query take."""
+    return k * sum(np.dtype(kind).itemsize for name, kind in KINDS.items() if exact or name != "exact")
+
+
 def load(directory: Path) -> dict[str, np.ndarray]:
     """The arrays of a neighbors directory, read-only; raises UserError where one is missing or of another shape."""
     found = {}

@@ -29,11 +29,12 @@ def main(config: PrepareConfig) -> None:
     asked = settings(CorpusSettings, config.settings, "corpus")
     archives = parse_archives(config.archives)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=config.out.parent) as spooled:
+    with files.explained(config.out), tempfile.TemporaryFile(dir=config.out.parent) as spooled:
         documents = (document for source in asked.sources for document in read(source, archives))
         found = spool((shorten(document, asked) for document in documents), spooled)
         kept = deduplicate(found)
         splits = split_documents(kept, asked)
+        files.check_room(config.out, sum(entry.bytes for split in SPLITS for entry in splits[split]))
         with files.atomic(config.out, directory=True) as tmp:
             for split in SPLITS:
                 write_split(tmp, split, splits[split], spooled)

@@ -53,7 +53,7 @@ def main(config: ScoreNgramConfig) -> None:
     splits = [open_stream(*paths) for paths in zip(config.eval, config.eval_documents, strict=True)]
     with ExitStack() as stack:
         outs = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=config.out[0].parent)))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=outs[0])))
         for order in sorted(set(config.orders)):
             model = scratch / f"order{order}.arpa"
             log.info("estimating order %d on %s tokens", order, f"{len(train[0]):,}")

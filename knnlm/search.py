@@ -39,6 +39,7 @@ def main(config: SearchConfig) -> None:
     keys = files.open_array(stored, "float16", 2) if stored.exists() else None  # [n, d]
     queries = [files.open_array(split / "keys.npy", "floating", 2) for split in config.queries]  # [Q, d] each
     check(config, index, ids, values, queries)
+    files.check_room(config.out[0], sum(map(len, queries)) * neighbors.query_bytes(config.k, keys is not None))
     inner_product, searcher = ann.is_inner_product(index), ann.on_gpus(index)
     rerank = partial(exact.distances_on, "cuda") if ann.has_gpus() else exact.distances
     facts = {"entries": len(ids), "metric": "ip" if inner_product else "l2"}

@@ -49,7 +49,9 @@ def main(config: StreamConfig) -> None:
     lm = model.load(config.model, features.device())
     everything = windows.datastore(len(tokens), sizes, config.seed)
     chosen = windows.shard(everything, config.shard, config.shards)
-    indexes = [ann.on_gpu(ann.load(path)) for path in config.trained]
+    indexes = [ann.load(path) for path in config.trained]
+    files.check_room(config.out, chosen.tokens * (12 + sum(map(ann.entry_bytes, indexes))))
+    indexes = [ann.on_gpu(index) for index in indexes]
     values, ids = np.empty(chosen.tokens, np.uint32), np.empty(chosen.tokens, np.int64)
     waiting: list[np.ndarray] = []  # [n, D] float16 each
     row = 0

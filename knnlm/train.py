@@ -22,6 +22,7 @@ from knnlm.schedule import TrainingSettings
 from knnlm.windows import Windows
 
 log = logging.getLogger("knnlm")
+SAVED_FLOATS = 4  # for each parameter: itself, its best so far, its momentum, and the finished model beside them
 SMALLEST_SCALE = 1.0  # of float16 losses: below, the gradients themselves overflow
 
 
@@ -66,6 +67,7 @@ def main(config: TrainConfig) -> None:
             log.info("%s: already trained", config.out)
         else:
             state = _begin(architecture, recipe, config.seed)
+            files.check_room(config.out, SAVED_FLOATS * 4 * model.parameter_count(state.model))
             state.restore(resume / "state.pt", fingerprint)
             _train(state, tokens, dev, recipe, config.seed, lambda: state.save(resume / "state.pt", fingerprint))
             if distributed.rank() == 0:
@@ -106,8 +108,7 @@ def _write(config: TrainConfig, state: Progress, settings: dict, **facts: object
 
 def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: TrainingSettings, seed: int, save) -> None:
     """Run the remaining updates; SIGTERM saves the state and exits with code 1."""
-    began = saved = time.monotonic()
-    earlier = state.seconds
+    saved = time.monotonic()
     total = recipe.updates * recipe.tokens_per_update
     with _noted_signals() as stopping, progress(None, "training", total, "tok") as bar:
         bar.update(state.update * recipe.tokens_per_update)
@@ -116,7 +117,6 @@ def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: Trainin
             state.update += 1
             bar.update(recipe.tokens_per_update)
             if state.update % recipe.evaluate_every == 0 or state.update == recipe.updates:
-                state.seconds = earlier + time.monotonic() - began
                 _evaluate(state, dev, recipe, len(tokens))
                 bar.set_postfix(train=state.curve[-1]["train_loss"], dev=state.curve[-1]["dev_loss"])
             stop, due = distributed.any_of(bool(stopping), time.monotonic() - saved > recipe.save_every)
@@ -191,7 +191,6 @@ def _evaluate(state: Progress, dev: np.ndarray, recipe: TrainingSettings, train_
             "train_loss": state.loss / state.tokens,
             "dev_loss": dev_loss,
             "lr": state.optimizer.param_groups[0]["lr"],
-            "seconds": round(state.seconds, 3),
         }
     )
     state.loss, state.tokens = 0.0, 0
