@@ -7,7 +7,12 @@ SUBSETS = [name for name, corpus in STUDY["corpora"].items() if "subset_of" in c
 
 
 def archives(wildcards):
-    named = {source["archive"] for source in STUDY["corpora"][wildcards.corpus]["sources"] if "archive" in source}
+    sources = STUDY["corpora"][wildcards.corpus]["sources"]
+    for number, source in enumerate(sources):
+        if not (workflow.dryrun or source_is_there(source) or Path(f"{R}/corpora/{wildcards.corpus}/meta.json").exists()):
+            where = f"corpora.{wildcards.corpus}.sources[{number}].path"
+            sys.exit(f"error: {where}: {source['path']} is not there; fill it or name another")
+    named = {source["archive"] for source in sources if "archive" in source}
     return [f"{STUDY['downloads']}/{name}" for name in sorted(named)]
 
 
