@@ -18,6 +18,10 @@ def archives(wildcards):
     return [f"{STUDY['downloads']}/{name}" for name in sorted(named)]
 
 
+def pinned(names):
+    return [f"{name}={CATALOGUE[name]['sha256']}" for name in names if CATALOGUE[name].get("sha256")]
+
+
 rule fetch:
     output:
         STUDY["downloads"] + "/{archive}",
@@ -50,10 +54,12 @@ rule prepare:
     params:
         out=lambda w, output: folder(output[0]),
         archives=lambda w, input: [f"{Path(path).name}={path}" for path in input],
+        sha256=lambda w, input: pinned(Path(path).name for path in input),
         settings=lambda w: as_json({"seed": STUDY["seed"]} | without(STUDY["corpora"][w.corpus], "token_shards")),
     shell:
         "python -m knnlm.prepare"
         " --archives {params.archives:q}"
+        " --sha256 {params.sha256:q}"
         " --settings {params.settings:q}"
         " --out {params.out:q}"
 
