@@ -75,7 +75,7 @@ def lead(text: str) -> str:
 
 def plain(text: str) -> str:
     """Text that Markdown shows as it stands within a line, also of a table."""
-    return re.sub(r"[\\`*_{}\[\]<>#|~&]", r"\\\g<0>", text)
+    return re.sub(r"[\\`*_{}\[\]<>#|~]|&(?=#?\w+;)", r"\\\g<0>", text)
 
 
 def paragraph(text: str) -> str:
