@@ -14,6 +14,7 @@ from typing import IO
 import torch
 
 from knnlm import distributed, files
+from knnlm.files import UserError
 from knnlm.model import LanguageModel
 
 log = logging.getLogger("knnlm")
@@ -49,7 +50,11 @@ class Progress:
         """Go on from a saved state of the same recipe, whatever the number of processes that saved it."""
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:  # torch, pickle and zip raise their own kinds
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path}: not a whole training state ({reason}): delete it to train anew") from None
         if state["fingerprint"] != fingerprint:
             log.info("%s was made by another recipe: starting anew", path)
             return

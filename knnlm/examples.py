@@ -11,6 +11,7 @@ from knnlm import files, vocab
 from knnlm import study as studies
 from knnlm.cli import run
 from knnlm.files import UserError
+from knnlm.text import paragraph, plain
 
 
 @dataclass(frozen=True)
@@ -169,13 +170,8 @@ def render(name: str, **facts: object) -> str:
     environment = Environment(
         loader=folder, autoescape=select_autoescape(["html.j2"]), trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"plain": plain, "probability": probability}
+    environment.filters |= {"plain": plain, "paragraph": paragraph, "probability": probability}
     return environment.get_template(f"{name}.j2").render(**facts)
-
-
-def plain(text: str) -> str:
-    """Text that Markdown shows as it stands, also within a table."""
-    return "".join(f"\\{character}" if character in "\\`*_{}[]<>#|~" else character for character in text)
 
 
 def probability(value: float) -> str:

@@ -5,7 +5,6 @@ What an interrupted download has got lies beside the archive as `.{name}.partial
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from knnlm import files
+from knnlm.archives import sha256
 from knnlm.cli import run
 
 AGENT = "Mozilla/5.0 (compatible; knnlm; +https://pypi.org/project/requests)"  # some servers answer 403 to urllib's own
@@ -133,11 +133,6 @@ def fetch_huggingface(entry: dict, out: Path) -> None:
             (out / mismatch["path"]).unlink()
         raise files.UserError(f"{entry['repository']}: {wrong[0]['path']} is damaged: removed, run again to fetch it")
     shutil.rmtree(out / ".cache", ignore_errors=True)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:

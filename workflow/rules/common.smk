@@ -6,11 +6,12 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+from references import source_is_there
 from resources import Formulas, directives
 from study import MAIN_KEYTYPE, OTHER_KEYTYPES, SPLITS, StudyError, load, rows, scores_needed
 
 try:
-    STUDY = load(config)
+    STUDY = load(config, workflow.configfiles)
 except StudyError as error:
     sys.exit(f"error: {error}")
 
