@@ -66,9 +66,9 @@ import os, signal, sys, time
 from pathlib import Path
 from knnlm import files
 with files.atomic(Path(sys.argv[1])) as tmp:
-    if child := os.fork():
-        print(child, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
+    if not os.fork():
+        os.kill(os.getppid(), signal.SIGKILL)
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
     writer = subprocess.Popen([sys.executable, "-c", program, tmp_path / "x"], stdout=subprocess.PIPE, cwd=ROOT)
