@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import math
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 
 from knnlm import distributed, files
+from knnlm.files import UserError
 from knnlm.model import LanguageModel
 
 log = logging.getLogger("knnlm")
@@ -33,7 +35,11 @@ class Progress:
     tokens: int = 0  # targets since then
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Called by every process; the first one writes."""
+        """Called by every process; the first one writes. Raises UserError where a weight is not finite."""
+        if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
+            raise UserError(
+                f"{path}: not written after update {self.update}: a weight is not finite; lower training.lr"
+            )
         state = {name: getattr(self, name) for name in SAVED} | {"fingerprint": fingerprint}
         state |= {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scaler")}
         state["rng"] = distributed.gather(torch.get_rng_state())
@@ -47,7 +53,14 @@ class Progress:
         """Go on from a saved state of the same recipe, whatever the number of processes that saved it."""
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        try:
+            with zipfile.ZipFile(path) as archive:  # torch.load compares no checksum
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} is damaged")
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:  # torch, pickle and zip raise their own kinds
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path}: not a whole training state ({reason}): delete it to train anew") from None
         if state["fingerprint"] != fingerprint:
             log.info("%s was made by another recipe: starting anew", path)
             return
