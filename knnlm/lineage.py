@@ -1,8 +1,8 @@
 """How artifacts are described in meta.json, and which of them belong together.
 
 A description names, by digest, what other artifacts must share with this one to be used together. Roles are vocab,
-text (one split's tokens), part (of it), model, keytype, deal (how entries are dealt to shards), keys, queries, index and datastore
-(the text that the keys are of).
+text (one split's tokens), part (of it), model, keytype, deal (how entries are dealt to shards), keys, queries, index
+and datastore (the text that the keys are of).
 """
 
 import contextlib
