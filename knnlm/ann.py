@@ -13,7 +13,7 @@ import faiss
 import numba
 import numpy as np
 
-from knnlm.files import UserError, atomic
+from knnlm.files import UserError, atomic, check
 
 log = logging.getLogger("knnlm")
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
@@ -130,10 +130,8 @@ def save(index: faiss.Index, out: Path) -> None:
 
 def load(path: Path, nprobe: int | None = None) -> faiss.Index:
     """An index from its file; `nprobe` is the number of lists visited per query (ignored without lists)."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such index; run the stage that makes it")
     try:
-        index = faiss.read_index(str(path))
+        index = faiss.read_index(str(check(path)))
     except RuntimeError:
         raise UserError(f"{path}: not a whole FAISS index; delete it and run its stage again") from None
     ivf = _ivf(index)

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,11 @@ class Progress:
     tokens: int = 0  # targets since then
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Called by every process; the first one writes."""
+        """Called by every process; the first one writes. Raises UserError where a weight is not finite."""
+        if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
+            raise UserError(
+                f"{path}: not written after update {self.update}: a weight is not finite; lower training.lr"
+            )
         state = {name: getattr(self, name) for name in SAVED} | {"fingerprint": fingerprint}
         state |= {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scaler")}
         state["rng"] = distributed.gather(torch.get_rng_state())
@@ -51,6 +56,9 @@ class Progress:
         if not path.exists():
             return
         try:
+            with zipfile.ZipFile(path) as archive:  # torch.load compares no checksum
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} is damaged")
             state = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch, pickle and zip raise their own kinds
             reason = (str(error).splitlines() or [type(error).__name__])[0]

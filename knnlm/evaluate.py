@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import features, files, model, windows
+from knnlm import features, files, lineage, model, windows
 from knnlm.cli import progress, run, settings
 from knnlm.model import LanguageModel
 from knnlm.windows import WindowSettings
@@ -55,6 +55,7 @@ def evaluate(
 ) -> None:
     """One split: all of its windows, in stream order."""
     sizes = settings(WindowSettings, config.windows, "--windows")
+    shared = lineage.agree((config.model, path), "vocab", "model", "text")
     tokens = files.open_array(path, "integer", ndim=1)
     if len(tokens) and int(tokens.max()) >= lm.config.vocab_size:
         raise files.UserError(f"{path}: token {tokens.max()} is outside {config.model}'s {lm.config.vocab_size} words")
@@ -76,14 +77,15 @@ def evaluate(
                 if block.logprob is not None:
                     logprob[here] = block.logprob
                 bar.update(len(block.values))
-        for folder, array in zip(folders, keys, strict=True):
+        for folder, array, name in zip(folders, keys, config.keytypes, strict=True):
             array.flush()
             files.save_array(folder / "values.npy", np.asarray(tokens, dtype=np.uint32))
             files.save_array(folder / "ids.npy", np.arange(len(tokens), dtype=np.int64))
-            files.write_meta(folder, "evaluate", facts, inputs, entries=len(tokens), dim=shape[1])
+            roles = shared | {"keytype": name}
+            lineage.write_meta(folder, "evaluate", facts, inputs, roles, "queries", entries=len(tokens), dim=shape[1])
         if scores:
             files.save_array(scores / "logprob.npy", logprob)
-            files.write_meta(scores, "evaluate", facts, inputs, tokens=len(tokens))
+            lineage.write_meta(scores, "evaluate", facts, inputs, shared, tokens=len(tokens))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from knnlm import files, vocab
+from knnlm import files, lineage, vocab
 from knnlm import study as studies
 from knnlm.cli import run
 from knnlm.files import UserError
@@ -96,6 +96,7 @@ class Text:
 
 
 def main(config: ExamplesConfig) -> None:
+    belonging(config)
     tokens, lm, nearest = (files.open_array(path, ndim=1) for path in (config.eval_tokens, config.lm, config.knn))
     if not len(tokens) == len(lm) == len(nearest):
         found = f"{len(tokens):,} tokens, {len(lm):,} LM and {len(nearest):,} kNN log-probabilities"
@@ -119,7 +120,18 @@ def main(config: ExamplesConfig) -> None:
         for name in ("examples.md", "examples.html"):
             (tmp / name).write_text(render(name, examples=examples, lmbda=lmbda, note=config.note), encoding="utf-8")
         inputs = {name: getattr(config, name) for name in ("neighbors", "lm", "knn", "eval_tokens", "experiment")}
-        files.write_meta(tmp, "examples", config, inputs)
+        lineage.write_meta(tmp, "examples", config, inputs)
+
+
+def belonging(config: ExamplesConfig) -> None:
+    """Raise UserError where scores, neighbors and texts do not belong together."""
+    scored = config.neighbors, config.lm, config.knn, config.eval_tokens, config.eval_documents
+    lineage.agree(scored, "vocab", "text", "model")
+    lineage.agree((config.neighbors, config.knn), "datastore", "index", "queries")
+    stored = lineage.agree((config.train_tokens, config.train_documents, config.vocab), "vocab", "text").get("text")
+    searched = lineage.of(config.neighbors).get("datastore", stored)
+    if searched != stored:
+        raise UserError(f"{config.train_tokens} is not the text that {config.neighbors} were found in: give that one")
 
 
 def select(gain: np.ndarray, text: Text, count: int) -> list[int]:

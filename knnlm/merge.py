@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import files, neighbors
+from knnlm import files, lineage, neighbors
 from knnlm.cli import progress, run
 
 CELLS = 1 << 21  # neighbors of all shards held at a time
@@ -36,8 +36,10 @@ def main(config: MergeConfig) -> None:
 
 def merge(paths: tuple[Path, ...], out: Path) -> None:
     """Merge one split's neighbors, block by block."""
+    shared = lineage.agree(paths, "vocab", "model", "text", "keytype", "deal", "index", "datastore", "queries")
+    lineage.differ(paths, "keys")
     shards = [neighbors.load(path) for path in paths]
-    metas = [files.read_json(path / "meta.json") for path in paths]
+    metas = [files.described(path) for path in paths]
     check(paths, shards, metas)
     queries, k = shards[0]["ids"].shape
     with files.atomic(out, directory=True) as tmp:
@@ -56,7 +58,7 @@ def merge(paths: tuple[Path, ...], out: Path) -> None:
             "metric": metas[0]["metric"],
         }
         inputs = {f"shard{i}": path for i, path in enumerate(paths)}
-        files.write_meta(tmp, "merge", {"shards": len(paths)}, inputs, **facts)
+        lineage.write_meta(tmp, "merge", {"shards": len(paths)}, inputs, shared, **facts)
 
 
 def check(paths: tuple[Path, ...], shards: list[dict], metas: list[dict]) -> None:

@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm import files
+from knnlm import files, lineage
 from knnlm.archives import check
 from knnlm.cli import run, settings
 from knnlm.corpus import CorpusSettings, deduplicate, shorten, split_documents, spool, write_split
@@ -44,11 +44,11 @@ def main(config: PrepareConfig) -> None:
             for split in SPLITS:
                 write_split(tmp, split, splits[split], spooled)
             words = {split: sum(entry.words for entry in splits[split]) for split in SPLITS}
-            files.write_meta(
+            lineage.write_meta(
                 tmp,
                 "prepare",
                 asked,
-                {name: path for name, path in archives.items() if path.is_file()},
+                archives | {source["path"]: Path(source["path"]) for source in asked.sources if source.get("path")},
                 pretokenized=asked.pretokenized or any(entry.source == "wikitext103" for entry in kept),
                 words=words,
                 documents={split: len(splits[split]) for split in SPLITS},

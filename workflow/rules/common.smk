@@ -61,6 +61,11 @@ def artifact(folder, *names):
     return [f"{folder}/{name}" for name in ("meta.json", *names)]
 
 
+def file_artifact(path):
+    """The declared files of an artifact that is one file: itself first, then its description."""
+    return [path, f"{path}.meta.json"]
+
+
 def needs(rule, **fixed):
     """What stands after a rule's `resources:`."""
     return directives(FORMULAS, rule, fixed)

@@ -114,8 +114,7 @@ rule train_index:
     input:
         training_keys,
     output:
-        index=INDEX + "/trained.faiss",
-        settings=INDEX + "/trained.json",
+        file_artifact(INDEX + "/trained.faiss"),
     benchmark:
         R + "/benchmarks/train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
     threads: cpus("train_index")
@@ -128,7 +127,7 @@ rule train_index:
         "python -m knnlm.train_index"
         " --keys {params.datastore:q}"
         " --settings {params.settings:q}"
-        " --out {output.index:q}"
+        " --out {output[0]:q}"
 
 
 rule add:
@@ -136,7 +135,7 @@ rule add:
         trained=INDEX + "/trained.faiss",
         datastore=DATASTORE_KEYS + "/meta.json",
     output:
-        INDEX + SHARD + ".faiss",
+        file_artifact(INDEX + SHARD + ".faiss"),
     benchmark:
         R + "/benchmarks/add/{model}/seed{seed}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
     wildcard_constraints:
@@ -147,7 +146,7 @@ rule add:
     params:
         datastore=lambda w, input: folder(input.datastore),
     shell:
-        "python -m knnlm.add" " --trained {input.trained:q}" " --keys {params.datastore:q}" " --out {output:q}"
+        "python -m knnlm.add" " --trained {input.trained:q}" " --keys {params.datastore:q}" " --out {output[0]:q}"
 
 
 for DATASTORE in STREAMED:
@@ -162,6 +161,7 @@ for DATASTORE in STREAMED:
             trained=expand(INDEX + "/trained.faiss", datastore=DATASTORE, index=INDEXES, allow_missing=True),
         output:
             artifact(DATASTORE_KEYS.replace("{datastore}", DATASTORE), "values.npy", "ids.npy"),
+            expand(INDEX + SHARD + ".faiss.meta.json", datastore=DATASTORE, index=INDEXES, allow_missing=True),
             index=expand(INDEX + SHARD + ".faiss", datastore=DATASTORE, index=INDEXES, allow_missing=True),
         benchmark:
             R + "/benchmarks/stream/{model}/seed{seed}/" + DATASTORE + "/{keytype}/shard{shard}of{shards}.jsonl"

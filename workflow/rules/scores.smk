@@ -152,7 +152,7 @@ rule interpolate:
     input:
         experiment_inputs,
     output:
-        R + "/experiments/{output}.json",
+        file_artifact(R + "/experiments/{output}.json"),
     benchmark:
         R + "/benchmarks/interpolate/{output}.jsonl"
     wildcard_constraints:
@@ -174,4 +174,4 @@ rule interpolate:
         " --rows {params.rows:q}"
         " --documents {params.documents:q}"
         " --settings {params.settings:q}"
-        " --out {output:q}"
+        " --out {output[0]:q}"
