@@ -52,7 +52,7 @@ def study(folder: Path) -> examples.ExamplesConfig:
     lineage.write_meta(folder / "neighbors", "merge", {}, {})
     (folder / "vocab").mkdir()
     (folder / "vocab/dict.txt").write_text("".join(f"{word} 9\n" for word in WORDS))
-    lineage.write_meta(folder / "vocab", "build_vocab", {}, {}, role="vocab")
+    lineage.write_meta(folder / "vocab", "build_vocab", {}, {})
     row = {"name": "knn", "seeds": [1], "lmbda": {"knn": [0.25]}}
     (folder / "table1.json").write_text(json.dumps({"experiment": "table1", "rows": [row]}))
     paths = {"eval_tokens": "eval.npy", "train_tokens": "train.npy", "lm": "lm.npy", "knn": "knn.npy"}
