@@ -41,14 +41,15 @@ def test_two_threads_or_processes_give_the_same_table(first, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shards", [2, 5])
-def test_any_number_of_shards_gives_the_same_table(first, shards, tmp_path):
+def test_any_number_of_shards_gives_the_same_table(first, shards):
     alone = tables(first)
-    config = configured(tmp_path, shards=shards, results=str(first / "results"))
-    run(first, config)
+    run(first, configured(first, shards=shards))
+    assert list(first.glob(f"results/mine/neighbors/**/first{shards}of{shards}"))
     sharded = tables(first)
     run(first, configured(first))
     assert tables(first) == alone
     rows = [json.loads(found["experiments/table1.json"])["rows"] for found in (alone, sharded)]
+    assert [row["datastore"]["of"] for row in rows[1] if row["datastore"]] == [shards, shards]
     for row in (*rows[0], *rows[1]):
         for key in ("shards", "of"):
             (row["datastore"] or {}).pop(key, None)
