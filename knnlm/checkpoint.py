@@ -1,20 +1,16 @@
 """The state of a training, saved whole beside the model: a resumed run ends with the same weights."""
 
 import contextlib
-import fcntl
 import logging
 import math
-import os
-import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import torch
 
-from knnlm import distributed, files
+from knnlm import disk, distributed, files
 from knnlm.files import UserError
 from knnlm.model import LanguageModel
 
@@ -80,29 +76,6 @@ class Progress:
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: an orphan of a killed workflow may still be training the same model."""
-    with _lock(folder) if distributed.rank() == 0 else contextlib.nullcontext():
+    with disk.only_one(folder) if distributed.rank() == 0 else contextlib.nullcontext():
         distributed.barrier()
         yield
-
-
-def _lock(folder: Path) -> IO[str]:
-    """The folder's lock, held until it is closed."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = (folder / "lock").open("w")
-        except FileNotFoundError:  # the training before has just removed the folder
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: another training of this model is running: waiting for its end", folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(lock.fileno()).st_nlink:
-            return lock
-        lock.close()  # that of a folder which was removed: the next training would not see it
-
-
-def remove(folder: Path) -> None:
-    """Leave nothing of a finished training."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 from glob import escape
 from itertools import count
 from pathlib import Path
+from typing import IO
 
+log = logging.getLogger("knnlm")
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SAID = (*map(os.strerror, FULL), "unexpected pos")  # the last is torch.save's word for a file that did not grow
@@ -76,6 +79,29 @@ def _sweep(out: Path) -> None:
             lock = _lock(folder, unsupported_is_fine=False)
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
+
+
+def only_one(folder: Path) -> IO[str]:
+    """The lock of a folder that resumed work keeps its state in: waits for its holder, held until it is closed."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = (folder / "lock").open("w")
+        except FileNotFoundError:  # the holder before has just removed the folder
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: another process is at the same: waiting for its end", folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock.fileno()).st_nlink:
+            return lock
+        lock.close()  # that of a folder which was removed: the next process would not see it
+
+
+def remove(folder: Path) -> None:
+    """Leave nothing of finished work; called by the holder of the lock."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget_locks() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from knnlm import checkpoint, distributed, features, files, lineage, model, schedule, windows
+from knnlm import checkpoint, disk, distributed, features, files, lineage, model, schedule, windows
 from knnlm.checkpoint import Progress
 from knnlm.cli import progress, run, settings
 from knnlm.files import UserError
@@ -75,7 +75,7 @@ def main(config: TrainConfig) -> None:
                 _write(config, state, facts, shared, training_tokens=len(tokens), fingerprint=fingerprint)
         distributed.barrier()
         if distributed.rank() == 0:
-            checkpoint.remove(resume)
+            disk.remove(resume)
     distributed.stop()
 
 
