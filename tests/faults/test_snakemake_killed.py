@@ -27,12 +27,12 @@ def test_snakemake_killed_and_started_again(undisturbed, tmp_path, way):
     folder = workspace(tmp_path / "work")
     config = configured(folder)
     generator, done = random.Random(f"{SEED} {way}"), 0
-    for after in sorted(generator.sample(range(1, jobs - 1), 2)):
+    for after in sorted(generator.sample(range(1, jobs - 4), 2)):
         began = start(folder, config)
         while finished(log_of(config).read_text()) < after - done:
             assert began.poll() is None, log_of(config).read_text()[-3000:]
             time.sleep(0.05)
-        time.sleep(seconds := generator.random() * 5)  # into the next job
+        time.sleep(seconds := generator.random() * 2)  # into the next job
         KILLED[way](began.pid, signal.SIGKILL)
         began.wait()
         done += finished(log_of(config).read_text())

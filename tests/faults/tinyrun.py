@@ -22,7 +22,7 @@ def story(number: int) -> str:
 def workspace(folder: Path) -> Path:
     """A folder from which the repository's workflow runs, with Snakemake's own state."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("Snakefile", "workflow", "config", "knnlm"):
+    for name in ("Snakefile", "workflow", "profiles", "config", "knnlm"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "my-texts").mkdir()
     for number in range(30):
@@ -75,8 +75,9 @@ def finished(text: str) -> int:
 
 
 def planned(text: str) -> int:
-    """Jobs that a run had before it."""
-    return int(re.search(r"^total +(\d+)", text, re.MULTILINE)[1])
+    """Jobs that a run had before it; 0 where all was there already."""
+    found = re.search(r"^total +(\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def tables(folder: Path, study: str = "mine") -> dict[str, str]:

@@ -29,7 +29,6 @@ PARAGRAPHS = (Path(__file__).parent / "commands.txt").read_text().split("\n\n")
 COMMANDS = {words[0]: words[1:] for words in (shlex.split(text.replace("\n", " ")) for text in PARAGRAPHS)}
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 IMPORTED_LATE = ("torch._dynamo", "sentencepiece", "kenlm", "requests")  # and then by every process again
-BEGAN = "began"
 PATIENCE = 300  # seconds for a command that takes one
 
 
@@ -98,10 +97,10 @@ class Victims:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([*(f"knnlm.{verb}" for verb in COMMANDS), *IMPORTED_LATE])
 
-    def start(self, verb: str, fatal: int = 0, arguments: list[str] | None = None) -> tuple:
-        """The process and what it tells; it kills itself before its change number `fatal`."""
+    def start(self, verb: str, fatal: int = 0, seconds: float = 0) -> tuple:
+        """The process and what it tells; it dies before its change number `fatal`, or so long after its first."""
         ours, its = self.context.Pipe()
-        told = (self.folder, verb, COMMANDS[verb] if arguments is None else arguments, fatal, its)
+        told = (self.folder, verb, fatal, seconds, its)
         process = self.context.Process(target=_live, args=told)
         process.start()
         its.close()
@@ -111,10 +110,8 @@ class Victims:
         """Wait for it."""
         process.join(PATIENCE)
         changes, seconds = 0, 0.0
-        with contextlib.suppress(EOFError):  # a killed one tells no more
-            while (told := ours.recv()) == BEGAN:
-                pass
-            changes, seconds = told
+        with contextlib.suppress(EOFError):  # a killed one tells nothing
+            changes, seconds = ours.recv()
         path = self.folder / f"{process.pid}.stderr"
         text = path.read_text() if path.exists() else ""
         path.unlink(missing_ok=True)
@@ -122,14 +119,6 @@ class Victims:
 
     def run(self, verb: str, **options: object) -> Ended:
         return self.end(*self.start(verb, **options))
-
-    def kill_after(self, verb: str, seconds: float) -> Ended:
-        """SIGKILL so many seconds after its first change."""
-        process, ours = self.start(verb)
-        if ours.poll(PATIENCE):
-            time.sleep(seconds)
-            process.kill()
-        return self.end(process, ours)
 
     def outputs(self, out: str = "out") -> dict[str, str]:
         """SHA-256 of every file below out/, hidden ones too, by name; of folders without files an empty text."""
@@ -145,11 +134,11 @@ class Victims:
         shutil.rmtree(self.folder / "out", ignore_errors=True)
 
 
-def _live(folder: Path, verb: str, arguments: list[str], fatal: int, told: Connection) -> None:
+def _live(folder: Path, verb: str, fatal: int, after: float, told: Connection) -> None:
     os.chdir(folder)
     os.dup2(os.open(f"{os.getpid()}.stderr", os.O_WRONLY | os.O_CREAT), 2)
-    hook, seen = _watch(fatal, told)
-    sys.argv = [verb, *arguments]
+    hook, seen = _watch(fatal, after)
+    sys.argv = [verb, *COMMANDS[verb]]
     sys.addaudithook(hook)
     try:
         runpy.run_module(f"knnlm.{verb}", run_name="__main__", alter_sys=True)
@@ -157,7 +146,7 @@ def _live(folder: Path, verb: str, arguments: list[str], fatal: int, told: Conne
         told.send((len(seen), time.monotonic() - seen[0] if seen else 0.0))
 
 
-def _watch(fatal: int, told: Connection) -> tuple[Callable, list[float]]:
+def _watch(fatal: int, after: float) -> tuple[Callable, list[float]]:
     """A hook for Python's audit events, which come before what they tell of, and the times of the changes it saw."""
     here, seen = os.getpid(), []
 
@@ -172,8 +161,8 @@ def _watch(fatal: int, told: Connection) -> tuple[Callable, list[float]]:
         seen.append(time.monotonic())
         if len(seen) == fatal:
             os.kill(here, signal.SIGKILL)
-        if len(seen) == 1:
-            told.send(BEGAN)
+        if len(seen) == 1:  # SIGALRM ends a process that does not ask for it as SIGKILL does, but by the kernel's clock
+            signal.setitimer(signal.ITIMER_REAL, after)
 
     return hook, seen
 
