@@ -104,16 +104,43 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> 
     rows = np.full((len(queries), k), -1, np.int64)  # [Q, k]
     open_, width = np.arange(len(queries)), min(widest, k + TIES)
     while len(open_):
-        near, found = _with_blas(False, index.search, queries[open_], width)  # [q, width]
-        if index.metric_type == faiss.METRIC_INNER_PRODUCT:
-            near = -near
-        near[found < 0] = np.inf
+        near, found, beyond = _candidates(index, queries[open_], width)  # [q, width], [q]
         _order_ties(near, found, ids)
         distances[open_], rows[open_] = near[:, :k], found[:, :k]
-        cut_inside_ties = (near[:, k - 1] == near[:, -1]) & (found[:, -1] >= 0)
-        open_ = open_[cut_inside_ties] if width < widest else open_[:0]
+        unsure = (near[:, k - 1] >= beyond) & (found[:, -1] >= 0)
+        open_ = open_[unsure] if width < widest else open_[:0]
         width = min(widest, 2 * width)
     return distances, rows
+
+
+def _candidates(index: faiss.Index, queries: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ascending distances [q, width] and rows of the nearest; no entry left out is nearer than `beyond` [q]."""
+    flat = isinstance(index, faiss.IndexFlat)
+    near, found = _with_blas(flat, index.search, queries, width)
+    sign = -1 if is_inner_product(index) else 1
+    near *= sign
+    near[found < 0] = np.inf
+    if not flat:
+        return near, found, near[:, -1].copy()
+    # A matrix product finds them; pair by pair, their distances do not depend on what else is searched.
+    beyond = near[:, -1].copy()
+    pointers = (faiss.swig_ptr(array) for array in (near, found))
+    index.compute_distance_subset(len(queries), faiss.swig_ptr(queries), width, *pointers)
+    near *= sign
+    order = np.argsort(near, axis=1)
+    near, found = np.take_along_axis(near, order, 1), np.take_along_axis(found, order, 1)
+    return near, found, beyond - _rounding(index, queries, near[:, -1])
+
+
+def _rounding(index: faiss.IndexFlat, queries: np.ndarray, farthest: np.ndarray) -> np.ndarray:
+    """The most that a matrix product's distance errs [q], for keys that are not beyond `farthest` [q]."""
+    lengths = np.linalg.norm(queries, axis=1)
+    if is_inner_product(index):
+        keys = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(-1, index.d)  # [n, d]
+        terms = lengths * np.sqrt(np.einsum("nd,nd->n", keys, keys).max())
+    else:
+        terms = (2 * lengths + np.sqrt(farthest)) ** 2
+    return np.finfo(np.float32).eps * (index.d + 4) * terms
 
 
 def save(index: faiss.Index, out: Path) -> None:
