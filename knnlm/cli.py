@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -21,7 +22,10 @@ def run(main: Callable[[C], None], config_type: type[C]) -> None:
     """Parse the command line into `config_type`, run `main`; a UserError is one line and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        main(tyro.cli(config_type, config=(tyro.conf.FlagCreatePairsOff,)))
+        config = tyro.cli(config_type, config=(tyro.conf.FlagCreatePairsOff,))
+        began = time.perf_counter()
+        main(config)
+        log.info("took %.2f s", time.perf_counter() - began)
     except UserError as error:
         sys.exit(f"error: {error}")
 
