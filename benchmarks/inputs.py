@@ -1,4 +1,4 @@
-"""Seeded inputs like a real study's: keys in clusters, neighbors near each other but scattered on disk, Zipf's words."""
+"""Seeded inputs like a real study's: keys in clusters, neighbors scattered on disk, words by Zipf's law."""
 
 from collections.abc import Callable
 from pathlib import Path
