@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import faiss
-import numba
 import numpy as np
 
 from knnlm.files import UserError, atomic
@@ -94,6 +93,8 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> 
     Returns distances [Q, k] float32 (squared L2, or negated inner product; inf where missing) and rows [Q, k]
     int64 (-1 where missing: fewer than k entries in the lists visited). Raises UserError when k > n.
     """
+    from knnlm.neighbors import order_ties  # numba, which training and adding do not need
+
     check_dimension(index, queries, "queries")
     total = index.ntotal
     widest = min(total, GPU_WIDEST) if has_gpus() else total
@@ -105,7 +106,7 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> 
     open_, width = np.arange(len(queries)), min(widest, k + TIES)
     while len(open_):
         near, found, beyond = _candidates(index, queries[open_], width)  # [q, width], [q]
-        _order_ties(near, found, ids)
+        order_ties(near, found, ids)
         distances[open_], rows[open_] = near[:, :k], found[:, :k]
         unsure = (near[:, k - 1] >= beyond) & (found[:, -1] >= 0)
         open_ = open_[unsure] if width < widest else open_[:0]
@@ -233,17 +234,3 @@ def _with_blas(blas: bool, function: Callable, *arguments: object) -> tuple | No
         return function(*arguments)
     finally:
         faiss.cvar.distance_compute_blas_threshold = before
-
-
-@numba.njit(parallel=True, cache=True)
-def _order_ties(distances: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> None:
-    """Sort each run of equal distances [Q, K] by the entries' ids, in place; distances already ascend."""
-    for q in numba.prange(len(rows)):
-        start = 0
-        for j in range(1, rows.shape[1] + 1):
-            if j < rows.shape[1] and rows[q, j] >= 0 and distances[q, j] == distances[q, start]:
-                continue
-            if j - start > 1:
-                run = rows[q, start:j]
-                rows[q, start:j] = run[np.argsort(ids[run])]
-            start = j
