@@ -60,7 +60,7 @@ def exact_search(folder: Path, scale: float) -> Sides:
 
     def same(ours: tuple, other: tuple) -> None:
         np.testing.assert_allclose(ours[0], other[0], rtol=1e-4)
-        assert (ours[1] == other[1]).mean() > 0.999  # neighbors within rounding of each other may change places
+        assert (ours[1] == other[1]).mean() > 0.99  # neighbors within rounding of each other may change places
 
     return Sides(
         lambda: ann.search(index, asked, K, ids), lambda: index.search(asked, K), same, len(asked), "queries", 3

@@ -26,7 +26,7 @@ def target_sides(folder: Path, scale: float, other: str, repeats: int = 3) -> Si
         lambda: knn.target_logprob(near, values, targets),
         lambda: others[other](near, values, targets),
         same,
-        queries,
+        len(near),
         "queries",
         repeats,
     )
