@@ -1,11 +1,11 @@
-# make smoke | mini | test | test-slurm | bench, make report STUDY=mini, make bench BENCH=exact: each sets up .venv first.
+# make smoke | mini | test | test-faults | test-slurm | bench, make report STUDY=mini: each sets up .venv first.
 PYTHON ?= python3
 FAISS ?= cpu
 STUDY ?= smoke
 SELECT ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: smoke mini report test test-slurm bench lint clean
+.PHONY: smoke mini report test test-faults test-slurm bench lint clean
 
 smoke: .venv/ready
 	snakemake --cores all --configfile config/smoke.yaml
@@ -18,6 +18,9 @@ report: .venv/ready
 
 test: .venv/ready
 	pytest
+
+test-faults: .venv/ready
+	pytest -m "slow or not slow" tests/faults
 
 test-slurm: .venv/ready
 	pytest -rs tests/slurm -k "$(SELECT)"

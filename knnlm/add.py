@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm import ann, files
+from knnlm import ann, files, lineage
 from knnlm.cli import run
 
 log = logging.getLogger("knnlm")
@@ -23,10 +23,15 @@ class AddConfig:
 
 
 def main(config: AddConfig) -> None:
-    index = ann.on_gpu(ann.load(config.trained))
+    shared = lineage.agree((config.trained, config.keys), "vocab", "model", "text", "keytype", "index", "keys", "deal")
+    index = ann.load(config.trained)
     keys = files.open_array(config.keys / "keys.npy", "floating", 2)  # [n, d]
+    files.check_room(config.out, len(keys) * ann.entry_bytes(index))
+    index = ann.on_gpu(index)
     ann.add(index, keys)
     ann.save(index, config.out)
+    inputs = {"trained": config.trained, "keys": config.keys}
+    lineage.write_meta(config.out, "add", {}, inputs, shared, entries=index.ntotal)
     log.info("%s entries, %s bytes", f"{index.ntotal:,}", f"{config.out.stat().st_size:,}")
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from knnlm.files import UserError, atomic
+from knnlm.files import UserError, atomic, check
 
 log = logging.getLogger("knnlm")
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 TIES = 32  # neighbors asked for beyond k, so that equal distances at the cut can be ordered by id
 CACHED = 1 << 20  # floats of a coarse quantiser that stay in a core's cache
 GPU_WIDEST = 2048  # neighbors that FAISS returns per query on a GPU
+WRITTEN = 1 << 24  # bytes handed to the file at a time
 CHUNK = 1 << 24  # floats converted from half precision at a time
 
 
@@ -144,17 +145,21 @@ def _rounding(index: faiss.IndexFlat, queries: np.ndarray, farthest: np.ndarray)
     return np.finfo(np.float32).eps * (index.d + 4) * terms
 
 
+def entry_bytes(index: faiss.Index) -> int:
+    """At least so many bytes of the index's file are taken by each entry."""
+    ivf = _ivf(index)
+    return ivf.code_size + 8 if ivf is not None else getattr(index, "code_size", 0)
+
+
 def save(index: faiss.Index, out: Path) -> None:
-    with atomic(out) as tmp:
-        faiss.write_index(off_gpu(index), str(tmp))
+    with atomic(out) as tmp, tmp.open("wb") as file:  # FAISS's own writer drops the error of a last block without room
+        faiss.write_index(off_gpu(index), faiss.PyCallbackIOWriter(file.write, WRITTEN))
 
 
 def load(path: Path, nprobe: int | None = None) -> faiss.Index:
     """An index from its file; `nprobe` is the number of lists visited per query (ignored without lists)."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such index; run the stage that makes it")
     try:
-        index = faiss.read_index(str(path))
+        index = faiss.read_index(str(check(path)))
     except RuntimeError:
         raise UserError(f"{path}: not a whole FAISS index; delete it and run its stage again") from None
     ivf = _ivf(index)
@@ -226,7 +231,7 @@ def _without_polysemous_codes(index: faiss.Index) -> None:
 def _with_blas(blas: bool, function: Callable, *arguments: object) -> tuple | None:
     """Call with FAISS's distances by matrix product (many times faster) or pair by pair (never rounded by block).
 
-    FAISS 1.15 goes pair by pair up to 128,000 queries: left to itself, it trains product quantisers for minutes.
+    FAISS 1.15 goes pair by pair up to 128,000 query components: left to itself, it trains product quantisers for minutes.
     """
     before = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 1 if blas else 1 << 30

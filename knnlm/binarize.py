@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import files, vocab
+from knnlm import files, lineage, vocab
 from knnlm.cli import run
 from knnlm.corpus import is_pretokenized, read_document, read_index
 from knnlm.parallel import over_documents
@@ -38,6 +38,8 @@ class BinarizeConfig:
 
 
 def main(config: BinarizeConfig) -> None:
+    shared = lineage.agree((config.vocab, config.corpus, *config.parts), "vocab")
+    lineage.differ(config.parts, "part")
     words = vocab.load(config.vocab)
     pretokenized = is_pretokenized(config.corpus)
     if isinstance(words, WordVocab):
@@ -55,7 +57,8 @@ def main(config: BinarizeConfig) -> None:
             facts[split] = int(np.load(tmp / f"{split}.npy", mmap_mode="r").size)
         inputs = {"vocab": config.vocab, "corpus": config.corpus} | {p.name: p for p in config.parts}
         told = {"shard": config.shard, "shards": config.shards}
-        files.write_meta(tmp, "binarize", told, inputs, tokens=facts)
+        role = None if config.shard is None else "part"
+        lineage.write_meta(tmp, "binarize", told, inputs, shared, role, tokens=facts)
     log.info("%s: %s tokens", config.out, facts)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from knnlm import archives
 from knnlm.files import UserError
 from knnlm.text import decode, paragraphs
 
@@ -64,7 +65,7 @@ def read_books(path: Path, books: tuple[Book, ...]) -> Iterator[tuple[str, str]]
             chapters = [name for name in names if re.search(f"/{book.files}$", name)]
             if not chapters:
                 raise UserError(f"{path}: no file {book.files} of {book.title!r}: fetch the pinned version")
-            yield book.title, "\n".join(_chapter(decode(archive.read(name)), book) for name in chapters)
+            yield book.title, "\n".join(_chapter(decode(archives.read(archive, name)), book) for name in chapters)
 
 
 def _chapter(text: str, book: Book) -> str:

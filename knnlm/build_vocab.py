@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import files, vocab
+from knnlm import files, lineage, vocab
 from knnlm.cli import run, settings
 from knnlm.corpus import is_pretokenized, read_document, read_documents, read_index
 from knnlm.parallel import over_documents
@@ -31,10 +31,12 @@ class BuildVocabConfig:
 
 def main(config: BuildVocabConfig) -> None:
     asked = settings(VocabSettings, config.settings, "vocab")
+    lineage.agree(config.corpora)
     with files.atomic(config.out, directory=True) as tmp:
         made = build(config.corpora, asked, tmp)
         vocab.save(made, tmp)
-        files.write_meta(tmp, "build_vocab", asked, {path.name: path for path in config.corpora})
+        inputs = {path.name: path for path in config.corpora} | ({"file": Path(asked.file)} if asked.file else {})
+        lineage.write_meta(tmp, "build_vocab", asked, inputs, role="vocab")
     log.info("%s: %d tokens", config.out, made.size)
 
 

@@ -1,20 +1,21 @@
 """The state of a training, saved whole beside the model: a resumed run ends with the same weights."""
 
 import contextlib
-import fcntl
 import logging
 import math
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from knnlm import distributed, files
+from knnlm import disk, distributed, files
+from knnlm.files import UserError
 from knnlm.model import LanguageModel
 
 log = logging.getLogger("knnlm")
-SAVED = ("update", "seconds", "best", "kept", "curve", "loss", "tokens")
+SAVED = ("update", "best", "kept", "curve", "loss", "tokens")
 
 
 @dataclass
@@ -25,7 +26,6 @@ class Progress:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     update: int = 0
-    seconds: float = 0.0
     best: float = math.inf
     kept: dict = field(default_factory=dict)
     curve: list[dict] = field(default_factory=list)
@@ -33,7 +33,11 @@ class Progress:
     tokens: int = 0  # targets since then
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Called by every process; the first one writes."""
+        """Called by every process; the first one writes. Raises UserError where a weight is not finite."""
+        if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
+            raise UserError(
+                f"{path}: not written after update {self.update}: a weight is not finite; lower training.lr"
+            )
         state = {name: getattr(self, name) for name in SAVED} | {"fingerprint": fingerprint}
         state |= {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scaler")}
         state["rng"] = distributed.gather(torch.get_rng_state())
@@ -47,7 +51,14 @@ class Progress:
         """Go on from a saved state of the same recipe, whatever the number of processes that saved it."""
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        try:
+            with zipfile.ZipFile(path) as archive:  # torch.load compares no checksum
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} is damaged")
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:  # torch, pickle and zip raise their own kinds
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path}: not a whole training state ({reason}): delete it to train anew") from None
         if state["fingerprint"] != fingerprint:
             log.info("%s was made by another recipe: starting anew", path)
             return
@@ -65,23 +76,6 @@ class Progress:
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: an orphan of a killed workflow may still be training the same model."""
-    if distributed.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("%s: another training of this model is running: waiting for its end", folder)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            distributed.barrier()
-            yield
-    else:
+    with disk.only_one(folder) if distributed.rank() == 0 else contextlib.nullcontext():
         distributed.barrier()
         yield
-
-
-def remove(folder: Path) -> None:
-    """Leave nothing of a finished training."""
-    for name in ("state.pt", "lock"):
-        (folder / name).unlink(missing_ok=True)
-    folder.rmdir()

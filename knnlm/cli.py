@@ -6,13 +6,14 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
 from tqdm import tqdm
 from tqdm_loggable.auto import tqdm as loggable
 
-from knnlm.files import UserError
+from knnlm.files import UserError, explained
 
 C = TypeVar("C")
 log = logging.getLogger("knnlm")
@@ -22,9 +23,9 @@ def run(main: Callable[[C], None], config_type: type[C]) -> None:
     """Parse the command line into `config_type`, run `main`; a UserError is one line and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        config = tyro.cli(config_type, config=(tyro.conf.FlagCreatePairsOff,))
-        began = time.perf_counter()
-        main(config)
+        config, began = tyro.cli(config_type, config=(tyro.conf.FlagCreatePairsOff,)), time.perf_counter()
+        with explained(Path.cwd()):
+            main(config)
         log.info("took %.2f s", time.perf_counter() - began)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from knnlm.files import UserError, read_json
+from knnlm.files import UserError, check, described
 from knnlm.sources import SPLITS, Document
 from knnlm.text import lead, normalise
 
@@ -173,9 +173,8 @@ def write_split(directory: Path, split: str, entries: list[Entry], spooled: Bina
 
 def read_index(corpus: Path, split: str) -> list[dict]:
     """The documents of a split: {title, source, start, bytes}; UserError when there are none."""
-    path = Path(corpus) / f"{split}.documents.jsonl"
-    if not path.exists():
-        raise UserError(f"{path}: no such file; prepare the corpus first")
+    check(Path(corpus) / f"{split}.txt")
+    path = check(Path(corpus) / f"{split}.documents.jsonl")
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if not records:
         raise UserError(f"{path}: no documents; prepare the corpus again")
@@ -196,7 +195,7 @@ def read_document(corpus: Path, split: str, record: dict) -> str:
 
 
 def is_pretokenized(corpus: Path) -> bool:
-    return bool(read_json(Path(corpus) / "meta.json").get("pretokenized"))
+    return bool(described(corpus).get("pretokenized"))
 
 
 def random_documents(count: int, fraction: float, seed: int) -> np.ndarray:

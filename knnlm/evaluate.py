@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import features, files, model, windows
+from knnlm import features, files, lineage, model, windows
 from knnlm.cli import progress, run, settings
 from knnlm.model import LanguageModel
 from knnlm.windows import WindowSettings
@@ -42,6 +42,9 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     lm = model.load(config.model, features.device())
+    rows = sum(len(files.open_array(tokens, "integer", ndim=1)) for tokens in config.tokens)
+    for out in (*config.out[:1], *config.logprob[:1]):
+        files.check_room(out, rows * (len(config.keytypes) * (4 * lm.config.dim + 12) + 4))
     for number, tokens in enumerate(config.tokens):
         here = slice(number * len(config.keytypes), (number + 1) * len(config.keytypes))
         evaluate(config, lm, tokens, config.logprob[number] if config.logprob else None, config.out[here])
@@ -52,6 +55,7 @@ def evaluate(
 ) -> None:
     """One split: all of its windows, in stream order."""
     sizes = settings(WindowSettings, config.windows, "--windows")
+    shared = lineage.agree((config.model, path), "vocab", "model", "text")
     tokens = files.open_array(path, "integer", ndim=1)
     if len(tokens) and int(tokens.max()) >= lm.config.vocab_size:
         raise files.UserError(f"{path}: token {tokens.max()} is outside {config.model}'s {lm.config.vocab_size} words")
@@ -73,14 +77,15 @@ def evaluate(
                 if block.logprob is not None:
                     logprob[here] = block.logprob
                 bar.update(len(block.values))
-        for folder, array in zip(folders, keys, strict=True):
+        for folder, array, name in zip(folders, keys, config.keytypes, strict=True):
             array.flush()
             files.save_array(folder / "values.npy", np.asarray(tokens, dtype=np.uint32))
             files.save_array(folder / "ids.npy", np.arange(len(tokens), dtype=np.int64))
-            files.write_meta(folder, "evaluate", facts, inputs, entries=len(tokens), dim=shape[1])
+            roles = shared | {"keytype": name}
+            lineage.write_meta(folder, "evaluate", facts, inputs, roles, "queries", entries=len(tokens), dim=shape[1])
         if scores:
             files.save_array(scores / "logprob.npy", logprob)
-            files.write_meta(scores, "evaluate", facts, inputs, tokens=len(tokens))
+            lineage.write_meta(scores, "evaluate", facts, inputs, shared, tokens=len(tokens))
 
 
 if __name__ == "__main__":

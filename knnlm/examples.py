@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from knnlm import files, vocab
+from knnlm import files, lineage, vocab
 from knnlm import study as studies
 from knnlm.cli import run
 from knnlm.files import UserError
+from knnlm.text import paragraph, plain
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Text:
 
 
 def main(config: ExamplesConfig) -> None:
+    belonging(config)
     tokens, lm, nearest = (files.open_array(path, ndim=1) for path in (config.eval_tokens, config.lm, config.knn))
     if not len(tokens) == len(lm) == len(nearest):
         found = f"{len(tokens):,} tokens, {len(lm):,} LM and {len(nearest):,} kNN log-probabilities"
@@ -118,7 +120,18 @@ def main(config: ExamplesConfig) -> None:
         for name in ("examples.md", "examples.html"):
             (tmp / name).write_text(render(name, examples=examples, lmbda=lmbda, note=config.note), encoding="utf-8")
         inputs = {name: getattr(config, name) for name in ("neighbors", "lm", "knn", "eval_tokens", "experiment")}
-        files.write_meta(tmp, "examples", config, inputs)
+        lineage.write_meta(tmp, "examples", config, inputs)
+
+
+def belonging(config: ExamplesConfig) -> None:
+    """Raise UserError where scores, neighbors and texts do not belong together."""
+    scored = config.neighbors, config.lm, config.knn, config.eval_tokens, config.eval_documents
+    lineage.agree(scored, "vocab", "text", "model")
+    lineage.agree((config.neighbors, config.knn), "datastore", "index", "queries")
+    stored = lineage.agree((config.train_tokens, config.train_documents, config.vocab), "vocab", "text").get("text")
+    searched = lineage.of(config.neighbors).get("datastore", stored)
+    if searched != stored:
+        raise UserError(f"{config.train_tokens} is not the text that {config.neighbors} were found in: give that one")
 
 
 def select(gain: np.ndarray, text: Text, count: int) -> list[int]:
@@ -169,13 +182,8 @@ def render(name: str, **facts: object) -> str:
     environment = Environment(
         loader=folder, autoescape=select_autoescape(["html.j2"]), trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"plain": plain, "probability": probability}
+    environment.filters |= {"plain": plain, "paragraph": paragraph, "probability": probability}
     return environment.get_template(f"{name}.j2").render(**facts)
-
-
-def plain(text: str) -> str:
-    """Text that Markdown shows as it stands, also within a table."""
-    return "".join(f"\\{character}" if character in "\\`*_{}[]<>#|~" else character for character in text)
 
 
 def probability(value: float) -> str:

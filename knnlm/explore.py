@@ -59,6 +59,7 @@ def main(config: ExploreConfig) -> None:
 def collect(config: ExploreConfig, source: KnnLM) -> dict:
     """What the page knows: facts, words and titles as they are, arrays packed."""
     corpus = source.row["corpus"]
+    source.check(SPLIT)
     stream = files.open_array(source.tokens(corpus, SPLIT), "integer", 1)
     count = min(config.tokens, len(stream))
     scores = {"lm": source.lm(SPLIT), "knn": source.knn(SPLIT)} | cache_scores(source)

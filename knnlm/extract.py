@@ -1,12 +1,13 @@
 """Stage: one shard of a datastore: the keys and values of its training tokens (paper, Section 2)."""
 
 import contextlib
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from knnlm import features, files, model, windows
+from knnlm import features, files, lineage, model, windows
 from knnlm.cli import progress, run, settings
 from knnlm.files import UserError
 from knnlm.windows import WindowSettings
@@ -42,6 +43,7 @@ class ExtractConfig:
 
 def main(config: ExtractConfig) -> None:
     sizes = settings(WindowSettings, config.windows, "--windows")
+    shared = lineage.agree((config.model, config.tokens), "vocab", "model", "text")
     tokens = files.open_array(config.tokens, "integer", ndim=1)
     lm = model.load(config.model, features.device())
     everything = windows.datastore(len(tokens), sizes, config.seed)
@@ -49,6 +51,7 @@ def main(config: ExtractConfig) -> None:
     if config.entries:
         chosen = chosen.take(np.arange(min(len(chosen.start), -(-config.entries // sizes.new))))
     entries, dim = chosen.tokens, lm.config.dim
+    files.check_room(config.out[0], len(config.out) * entries * (2 * dim + 12))
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
         keys = [files.create_array(folder / "keys.npy", (entries, dim), "float16") for folder in folders]
@@ -64,14 +67,18 @@ def main(config: ExtractConfig) -> None:
                 bar.update(len(block.values))
         for array in keys:
             array.flush()
-        for folder in folders:
+        told = {"windows": asdict(sizes), "shards": config.shards, "seed": config.seed}
+        shared["deal"] = json.dumps(told)
+        for folder, name in zip(folders, config.keytypes, strict=True):
             files.save_array(folder / "values.npy", values)
             files.save_array(folder / "ids.npy", ids)
-            files.write_meta(
+            lineage.write_meta(
                 folder,
                 "extract",
-                {"windows": asdict(sizes), "shard": config.shard, "shards": config.shards, "seed": config.seed},
+                told | {"shard": config.shard},
                 {"model": config.model, "tokens": config.tokens},
+                shared | {"keytype": name},
+                "keys",
                 entries=entries,
                 entries_total=everything.tokens,
                 dim=dim,

@@ -58,6 +58,9 @@ def stream(
         scored = None
         if logprob:
             scored = model.target_logprob(features[mask], torch.from_numpy(targets[predicted]).to(where)).cpu().numpy()
+            if not np.isfinite(scored).all():
+                first = int(rows.start[0])
+                raise UserError(f"a log-probability is not finite in the window at token {first}: the model diverged")
         ids = rows.begin[:, None] + np.arange(inputs.shape[1])  # [B, T]
         yield Block(keys, targets[predicted].astype(np.uint32), ids[predicted], scored)
 
@@ -65,6 +68,6 @@ def stream(
 def half(keys: np.ndarray, name: str) -> np.ndarray:
     """float32 [n, D] -> float16 [n, D]; raises UserError beyond half precision's range."""
     largest = float(np.abs(keys).max(initial=0))
-    if largest > np.finfo(np.float16).max:
+    if not largest <= float(np.finfo(np.float16).max):
         raise UserError(f"{name}: a key component of {largest:.3g} does not fit float16 (65504 at most)")
     return keys.astype(np.float16)

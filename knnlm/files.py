@@ -4,19 +4,17 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-import subprocess
-import uuid
-from collections.abc import Iterator, Mapping
-from functools import cache
-from importlib import metadata
+import logging
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
-DIGESTED_WHOLE = 64 << 20  # bytes; of a larger file only size, head, middle and tail are digested
-VERSIONED = ("knnlm", "numpy", "torch", "faiss-cpu", "faiss-gpu", "numba", "sentencepiece")
+from knnlm import disk
+
+log = logging.getLogger("knnlm")
 
 
 class UserError(Exception):
@@ -25,26 +23,30 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def atomic(out: Path, directory: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `out` that becomes `out` on success and vanishes on failure."""
+    """Yield a temporary path that becomes `out` on success and vanishes on failure, or at the next run if killed.
+
+    Raises UserError where the disk is full, read-only or failing.
+    """
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
+    with explained(out), disk.temporary(out) as folder, explained(out, folder):
+        tmp = folder / out.name
         if directory:
             tmp.mkdir()
         yield tmp
-        if out.is_dir():
-            shutil.rmtree(out)
-        os.replace(tmp, out)
-    except OSError as error:
-        if error.errno in (28, 122):  # no space left, quota exceeded
-            free = shutil.disk_usage(out.parent).free
-            raise UserError(f"{out}: the disk is full ({free:,} bytes free): free space, then run again") from error
+        disk.replace(tmp, out)
+
+
+@contextlib.contextmanager
+def explained(out: Path, tmp: Path | None = None) -> Iterator[None]:
+    """Errors of the disk while `out` is written (so far into `tmp`) become UserErrors."""
+    try:
+        yield
+    except UserError:
         raise
-    finally:
-        if tmp.is_dir():
-            shutil.rmtree(tmp)
-        tmp.unlink(missing_ok=True)
+    except Exception as error:  # C++ and Rust libraries have their own
+        if reason := disk.explain(error, Path(out), tmp):
+            raise UserError(reason) from error
+        raise
 
 
 def write_text(out: Path, text: str) -> None:
@@ -53,7 +55,7 @@ def write_text(out: Path, text: str) -> None:
 
 
 def write_json(out: Path, value: object) -> None:
-    write_text(out, json.dumps(value, indent=1, sort_keys=True, default=_jsonable) + "\n")
+    write_text(out, json.dumps(value, indent=1, sort_keys=True, default=jsonable) + "\n")
 
 
 def read_json(path: Path) -> dict:
@@ -66,15 +68,16 @@ def read_json(path: Path) -> dict:
 
 
 def save_array(out: Path, array: np.ndarray) -> None:
-    with atomic(out) as tmp, tmp.open("wb") as file:
-        np.save(file, array)
+    with atomic(out) as tmp:
+        create_array(tmp, array.shape, array.dtype.name)[...] = array
 
 
-def open_array(path: Path, dtype: str | None = None, ndim: int | None = None) -> np.ndarray:
-    """Memory-map a .npy file read-only; its shape and dtype come from the file.
+def open_array(path: Path, dtype: str | None = None, ndim: int | None = None, whole: bool = True) -> np.ndarray:
+    """Memory-map a .npy file read-only; its shape and dtype come from the file, its content is checked (`check`).
 
     `dtype` is a NumPy kind or name ("float16", "integer", "floating"); a mismatch raises UserError.
     """
+    check(path, whole)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -89,76 +92,109 @@ def open_array(path: Path, dtype: str | None = None, ndim: int | None = None) ->
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
-    """A new memory-mapped .npy of known size; raises UserError when the disk cannot hold it."""
-    needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    free = shutil.disk_usage(Path(path).parent).free
-    if needed > free:
-        raise UserError(f"{path}: needs {needed:,} bytes, {free:,} are free on its disk")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    """A new memory-mapped .npy of known size, its blocks reserved; raises UserError when the disk cannot hold it."""
+    path, needed = Path(path), int(np.prod(shape)) * np.dtype(dtype).itemsize
+    check_room(path, needed)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    try:
+        disk.reserve(path)
+    except OSError:
+        raise UserError(disk.too_small(path, needed)) from None
+    return array
+
+
+def check_room(out: Path, needed: int) -> None:
+    """Raise UserError unless `needed` bytes are free where `out` will be."""
+    if needed > disk.free(Path(out)):
+        raise UserError(disk.too_small(Path(out), needed))
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or for a large one of its size and three samples; of an artifact, its meta.json."""
+    """XXH3 (128 bits) of a whole file, block by block."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+def description(path: Path) -> Path:
+    """Where an artifact is described: in its directory's meta.json or, if it is one file, in FILE.meta.json."""
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.meta.json")
+    return path / "meta.json" if path.is_dir() else beside if beside.exists() else path.parent / "meta.json"
+
+
+def described(path: Path) -> dict:
+    """The description of an artifact or of a file in one; raises UserError where it is missing, damaged or edited."""
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file; run the stage that makes it")
+    where = description(path)
+    state = where.stat() if where.exists() else None
+    return _described(where, state and (state.st_mtime_ns, state.st_ino, state.st_size))
+
+
+@lru_cache(maxsize=4096)
+def _described(where: Path, version: tuple | None) -> dict:
+    meta = read_json(where)
+    if not isinstance(meta, dict) or "digest" not in meta:
+        raise UserError(f"{where}: has no digest of itself: edited, or made by an older version; run its stage again")
+    if meta.pop("digest") != digest_json(meta):
+        raise UserError(f"{where}: damaged or edited since it was written: run its stage again")
+    return meta
+
+
+def check(path: Path, whole: bool = True) -> Path:
+    """The same path, after comparing the file (of a directory, each of its files) with its description.
+
+    Raises UserError naming a file that is missing, not described, of another size or (`whole`) of other content.
+    A file without any description near it is one's own, as a published index: it is taken as it is.
+    """
     path = Path(path)
     if path.is_dir():
-        path = path / "meta.json"
-    sha, size = hashlib.sha256(), path.stat().st_size
-    with path.open("rb") as file:
-        if size <= DIGESTED_WHOLE:
-            while block := file.read(1 << 20):
-                sha.update(block)
-        else:
-            sha.update(str(size).encode())
-            for start in (0, size // 2, size - (1 << 20)):
-                file.seek(start)
-                sha.update(file.read(1 << 20))
-    return sha.hexdigest()
+        for name in described(path)["outputs"]:
+            check(path / name, whole)
+        return path
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the stage that makes it")
+    if not (where := description(path)).exists():
+        log.debug("%s: not described, taken as it is", path)
+        return path
+    expected, state = described(path)["outputs"].get(path.name), path.stat()
+    if expected is None:
+        raise UserError(f"{path}: {where} does not describe it: run its stage again")
+    if state.st_size != expected["bytes"]:
+        raise UserError(
+            f"{path}: found {state.st_size:,} bytes, {where} says {expected['bytes']:,}: "
+            "delete it and run its stage again"
+        )
+    if whole and _digest_of_version(path, state.st_mtime_ns, state.st_ino) != expected["digest"]:
+        raise UserError(f"{path}: its content is not what {where} says: delete it and run its stage again")
+    return path
 
 
-def write_meta(directory: Path, stage: str, config: object, inputs: Mapping[str, Path], **facts: object) -> None:
-    """Describe an artifact directory: its stage, settings, what it was made from, its files, versions."""
-    directory = Path(directory)
-    outputs = {}
-    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "meta.json"):
-        entry: dict = {"bytes": path.stat().st_size, "sha256": digest(path)}
-        if path.suffix == ".npy":
-            array = np.load(path, mmap_mode="r")
-            entry |= {"shape": list(array.shape), "dtype": str(array.dtype)}
-        outputs[str(path.relative_to(directory))] = entry
-    write_json(
-        directory / "meta.json",
-        {
-            "stage": stage,
-            "config": config,
-            "inputs": {name: {"path": str(path), "sha256": digest(path)} for name, path in inputs.items()},
-            "outputs": outputs,
-            "versions": _versions(),
-            "commit": _commit(),
-            **facts,
-        },
-    )
+@lru_cache(maxsize=4096)
+def _digest_of_version(path: Path, time: int, inode: int) -> str:
+    return digest(path)
 
 
-@cache
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in VERSIONED:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+def identity(path: Path) -> str:
+    """What an artifact, or a file of one, is recognised by: the digest of its content, as it is described."""
+    path = Path(path)
+    outputs = described(path)["outputs"]
+    if not path.is_dir():
+        return outputs[path.name]["digest"] if path.name in outputs else digest(path)
+    return content(outputs)
 
 
-@cache
-def _commit() -> str | None:
-    root = Path(__file__).parent
-    try:
-        run = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return run.stdout.strip() or None
+def content(outputs: dict) -> str:
+    """The identity of an artifact with these described files."""
+    return digest_json({name: entry["digest"] for name, entry in outputs.items()})
 
 
-def _jsonable(value: object) -> object:
+def digest_json(value: dict) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True).encode())
+
+
+def jsonable(value: object) -> object:
+    """For json.dumps: settings, paths and numbers of NumPy."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, Path):

@@ -31,6 +31,7 @@ class IllustrateConfig:
 
 def main(config: IllustrateConfig) -> None:
     source = layout.find(config.study)
+    source.check(SPLIT)
     train = passages.Passages(source, before=16, after=0)
     stream = files.open_array(source.tokens(source.row["corpus"], SPLIT), "integer", 1)
     position = choose(source, train, stream, config.neighbors)

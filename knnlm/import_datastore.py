@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from knnlm import fairseq, files
+from knnlm import fairseq, files, lineage
 from knnlm.cli import progress, run
 from knnlm.files import UserError
 
@@ -39,6 +39,7 @@ def main(config: ImportDatastoreConfig) -> None:
     keys, values = fairseq.open_datastore(
         config.keys, config.values, config.size, config.dim, config.dtype, config.vocab_size
     )
+    files.check_room(config.out, config.size * (2 * config.dim + 12))
     with files.atomic(config.out, directory=True) as tmp:
         kept = files.create_array(tmp / "keys.npy", keys.shape, "float16")
         words = files.create_array(tmp / "values.npy", values.shape, "uint32")
@@ -50,13 +51,13 @@ def main(config: ImportDatastoreConfig) -> None:
         files.save_array(tmp / "ids.npy", np.arange(config.first, config.first + config.size, dtype=np.int64))
         inputs = {"keys": config.keys, "values": config.values}
         facts = {"entries": config.size, "dim": config.dim, "vocab_size": config.vocab_size}
-        files.write_meta(tmp, "import_datastore", config, inputs, **facts)
+        lineage.write_meta(tmp, "import_datastore", config, inputs, role="keys", **facts)
 
 
 def half(keys: np.ndarray, path: Path) -> np.ndarray:
     """[n, D] -> float16 [n, D]; raises UserError for a component that half precision cannot hold."""
     largest = float(np.abs(keys).max(initial=0))
-    if not largest <= np.finfo(np.float16).max:
+    if not largest <= float(np.finfo(np.float16).max):
         raise UserError(f"{path}: a key component of {largest:.3g} does not fit float16: is dtype right?")
     return keys.astype(np.float16)
 

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm import fairseq, files, model
+from knnlm import fairseq, files, lineage, model
 from knnlm.cli import run
 from knnlm.files import UserError
 from knnlm.model import LanguageModel
@@ -28,6 +28,7 @@ class ImportFairseqConfig:
 def main(config: ImportFairseqConfig) -> None:
     if not config.dictionary.is_file():
         raise UserError(f"{config.dictionary}: no such file")
+    files.check(config.dictionary)
     arguments, state = fairseq.load_checkpoint(config.checkpoint)
     try:
         architecture = fairseq.architecture(arguments, WordVocab.read(config.dictionary).size)
@@ -39,7 +40,8 @@ def main(config: ImportFairseqConfig) -> None:
         model.save(lm, tmp)
         (tmp / "curve.jsonl").touch()  # how it was trained is not in the file
         inputs = {"checkpoint": config.checkpoint, "dictionary": config.dictionary}
-        files.write_meta(tmp, "import_fairseq", {"architecture": architecture}, inputs, training_tokens=None)
+        told, shared = {"architecture": architecture}, lineage.agree((config.dictionary,), "vocab")
+        lineage.write_meta(tmp, "import_fairseq", told, inputs, shared, "model", training_tokens=None)
     log.info("%s: %.2fM parameters", config.out, model.parameter_count(lm) / 1e6)
 
 

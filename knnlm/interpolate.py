@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import files, mixture, stats
+from knnlm import files, lineage, mixture, stats
 from knnlm.cli import progress, run, settings
 
 SPLITS = ("dev", "test")
 COMPONENTS = ("knn", "cache", "ngram", "memorizing")
+ROUNDING = 1e-4  # nats above 0 that float32 sums of probabilities reach
 CACHE_FILE = re.compile(r"size(\d+)-theta(.+)\.npy")
 
 
@@ -52,18 +53,19 @@ class InterpolateConfig:
 def main(config: InterpolateConfig) -> None:
     chosen = settings(InterpolateSettings, config.settings, "interpolation settings")
     text = Path(config.rows[1:]).read_text(encoding="utf-8") if config.rows.startswith("@") else config.rows
+    sheet = json.loads(text)
     documents = {
-        corpus: {split: np.asarray(files.open_array(Path(path), "integer", 1)) for split, path in splits.items()}
+        corpus: {split: Path(path) for split, path in splits.items()}
         for corpus, splits in json.loads(config.documents).items()
     }
-    rows = [
-        measure(row, documents[row["corpus"]], chosen) for row in progress(json.loads(text), "interpolate", unit="row")
-    ]
+    rows = [measure(row, documents[row["corpus"]], chosen) for row in progress(sheet, "interpolate", unit="row")]
     files.write_json(config.out, {"experiment": config.out.stem, "rows": rows})
+    lineage.write_meta(config.out, "interpolate", chosen, inputs(sheet, documents))
 
 
-def measure(row: dict, documents: dict[str, np.ndarray], chosen: InterpolateSettings) -> dict:
+def measure(row: dict, documents: dict[str, Path], chosen: InterpolateSettings) -> dict:
     """One row with its tuned weights, perplexities over seeds, intervals and, of two-way mixtures, its curve."""
+    belonging(row, documents)
     mixed, weights, caches = [], [], []
     for seed in range(len(row["seeds"])):
         lm, parts, cache = load(row, seed, chosen)
@@ -85,6 +87,39 @@ def measure(row: dict, documents: dict[str, np.ndarray], chosen: InterpolateSett
         "best_seed": row["seeds"][best],
         "curve": curve if len(names) == 1 else None,
     }
+
+
+def inputs(sheet: list[dict], documents: dict[str, dict[str, Path]]) -> dict[str, Path]:
+    """What the rows are made from, each path once."""
+    found = {
+        path: f"documents {corpus} {split}" for corpus, paths in documents.items() for split, path in paths.items()
+    }
+    for row in sheet:
+        for part, splits in {"lm": row["lm"], **(row.get("components") or {})}.items():
+            for split in SPLITS:
+                for seed, path in zip(row["seeds"], splits[split], strict=True):
+                    found.setdefault(Path(path), f"{row['name']} {part} {split} {seed}")
+    return {name: path for path, name in found.items()}
+
+
+def belonging(row: dict, documents: dict[str, Path]) -> None:
+    """Raise UserError where a row's scores are not of one text, one model a seed and one datastore."""
+    lineage.differ(map(Path, row["lm"]["dev"]), "model")
+    for number, seed in enumerate(row["seeds"]):
+        model = [Path(path) for path in (row.get("model_dirs") or [])[number : number + 1]]
+        for path in model:
+            if (found := files.described(path).get("seed", seed)) != seed:
+                raise files.UserError(f"{path}: was trained with seed {found}, expected {seed}: train it again")
+        knn = []
+        for split in SPLITS:
+            lm = Path(row["lm"][split][number])
+            parts = {name: Path(row["components"][name][split][number]) for name in present(row)}
+            lineage.agree((documents[split], lm, *parts.values()), "vocab", "text")
+            lineage.agree((*model, lm, *(parts[name] for name in ("knn", "cache") if name in parts)), "model")
+            knn += [parts["knn"]] if "knn" in parts else []
+        lineage.agree(knn, "keytype", "deal", "index", "datastore")
+        if knn and not number and "neighbors" in (row.get("datastore") or {}):
+            lineage.agree((row["datastore"]["neighbors"], knn[0]), "model", "index", "datastore", "queries")
 
 
 def load(row: dict, seed: int, chosen: InterpolateSettings) -> tuple[dict, dict, dict | None]:
@@ -146,22 +181,41 @@ def open_vectors(name: str, paths: dict[str, Path]) -> dict[str, np.ndarray]:
             )
         if np.isnan(vectors[component]).any():
             raise files.UserError(f"row {name}: {path} holds NaN; score it again")
+        check_range(name, component, path, vectors[component])
     return vectors
 
 
-def summary(logprobs: list[np.ndarray], best: int, documents: np.ndarray, chosen: InterpolateSettings) -> dict:
+def check_range(name: str, component: str, path: Path, logprob: np.ndarray) -> None:
+    """Raise UserError for a positive log probability, and for a zero probability but of kNN and the cache."""
+    largest, smallest = logprob.max(initial=-np.inf), logprob.min(initial=0)
+    if largest > ROUNDING:
+        raise files.UserError(f"row {name}: {path} holds a log probability of {largest:.3g} (above 0); score it again")
+    if np.isneginf(smallest) and component not in ("knn", "cache"):
+        raise files.UserError(f"row {name}: {path} holds -inf, and the {component} gives no word 0; score it again")
+
+
+def summary(logprobs: list[np.ndarray], best: int, documents: Path, chosen: InterpolateSettings) -> dict:
     """The median perplexity over seeds, each seed's, and the interval of the seed `best`."""
     per_seed = [mixture.perplexity(logprob) for logprob in logprobs]
-    tokens = len(logprobs[best])
-    if len(documents) == 0 or documents[-1] >= tokens:
-        raise files.UserError(f"the documents do not fit {tokens:,} scored targets: give those of the scored split")
+    starts, tokens = np.asarray(files.open_array(documents, "integer", 1)), len(logprobs[best])
+    if len(starts) == 0 or starts[-1] >= tokens or split_size(documents) not in (None, tokens):
+        raise files.UserError(
+            f"{documents} does not fit {tokens:,} scored targets: give that of the scored split, and score all of it"
+        )
     return {
         "perplexity": stats.median(per_seed)[0],
         "per_seed": per_seed,
-        "interval": stats.interval(logprobs[best], documents, chosen.resamples, chosen.seed),
+        "interval": stats.interval(logprobs[best], starts, chosen.resamples, chosen.seed),
         "tokens": tokens,
-        "documents": len(documents),
+        "documents": len(starts),
     }
+
+
+def split_size(documents: Path) -> int | None:
+    """How many tokens the split has, as the description of its tokens tells it."""
+    if not lineage.is_described(documents):
+        return None
+    return files.described(documents)["outputs"][documents.name.replace(".documents", "")]["shape"][0]
 
 
 def curves(parts: dict, lm: dict, grid: np.ndarray) -> dict:
@@ -177,7 +231,7 @@ def model_facts(row: dict) -> dict:
     if not row.get("model_dirs"):
         return {"parameters": None, "training_tokens": None}
     directory = Path(row["model_dirs"][0])
-    facts = files.read_json(directory / "meta.json") | files.read_json(directory / "config.json")
+    facts = files.described(directory) | files.read_json(files.check(directory / "config.json"))
     return {"parameters": facts.get("parameters"), "training_tokens": facts.get("training_tokens")}
 
 
@@ -187,7 +241,7 @@ def datastore_facts(datastore: dict | None) -> dict | None:
         return None
     facts = {key: value for key, value in datastore.items() if key != "neighbors"}
     if "neighbors" in datastore:
-        meta = files.read_json(Path(datastore["neighbors"]) / "meta.json")
+        meta = files.described(datastore["neighbors"])
         facts |= {"entries": meta["entries"], "entries_total": meta["entries_total"]}
     return facts
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm import files
+from knnlm import files, lineage
 from knnlm import study as studies
 from knnlm.files import UserError
 from knnlm.windows import WindowSettings
@@ -69,12 +69,19 @@ class KnnLM:
 
     def titles(self, corpus: str, split: str) -> list[str]:
         path = self.folder / "corpora" / corpus / f"{split}.documents.jsonl"
-        return [json.loads(line)["title"] for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line)["title"] for line in files.check(path).read_text(encoding="utf-8").splitlines()]
 
     def neighbors(self, split: str) -> Path:
         """Merged neighbors of the split's tokens."""
         m, n = self.store["shards"], self.store["of"]
         return self._neighbors(split) / ("shard0of1" if n == 1 else f"first{m}of{n}")
+
+    def check(self, split: str) -> None:
+        """Raise UserError where the split's scores, neighbors and text do not belong together."""
+        corpus = self.row["corpus"]
+        texts = self.tokens(corpus, split), self.documents(corpus, split)
+        lineage.agree((*texts, self.lm(split), self.knn(split), self.neighbors(split)), "vocab", "text", "model")
+        lineage.agree((self.knn(split), self.neighbors(split)), "index", "datastore", "queries")
 
     def lm(self, split: str) -> Path:
         """Log-probabilities of the LM."""
@@ -107,7 +114,7 @@ class KnnLM:
 
     @staticmethod
     def _meta(directory: Path) -> dict:
-        return files.read_json(directory / "meta.json")
+        return files.described(directory)
 
 
 def find(folder: Path, output: str = "table1", name: str = "knn", seed: int | None = None) -> KnnLM:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import files, neighbors
+from knnlm import files, lineage, neighbors
 from knnlm.cli import progress, run
 
 CELLS = 1 << 21  # neighbors of all shards held at a time
@@ -27,14 +27,19 @@ def main(config: MergeConfig) -> None:
             f"--shards names {len(config.shards)} directories for {len(config.out)} splits: give each the same"
         )
     size = len(config.shards) // len(config.out)
+    found = [neighbors.load(paths) for paths in config.shards[::size]]
+    needed = sum(len(one["ids"]) * neighbors.query_bytes(one["ids"].shape[1], "exact" in one) for one in found)
+    files.check_room(config.out[0], needed)
     for number, out in enumerate(config.out):
         merge(config.shards[number * size : (number + 1) * size], out)
 
 
 def merge(paths: tuple[Path, ...], out: Path) -> None:
     """Merge one split's neighbors, block by block."""
+    shared = lineage.agree(paths, "vocab", "model", "text", "keytype", "deal", "index", "datastore", "queries")
+    lineage.differ(paths, "keys")
     shards = [neighbors.load(path) for path in paths]
-    metas = [files.read_json(path / "meta.json") for path in paths]
+    metas = [files.described(path) for path in paths]
     check(paths, shards, metas)
     queries, k = shards[0]["ids"].shape
     with files.atomic(out, directory=True) as tmp:
@@ -53,7 +58,7 @@ def merge(paths: tuple[Path, ...], out: Path) -> None:
             "metric": metas[0]["metric"],
         }
         inputs = {f"shard{i}": path for i, path in enumerate(paths)}
-        files.write_meta(tmp, "merge", {"shards": len(paths)}, inputs, **facts)
+        lineage.write_meta(tmp, "merge", {"shards": len(paths)}, inputs, shared, **facts)
 
 
 def check(paths: tuple[Path, ...], shards: list[dict], metas: list[dict]) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from knnlm.adaptive import PAD, AdaptiveEmbedding, AdaptiveSoftmax
-from knnlm.files import UserError, read_json
+from knnlm.files import UserError, check, read_json
 
 KEYTYPES = ("mhsa_input", "mhsa_input_ln", "ffn_input", "ffn_input_ln", "output", "output_ln")
 SECOND_LAST = "-second_last"  # suffix of a key type that is tapped one layer lower
@@ -171,10 +171,10 @@ def save(model: LanguageModel, directory: Path) -> None:
 
 def load(directory: Path, device: str = "cpu") -> LanguageModel:
     """The model of a directory, in evaluation mode; raises UserError when weights and config disagree."""
-    facts = read_json(Path(directory) / "config.json")
+    facts = read_json(check(Path(directory) / "config.json"))
     facts.pop("parameters", None)
     model = LanguageModel(ModelConfig(**facts))
-    path = Path(directory) / "model.safetensors"
+    path = check(Path(directory) / "model.safetensors")
     try:
         model.load_state_dict(load_file(path))
     except Exception as error:  # safetensors and torch raise their own kinds

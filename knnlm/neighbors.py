@@ -1,5 +1,7 @@
 """The neighbors artifact: memory-mapped arrays [Q, K] of ids, values and distances, sorted by (distance, id)."""
 
+from collections.abc import Container
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numba
@@ -16,12 +18,23 @@ def create(directory: Path, shape: tuple[int, int], exact: bool) -> dict[str, np
     return {name: files.create_array(directory / f"{name}.npy", shape, KINDS[name]) for name in names}
 
 
-def load(directory: Path) -> dict[str, np.ndarray]:
-    """The arrays of a neighbors directory, read-only; raises UserError where one is missing or of another shape."""
+def query_bytes(k: int, exact: bool) -> int:
+    """What the neighbors of one query take."""
+    return k * sum(np.dtype(kind).itemsize for name, kind in KINDS.items() if exact or name != "exact")
+
+
+def load(directory: Path, names: Container[str] = KINDS) -> dict[str, np.ndarray]:
+    """The arrays of a neighbors directory, read-only; raises UserError where one is missing or of another shape.
+
+    Only `names` are read, and checked, as a whole.
+    """
+    described = files.described(directory)["outputs"]
     found = {}
+    with ThreadPoolExecutor() as pool:  # side by side; each is then found checked when it is opened
+        list(pool.map(files.check, [directory / name for name in described if Path(name).stem in names]))
     for name, kind in KINDS.items():
-        if name != "exact" or (directory / "exact.npy").exists():
-            found[name] = files.open_array(directory / f"{name}.npy", kind, 2)  # [Q, K]
+        if name != "exact" or "exact.npy" in described:
+            found[name] = files.open_array(directory / f"{name}.npy", kind, 2, whole=name in names)  # [Q, K]
     for name, array in found.items():
         if array.shape != found["ids"].shape:
             raise files.UserError(

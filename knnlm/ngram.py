@@ -4,6 +4,7 @@ A document is one KenLM sentence: `</s>` of the text is a word like others, so e
 n-1 before it in its document, across line ends. (A sentence a line would forget the line before.)
 """
 
+import errno
 import os
 import shutil
 import subprocess
@@ -50,6 +51,8 @@ def estimate(tokens: np.ndarray, documents: np.ndarray, order: int, out: Path, l
         if process.wait():
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines() or ["no message"]
+            if os.strerror(errno.ENOSPC) in lines[-1]:
+                raise OSError(errno.ENOSPC, lines[-1])
             raise UserError(f"lmplz --order {order} failed: {lines[-1]}")
 
 

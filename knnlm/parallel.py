@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -22,10 +23,20 @@ def over_documents(function: Callable[[T], R], documents: Iterable[T]) -> Iterat
         yield from map(function, chain(batch, documents))
         return
     _function = function
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
+    with multiprocessing.get_context("fork").Pool(workers, _end_with_parent) as pool:
         while batch:
             yield from pool.imap(_call, batch, chunksize=1 + len(batch) // (16 * workers))
             batch = list(islice(documents, AHEAD * workers))
+
+
+def _end_with_parent() -> None:
+    """A worker of a killed process would wait for its next task for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _call(document: object) -> object:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from knnlm import files, vocab
+from knnlm import files, lineage, vocab
 from knnlm.layout import KnnLM
 
 
@@ -21,6 +21,9 @@ class Passages:
     def __init__(self, source: KnnLM, before: int = 14, after: int = 4) -> None:
         corpus = source.store["corpus"]
         self.before, self.after = before, after
+        lineage.agree(
+            (source.tokens(corpus, "train"), source.documents(corpus, "train"), *source.keys), "text", "vocab"
+        )
         self.stream = files.open_array(source.tokens(corpus, "train"), "integer", 1)
         self.documents = np.asarray(files.open_array(source.documents(corpus, "train"), "integer", 1))
         self.titles = source.titles(corpus, "train")

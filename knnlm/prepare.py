@@ -5,7 +5,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm import files
+from knnlm import files, lineage
+from knnlm.archives import check
 from knnlm.cli import run, settings
 from knnlm.corpus import CorpusSettings, deduplicate, shorten, split_documents, spool, write_split
 from knnlm.sources import SPLITS, read
@@ -23,26 +24,31 @@ class PrepareConfig:
     """CorpusSettings as JSON"""
     archives: tuple[str, ...] = ()
     """NAME=PATH of each archive that the sources name"""
+    sha256: tuple[str, ...] = ()
+    """NAME=HASH of each that is pinned, checked before it is opened"""
 
 
 def main(config: PrepareConfig) -> None:
     asked = settings(CorpusSettings, config.settings, "corpus")
     archives = parse_archives(config.archives)
+    for name, expected in parse_pairs(config.sha256, "--sha256", "NAME=HASH").items():
+        check(archives[name], expected)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=config.out.parent) as spooled:
+    with files.explained(config.out), tempfile.TemporaryFile(dir=config.out.parent) as spooled:
         documents = (document for source in asked.sources for document in read(source, archives))
         found = spool((shorten(document, asked) for document in documents), spooled)
         kept = deduplicate(found)
         splits = split_documents(kept, asked)
+        files.check_room(config.out, sum(entry.bytes for split in SPLITS for entry in splits[split]))
         with files.atomic(config.out, directory=True) as tmp:
             for split in SPLITS:
                 write_split(tmp, split, splits[split], spooled)
             words = {split: sum(entry.words for entry in splits[split]) for split in SPLITS}
-            files.write_meta(
+            lineage.write_meta(
                 tmp,
                 "prepare",
                 asked,
-                {name: path for name, path in archives.items() if path.is_file()},
+                archives | {source["path"]: Path(source["path"]) for source in asked.sources if source.get("path")},
                 pretokenized=asked.pretokenized or any(entry.source == "wikitext103" for entry in kept),
                 words=words,
                 documents={split: len(splits[split]) for split in SPLITS},
@@ -53,10 +59,14 @@ def main(config: PrepareConfig) -> None:
 
 def parse_archives(pairs: tuple[str, ...]) -> dict[str, Path]:
     """("gensim=downloads/gensim.whl", …) as a mapping; raises UserError for a pair without `=`."""
+    return {name: Path(path) for name, path in parse_pairs(pairs, "--archives", "NAME=PATH").items()}
+
+
+def parse_pairs(pairs: tuple[str, ...], flag: str, expected: str) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
-            raise files.UserError(f"--archives: found {pair!r}, expected NAME=PATH")
-    return {name: Path(path) for name, _, path in (pair.partition("=") for pair in pairs)}
+            raise files.UserError(f"{flag}: found {pair!r}, expected {expected}")
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
 if __name__ == "__main__":

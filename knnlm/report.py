@@ -15,6 +15,7 @@ from markupsafe import Markup
 from knnlm import files
 from knnlm.cli import run
 from knnlm.files import UserError
+from knnlm.text import paragraph
 
 SUMMARY, COST = "claims", "cost"  # tables that have a section of their own
 
@@ -48,7 +49,7 @@ class ReportConfig:
 
 
 def main(config: ReportConfig) -> None:
-    tables = {path.stem: html(read(path).replace(config.note, "", 1)) for path in config.tables}
+    tables = {path.stem: html(read(path).replace(paragraph(config.note), "", 1)) for path in config.tables}
     versions, commits = provenance(config.metas)
     page = environment().get_template("report.html.j2")
     facts = {
@@ -59,7 +60,7 @@ def main(config: ReportConfig) -> None:
         "cost": tables.pop(COST, None),
         "tables": tables,
         "figures": [(path.stem, picture(path), caption(config.captions, path.stem)) for path in config.figures],
-        "examples": html(read(config.examples).replace(config.note, "", 1)) if config.examples else None,
+        "examples": html(read(config.examples).replace(paragraph(config.note), "", 1)) if config.examples else None,
         "explorer": config.explorer.name if config.explorer else None,
         "configs": [(str(path), read(path)) for path in config.configs],
         "versions": versions,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from knnlm import ann, exact, features, files, knn, mixture, model
+from knnlm import ann, exact, features, files, knn, lineage, mixture, model
 from knnlm.layout import KnnLM
 from knnlm.windows import EOS
 
@@ -33,7 +33,7 @@ class Next(NamedTuple):
 
 
 class Retriever:
-    """The LM, indexes and keys of a row, loaded once. Keys stay on disk: only those of neighbors are read."""
+    """The LM, indexes and keys of a row, loaded once. Keys stay on disk, unchecked: only neighbors' are read."""
 
     def __init__(self, source: KnnLM) -> None:
         self.source, self.store = source, source.store
@@ -41,8 +41,9 @@ class Retriever:
         self.longest = source.windows.length
         self.shards = []
         for path, folder in zip(source.indexes, source.keys, strict=True):
-            stored = folder / "keys.npy"
-            keys = files.open_array(stored, "float16", 2) if stored.exists() else None
+            lineage.agree((source.model, folder, path), "vocab", "model", "keytype", "text", "keys")
+            stored = "keys.npy" in files.described(folder)["outputs"]
+            keys = files.open_array(folder / "keys.npy", "float16", 2, whole=False) if stored else None
             ids, values = (files.open_array(folder / f"{name}.npy", "integer", 1) for name in ("ids", "values"))
             self.shards.append((ann.load(path, source.nprobe), ids, values, keys))
         if self.store["distance"] == "exact" and any(keys is None for _, _, _, keys in self.shards):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import cache, files
+from knnlm import cache, files, lineage
 from knnlm.cli import progress, run
 
 
@@ -31,6 +31,7 @@ class ScoreCacheConfig:
 
 
 def main(config: ScoreCacheConfig) -> None:
+    shared = lineage.agree((config.queries, config.documents), "vocab", "model", "text")
     queries = files.open_array(config.queries / "keys.npy", "floating", 2)  # [N, D]
     targets = files.open_array(config.queries / "values.npy", "integer", 1)  # [N]
     documents = np.asarray(files.open_array(config.documents, "integer", 1), np.int64)  # [M]
@@ -52,7 +53,7 @@ def main(config: ScoreCacheConfig) -> None:
             for (c, t), array in out.items():
                 array[start:end] = grid[sizes.index(c), thetas.index(t)]
         inputs = {"queries": config.queries, "documents": config.documents}
-        files.write_meta(tmp, "score_cache", config, inputs)
+        lineage.write_meta(tmp, "score_cache", {"sizes": sizes, "thetas": thetas}, inputs, shared)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import files, knn, neighbors
+from knnlm import files, knn, lineage, neighbors
 from knnlm.cli import progress, run
 
 BLOCK = 8192  # queries scored at a time
+SHARED = ("vocab", "model", "text", "keytype", "deal", "index", "datastore", "queries")
 DISTANCES = ("exact", "quantized", "quantized_sqrt")
 
 
@@ -38,9 +39,11 @@ def main(config: ScoreKnnConfig) -> None:
 
 def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, int, float]]) -> None:
     """Every score of one split, block by block."""
-    found = neighbors.load(source)
+    shared = lineage.agree((source, targets_dir), *SHARED)
+    weighed = {"exact" if distance == "exact" else "distances" for distance, _, _ in scores}
+    found = neighbors.load(source, {"values", *weighed})
     targets = files.open_array(targets_dir / "values.npy", "integer", 1)  # [N]
-    check(source, targets_dir, found, targets, scores, files.read_json(source / "meta.json")["metric"])
+    check(source, targets_dir, found, targets, scores, files.described(source)["metric"])
     wanted: dict[tuple[str, float], list[int]] = defaultdict(list)
     for distance, k, temperature in sorted(scores):
         wanted[distance, temperature].append(k)
@@ -57,7 +60,8 @@ def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, 
                 logprobs = knn.target_logprobs_for_ks(near, values, targets[block], ks, temperature)  # [ks, B]
                 for k, logprob in zip(ks, logprobs, strict=True):
                     out[distance, k, temperature][block] = logprob
-        files.write_meta(tmp, "score_knn", sorted(scores), {"neighbors": source, "targets": targets_dir})
+        inputs = {"neighbors": source, "targets": targets_dir}
+        lineage.write_meta(tmp, "score_knn", sorted(scores), inputs, shared)
 
 
 def distances(found: dict[str, np.ndarray], distance: str, block: slice) -> np.ndarray:

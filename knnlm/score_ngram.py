@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm import files, ngram
+from knnlm import files, lineage, ngram
 from knnlm.cli import run
 
 log = logging.getLogger("knnlm")
@@ -48,12 +48,17 @@ class ScoreNgramConfig:
 
 def main(config: ScoreNgramConfig) -> None:
     lmplz = ngram.find_lmplz(config.lmplz)
-    size = files.read_json(config.vocab)["size"]
+    lineage.agree((config.train, config.train_documents, config.vocab), "vocab", "text")
+    splits_of = [
+        lineage.agree(paths, "text") | lineage.agree((config.vocab, *paths), "vocab")
+        for paths in zip(config.eval, config.eval_documents, strict=True)
+    ]
+    size = files.read_json(files.check(config.vocab))["size"]
     train = open_stream(config.train, config.train_documents)
     splits = [open_stream(*paths) for paths in zip(config.eval, config.eval_documents, strict=True)]
     with ExitStack() as stack:
         outs = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=config.out[0].parent)))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=outs[0])))
         for order in sorted(set(config.orders)):
             model = scratch / f"order{order}.arpa"
             log.info("estimating order %d on %s tokens", order, f"{len(train[0]):,}")
@@ -61,9 +66,10 @@ def main(config: ScoreNgramConfig) -> None:
             for (tokens, documents), out in zip(splits, outs, strict=True):
                 files.save_array(out / f"order{order}.npy", ngram.target_logprob(model, tokens, documents, size))
             model.unlink()
-        for tokens, documents, out in zip(config.eval, config.eval_documents, outs, strict=True):
+        told = {"orders": sorted(set(config.orders))}
+        for tokens, documents, out, shared in zip(config.eval, config.eval_documents, outs, splits_of, strict=True):
             inputs = {"train": config.train, "tokens": tokens, "documents": documents, "vocab": config.vocab}
-            files.write_meta(out, "score_ngram", config, inputs)
+            lineage.write_meta(out, "score_ngram", told, inputs, shared)
 
 
 def open_stream(tokens: Path, documents: Path) -> tuple:

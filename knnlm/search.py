@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import ann, exact, files, neighbors
+from knnlm import ann, exact, files, lineage, neighbors
 from knnlm.cli import progress, run, settings
 
 BLOCK = 1024  # queries searched at a time
@@ -32,18 +32,21 @@ class SearchConfig:
 
 def main(config: SearchConfig) -> None:
     chosen = settings(ann.IndexSettings, config.settings, "index settings")
+    roles = shared(config)
     index = ann.load(config.index, chosen.nprobe)
     ids = files.open_array(config.keys / "ids.npy", "int64", 1)  # [n]
     values = files.open_array(config.keys / "values.npy", "integer", 1)  # [n]
-    stored = config.keys / "keys.npy"
-    keys = files.open_array(stored, "float16", 2) if stored.exists() else None  # [n, d]
+    described = files.described(config.keys)
+    stored = "keys.npy" in described["outputs"]
+    keys = files.open_array(config.keys / "keys.npy", "float16", 2) if stored else None  # [n, d]
     queries = [files.open_array(split / "keys.npy", "floating", 2) for split in config.queries]  # [Q, d] each
     check(config, index, ids, values, queries)
+    files.check_room(config.out[0], sum(map(len, queries)) * neighbors.query_bytes(config.k, keys is not None))
     inner_product, searcher = ann.is_inner_product(index), ann.on_gpus(index)
     rerank = partial(exact.distances_on, "cuda") if ann.has_gpus() else exact.distances
     facts = {"entries": len(ids), "metric": "ip" if inner_product else "l2"}
-    facts["entries_total"] = files.read_json(config.keys / "meta.json").get("entries_total", len(ids))
-    for split, split_queries, out in zip(config.queries, queries, config.out, strict=True):
+    facts["entries_total"] = described.get("entries_total", len(ids))
+    for split, split_queries, out, roles_here in zip(config.queries, queries, config.out, roles, strict=True):
         with files.atomic(out, directory=True) as tmp:
             found = neighbors.create(tmp, (len(split_queries), config.k), exact=keys is not None)
             for start in progress(range(0, len(split_queries), BLOCK), f"search {out}", unit="block"):
@@ -56,7 +59,19 @@ def main(config: SearchConfig) -> None:
                 for name, array in part.items():
                     found[name][start : start + BLOCK] = array
             inputs = {"index": config.index, "keys": config.keys, "queries": split}
-            files.write_meta(tmp, "search", {"settings": chosen, "k": config.k}, inputs, **facts)
+            told = {"settings": chosen, "k": config.k}
+            lineage.write_meta(tmp, "search", told, inputs, roles_here, **facts)
+
+
+def shared(config: SearchConfig) -> list[dict[str, str]]:
+    """What each split's neighbors belong to; raises UserError where index, keys and queries do not belong together."""
+    common = ("vocab", "model", "keytype")
+    store = lineage.agree((config.index, config.keys), *common, "text", "deal", "index", "keys")
+    if "text" in store:
+        store["datastore"] = store.pop("text")
+    for split in config.queries:
+        lineage.agree((config.keys, split), *common)
+    return [lineage.of(split) | store for split in config.queries]
 
 
 def check(config: SearchConfig, index: object, ids: np.ndarray, values: np.ndarray, queries: list) -> None:

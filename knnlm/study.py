@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from knnlm import files
+from knnlm import files, lineage
 from knnlm.files import UserError
 
 
@@ -48,7 +48,8 @@ def load(experiments: Iterable[Path], curves: Iterable[Path] = ()) -> Study:
     """A study from experiment files and from curves at models/MODEL/seedS/curve.jsonl."""
     loaded = {}
     for path in experiments:
-        experiment = files.read_json(path)
+        lineage.agree((path,))
+        experiment = files.read_json(files.check(path))
         if not {"experiment", "rows"} <= set(experiment):
             raise UserError(f"{path}: found keys {sorted(experiment)}, expected experiment and rows; interpolate again")
         loaded[experiment["experiment"]] = experiment
@@ -81,8 +82,6 @@ def neighbors(study: Study) -> list[tuple[int, float]]:
 
 def _lines(path: Path) -> list[dict]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; train the model that makes it") from None
+        return [json.loads(line) for line in files.check(path).read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise UserError(f"{path}: not JSON lines ({error}); train again") from None

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm import files
+from knnlm import files, lineage
 from knnlm.cli import run
 from knnlm.corpus import Entry, is_pretokenized, random_documents, read_index, write_split
 
@@ -25,6 +25,7 @@ class SubsetConfig:
 def main(config: SubsetConfig) -> None:
     if not 0 < config.fraction <= 1:
         raise files.UserError(f"fraction: found {config.fraction}, expected above 0 and at most 1")
+    lineage.agree((config.corpus,))
     records = read_index(config.corpus, "train")
     chosen = [records[i] for i in random_documents(len(records), config.fraction, config.seed)]
     entries = [Entry(r["title"], r["source"], None, r["start"], r["bytes"], 0, "") for r in chosen]
@@ -32,9 +33,9 @@ def main(config: SubsetConfig) -> None:
         write_split(tmp, "train", entries, whole)
         for split in ("dev", "test"):
             for name in (f"{split}.txt", f"{split}.documents.jsonl"):
-                shutil.copyfile(config.corpus / name, tmp / name)
+                shutil.copyfile(files.check(config.corpus / name), tmp / name)
         facts = {"pretokenized": is_pretokenized(config.corpus), "documents": {"train": len(entries)}}
-        files.write_meta(tmp, "subset", config, {"corpus": config.corpus}, **facts)
+        lineage.write_meta(tmp, "subset", config, {"corpus": config.corpus}, **facts)
 
 
 if __name__ == "__main__":

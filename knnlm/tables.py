@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from knnlm.claims import Verdict
+from knnlm.text import paragraph, plain
 
 LATEX = {
     "λ": r"$\lambda$",
@@ -38,7 +39,9 @@ def markdown(title: str, note: str, shown: pd.DataFrame, findings: list[Verdict]
         for name in shown
     ]
     aligned = numeric if "Claim" not in shown else ["left"] * len(numeric)
-    parts = [f"# {title}", note, shown.to_markdown(index=False, disable_numparse=True, colalign=aligned)]
+    if "Model" in shown:
+        shown = shown.assign(Model=shown["Model"].map(plain))
+    parts = [f"# {title}", paragraph(note), shown.to_markdown(index=False, disable_numparse=True, colalign=aligned)]
     if findings:
         parts.append("**Findings of the paper, here:**")
         parts.append("\n".join(f"- {finding_line(verdict, bold='**')}" for verdict in findings))

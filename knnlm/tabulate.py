@@ -81,7 +81,7 @@ class TabulateConfig:
     curves: tuple[Path, ...] = ()
     """learning curves (models/MODEL/seedS/curve.jsonl), for the claims on training"""
     benchmarks: tuple[Path, ...] = ()
-    """for `cost`: Snakemake benchmark files, under benchmarks/STAGE/"""
+    """for `cost`: Snakemake benchmark files under benchmarks/STAGE/, or the folder benchmarks"""
     artifacts: tuple[Path, ...] = ()
     """for `cost`: folders of the study (corpora, models, keys…), whose bytes are counted"""
     note: str = ""
@@ -153,7 +153,8 @@ def cost(
     benchmarks: tuple[Path, ...], artifacts: tuple[Path, ...], paper: Mapping
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Jobs, seconds and peak memory of each stage that ran; the bytes of a folder stand with its first stage."""
-    jobs = pd.concat([_benchmark(path) for path in benchmarks] or [pd.DataFrame(columns=["stage", "s", "max_rss"])])
+    measured = [file for path in benchmarks for file in (sorted(path.rglob("*.jsonl")) if path.is_dir() else [path])]
+    jobs = pd.concat([_benchmark(path) for path in measured] or [pd.DataFrame(columns=["stage", "s", "max_rss"])])
     sizes = {path.name: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in artifacts}
     table, order = [], [(stage, folder) for folder, stages in WRITES.items() for stage in stages]
     order += [(stage, "") for stage in sorted(set(jobs["stage"])) if stage not in dict(order)]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from knnlm import checkpoint, distributed, features, files, model, schedule, windows
+from knnlm import checkpoint, disk, distributed, features, files, lineage, model, schedule, windows
 from knnlm.checkpoint import Progress
 from knnlm.cli import progress, run, settings
 from knnlm.files import UserError
@@ -22,6 +22,7 @@ from knnlm.schedule import TrainingSettings
 from knnlm.windows import Windows
 
 log = logging.getLogger("knnlm")
+SAVED_FLOATS = 4  # for each parameter: itself, its best so far, its momentum, and the finished model beside them
 SMALLEST_SCALE = 1.0  # of float16 losses: below, the gradients themselves overflow
 
 
@@ -46,7 +47,8 @@ class TrainConfig:
 
 def main(config: TrainConfig) -> None:
     recipe = settings(TrainingSettings, config.training, "--training")
-    size = files.read_json(config.vocab)["size"]
+    shared = lineage.agree((config.train, config.dev, config.vocab), "vocab")
+    size = files.read_json(files.check(config.vocab))["size"]
     architecture = settings(
         ModelConfig, json.dumps(json.loads(config.architecture) | {"vocab_size": size}), "--architecture"
     )
@@ -58,7 +60,7 @@ def main(config: TrainConfig) -> None:
         if int(array.max()) >= size:
             raise UserError(f"{path}: token {array.max()} is outside {config.vocab}'s {size} words")
     facts = {"architecture": asdict(architecture), "training": asdict(recipe), "seed": config.seed}
-    fingerprint = json.dumps([*facts.values(), files.digest(config.train)])
+    fingerprint = json.dumps([*facts.values(), *map(files.digest, (config.train, config.dev))])
     distributed.start()
     resume = config.out.parent / f".{config.out.name}.resume"
     with checkpoint.only_one(resume):
@@ -66,19 +68,23 @@ def main(config: TrainConfig) -> None:
             log.info("%s: already trained", config.out)
         else:
             state = begin(architecture, recipe, config.seed)
+            files.check_room(config.out, SAVED_FLOATS * 4 * model.parameter_count(state.model))
             state.restore(resume / "state.pt", fingerprint)
             _train(state, tokens, dev, recipe, config.seed, lambda: state.save(resume / "state.pt", fingerprint))
             if distributed.rank() == 0:
-                _write(config, state, facts, training_tokens=len(tokens), fingerprint=fingerprint)
+                _write(config, state, facts, shared, training_tokens=len(tokens), fingerprint=fingerprint)
         distributed.barrier()
         if distributed.rank() == 0:
-            checkpoint.remove(resume)
+            disk.remove(resume)
     distributed.stop()
 
 
 def _finished(out: Path, fingerprint: str) -> bool:
     """Whether the training that was waited for has written this very model."""
-    return (out / "meta.json").exists() and files.read_json(out / "meta.json").get("fingerprint") == fingerprint
+    try:
+        return files.described(files.check(out)).get("fingerprint") == fingerprint
+    except UserError:
+        return False
 
 
 def begin(architecture: ModelConfig, recipe: TrainingSettings, seed: int) -> Progress:
@@ -95,19 +101,19 @@ def begin(architecture: ModelConfig, recipe: TrainingSettings, seed: int) -> Pro
     )
 
 
-def _write(config: TrainConfig, state: Progress, settings: dict, **facts: object) -> None:
+def _write(config: TrainConfig, state: Progress, settings: dict, shared: dict, **facts: object) -> None:
     state.model.load_state_dict(state.kept)
     inputs = {"train": config.train, "dev": config.dev, "vocab": config.vocab}
     with files.atomic(config.out, directory=True) as tmp:
         model.save(state.model, tmp)
         (tmp / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in state.curve))
-        files.write_meta(tmp, "train", settings, inputs, processes=distributed.processes(), **facts)
+        facts["processes"] = distributed.processes()
+        lineage.write_meta(tmp, "train", settings, inputs, shared, "model", **facts)
 
 
 def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: TrainingSettings, seed: int, save) -> None:
     """Run the remaining updates; SIGTERM saves the state and exits with code 1."""
-    began = saved = time.monotonic()
-    earlier = state.seconds
+    saved = time.monotonic()
     total = recipe.updates * recipe.tokens_per_update
     with _noted_signals() as stopping, progress(None, "training", total, "tok") as bar:
         bar.update(state.update * recipe.tokens_per_update)
@@ -116,7 +122,6 @@ def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: Trainin
             state.update += 1
             bar.update(recipe.tokens_per_update)
             if state.update % recipe.evaluate_every == 0 or state.update == recipe.updates:
-                state.seconds = earlier + time.monotonic() - began
                 _evaluate(state, dev, recipe, len(tokens))
                 bar.set_postfix(train=state.curve[-1]["train_loss"], dev=state.curve[-1]["dev_loss"])
             stop, due = distributed.any_of(bool(stopping), time.monotonic() - saved > recipe.save_every)
@@ -182,6 +187,8 @@ def _evaluate(state: Progress, dev: np.ndarray, recipe: TrainingSettings, train_
         for block in features.stream(state.model.eval(), dev, blocks, recipe.block, (), 4096, logprob=True)
     )
     dev_loss = -total / len(dev)
+    if not math.isfinite(dev_loss):
+        raise UserError(f"update {state.update}: the loss on dev is {dev_loss:.4g}: lower training.lr")
     seen = state.update * recipe.tokens_per_update
     state.curve.append(
         {
@@ -191,7 +198,6 @@ def _evaluate(state: Progress, dev: np.ndarray, recipe: TrainingSettings, train_
             "train_loss": state.loss / state.tokens,
             "dev_loss": dev_loss,
             "lr": state.optimizer.param_groups[0]["lr"],
-            "seconds": round(state.seconds, 3),
         }
     )
     state.loss, state.tokens = 0.0, 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm import ann, files
+from knnlm import ann, files, lineage
 from knnlm.cli import run, settings
 
 log = logging.getLogger("knnlm")
@@ -19,20 +19,24 @@ class TrainIndexConfig:
     keys: tuple[Path, ...]
     """datastore shard directories, in order (any number of shards gives the same sample)"""
     out: Path
-    """trained.faiss; trained.json is written beside it"""
+    """trained.faiss; its description is written beside it"""
     settings: str = "{}"
     """IndexSettings as JSON"""
 
 
 def main(config: TrainIndexConfig) -> None:
     chosen = settings(ann.IndexSettings, config.settings, "index settings")
+    shared = lineage.agree(config.keys, "vocab", "model", "text", "keytype", "deal")
+    lineage.differ(config.keys, "keys")
     shards = [files.open_array(shard / "keys.npy", "floating", 2) for shard in config.keys]  # [n, d] each
     keys = sample(shards, chosen.sample, chosen.seed)
     log.info("training %s on %s keys of %s", chosen.factory, f"{len(keys):,}", f"{sum(map(len, shards)):,}")
     index = ann.train(keys, chosen)
-    facts = {"settings": chosen, "dimension": keys.shape[1], "sampled": len(keys), "entries": sum(map(len, shards))}
+    facts = {"dimension": keys.shape[1], "sampled": len(keys), "entries": sum(map(len, shards))}
     ann.save(index, config.out)
-    files.write_json(config.out.with_suffix(".json"), facts)
+    shared.pop("deal", None)  # any number of shards gives the same sample
+    inputs = {f"shard{i}": path for i, path in enumerate(config.keys)}
+    lineage.write_meta(config.out, "train_index", chosen, inputs, shared, "index", **facts)
 
 
 def sample(shards: list[np.ndarray], size: int, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from knnlm.files import UserError, read_json, write_json
+from knnlm.files import UserError, check, read_json, write_json
 from knnlm.wikitext import detokenize, separate_numbers
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ TYPES: dict[str, type[WordVocab | SentencePieceVocab | BertVocab]] = {
 
 def load(directory: Path) -> Vocab:
     """The vocabulary in `directory`; raises UserError when there is none."""
-    return TYPES[read_json(Path(directory) / "vocab.json")["type"]].load(Path(directory))
+    return TYPES[read_json(check(directory) / "vocab.json")["type"]].load(Path(directory))
 
 
 def save(vocab: Vocab, directory: Path) -> None:

@@ -1,6 +1,5 @@
 """Wikipedia's XML dump to plain text: pages stream in, whole articles without markup come out."""
 
-import bz2
 import html
 import re
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from typing import IO
 import mwparserfromhell
 import mwxml
 
+from knnlm.archives import Bzip2
 from knnlm.parallel import over_documents
 from knnlm.text import one_line
 
@@ -38,7 +38,7 @@ def read_dump(file: IO[bytes]) -> Iterator[tuple[str, str]]:
     """(title, text) of each article of a .bz2 or plain dump, in order; memory does not grow with the dump."""
     compressed = file.read(3) == b"BZh"
     file.seek(0)
-    pages = _articles(bz2.BZ2File(file) if compressed else file)
+    pages = _articles(Bzip2(file) if compressed else file)
     return filter(None, over_documents(_clean_page, pages))
 
 

@@ -33,3 +33,12 @@ def configured(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def victims(tmp_path_factory):
+    """For tests/faults: starts verbs on small inputs, to be killed."""
+    from victims import begin
+
+    with begin(tmp_path_factory.mktemp("victims")) as started:
+        yield started

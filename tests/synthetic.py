@@ -118,7 +118,7 @@ def curve(epochs: float, start: float, end: float, overfits: bool) -> list[dict]
         dev = train + (4 * progress if overfits else 0.15)
         points.append(
             {"update": 10 * i + 1, "epoch": epochs * (i + 1) / 60, "tokens": 5120 * (i + 1), "train_loss": train}
-            | {"dev_loss": dev if i % 10 == 9 else None, "lr": 0.003, "seconds": 1.5 * i}
+            | {"dev_loss": dev if i % 10 == 9 else None, "lr": 0.003}
         )
     return points
 

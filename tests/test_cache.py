@@ -1,11 +1,9 @@
 """The continuous cache against a naive loop."""
 
-import json
-
 import numpy as np
 import pytest
 
-from knnlm import cache, files, score_cache
+from knnlm import cache, files, lineage, score_cache
 
 SIZES, THETAS, DOCUMENTS = [1, 5, 40, 1000], [0.1, 1.0], [0, 1, 90, 700]
 
@@ -49,7 +47,7 @@ def test_the_stage_writes_the_whole_grid(stream, tmp_path):
     (tmp_path / "queries").mkdir()
     np.save(tmp_path / "queries/keys.npy", queries)
     np.save(tmp_path / "queries/values.npy", targets)
-    (tmp_path / "queries/meta.json").write_text(json.dumps({}))
+    lineage.write_meta(tmp_path / "queries", "evaluate", {}, {})
     np.save(tmp_path / "documents.npy", np.array(DOCUMENTS))
     config = tmp_path / "queries", tmp_path / "documents.npy", tmp_path / "out", (5, 40), (0.1, 1)
     score_cache.main(score_cache.ScoreCacheConfig(*config))

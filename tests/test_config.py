@@ -29,7 +29,7 @@ def keys_of(schema):
 @pytest.mark.parametrize(
     ("schema_keys", "settings", "elsewhere"),
     [
-        (keys_of(SCHEMA["corpora"]) - {"subset_of", "fraction"}, corpus.CorpusSettings, {"seed"}),
+        (keys_of(SCHEMA["corpora"]) - {"subset_of", "fraction", "token_shards"}, corpus.CorpusSettings, {"seed"}),
         (keys_of(SCHEMA["vocabs"]) - {"corpora"}, vocab.VocabSettings, {"seed"}),
         (keys_of(SCHEMA["indexes"]), ann.IndexSettings, set()),
         (

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnlm import examples, files
+from knnlm import examples, files, lineage
 
 WORDS = ["", "the", "cat", "<b>", "on", "mat", "|", "Carmen"]
 
@@ -49,9 +49,10 @@ def study(folder: Path) -> examples.ExamplesConfig:
     (folder / "neighbors").mkdir()
     files.save_array(folder / "neighbors/ids.npy", ids)
     files.save_array(folder / "neighbors/exact.npy", distances)
-    files.write_meta(folder / "neighbors", "merge", {}, {})
+    lineage.write_meta(folder / "neighbors", "merge", {}, {})
     (folder / "vocab").mkdir()
     (folder / "vocab/dict.txt").write_text("".join(f"{word} 9\n" for word in WORDS))
+    lineage.write_meta(folder / "vocab", "build_vocab", {}, {})
     row = {"name": "knn", "seeds": [1], "lmbda": {"knn": [0.25]}}
     (folder / "table1.json").write_text(json.dumps({"experiment": "table1", "rows": [row]}))
     paths = {"eval_tokens": "eval.npy", "train_tokens": "train.npy", "lm": "lm.npy", "knn": "knn.npy"}

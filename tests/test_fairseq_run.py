@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from knnlm import evaluate, features, import_datastore, import_fairseq, mixture, model, score_knn, search
+from knnlm import evaluate, features, import_datastore, import_fairseq, lineage, mixture, model, score_knn, search
 from knnlm import windows as windows_
 from knnlm.evaluate import EvaluateConfig
 from knnlm.import_datastore import ImportDatastoreConfig
@@ -131,4 +131,5 @@ def test_a_wrong_number_of_heads_fits_every_weight_and_costs_perplexity(run):
     shutil.copytree(run.at / "model", run.at / "heads8")
     config = json.loads((run.at / "heads8/config.json").read_text())
     (run.at / "heads8/config.json").write_text(json.dumps(config | {"heads": 8}))
+    lineage.write_meta(run.at / "heads8", "import_fairseq", {}, {}, role="model")
     assert evaluated(run.at, "heads8-scores", EVALUATION, "heads8") == pytest.approx(19.237, abs=1e-3)

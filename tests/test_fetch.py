@@ -59,8 +59,8 @@ def test_a_right_file_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_download_goes_on_where_it_was(tmp_path: Path, server: str) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/.name.zip.partial").write_bytes(b"AN")  # capitals: these two bytes are not fetched again
+    (tmp_path / "out/.name.zip.resume").mkdir(parents=True)
+    (tmp_path / "out/.name.zip.resume/partial").write_bytes(b"AN")  # capitals: these two bytes are not fetched again
     path = get(tmp_path, kind="url", url=server, sha256=hashlib.sha256(b"AN archive").hexdigest())
     assert path.read_bytes() == b"AN archive" and list(path.parent.iterdir()) == [path]
 

@@ -1,6 +1,5 @@
 """The kNN distribution, against hand-computed answers and the published code's own."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knnlm import ann, files, knn, score_knn
+from knnlm import ann, files, knn, lineage, score_knn
 
 ORACLES = Path(__file__).parent / "data/oracles"
 INF = np.inf
@@ -119,6 +118,6 @@ def neighbors_directory(root: Path) -> tuple[Path, Path]:
     np.save(root / "neighbors/distances.npy", np.array([[1, 4, 9]] * 2, np.float32))
     np.save(root / "neighbors/exact.npy", np.array([[1, 3, 8]] * 2, np.float32))
     np.save(root / "queries/values.npy", np.array([1, 1], np.uint32))
-    files.write_meta(root / "neighbors", "merge", {}, {}, metric="l2")
-    (root / "queries/meta.json").write_text(json.dumps({}))
+    lineage.write_meta(root / "neighbors", "merge", {}, {}, metric="l2")
+    lineage.write_meta(root / "queries", "evaluate", {}, {})
     return root / "neighbors", root / "queries"

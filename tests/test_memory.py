@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from knnlm import add, evaluate, extract, files, merge, model, search, train_index
+from knnlm import add, evaluate, extract, files, lineage, merge, model, search, train_index
 
 SHARD, D, Q, K = 100_000, 32, 17_000, 128  # entries, dimensions, queries, neighbors
 WINDOWS = '{"new": 64, "context": 0}'
@@ -41,7 +41,7 @@ def peaks(at: Path, shards: int) -> dict[str, int]:
     lm = model.LanguageModel(model.ModelConfig(vocab_size=64, layers=1, dim=D, ffn_dim=D, heads=1))
     (at / "model").mkdir(parents=True)
     model.save(lm, at / "model")
-    files.write_meta(at / "model", "train", {}, {})
+    lineage.write_meta(at / "model", "train", {}, {})
     rng = np.random.default_rng(0)
     for split, size in (("train", shards * SHARD), ("dev", Q)):
         files.save_array(at / f"{split}.npy", rng.integers(2, 60, size).astype(np.uint16))

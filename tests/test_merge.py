@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnlm import add, files, merge, neighbors, search, train_index
+from knnlm import add, files, lineage, merge, neighbors, search, train_index
 
 D, K = 16, 24
 CUTS = {1: [0, 2400], 3: [0, 700, 1500, 2400]}
@@ -16,7 +16,7 @@ def write(directory: Path, **arrays: np.ndarray) -> Path:
     directory.mkdir(parents=True)
     for name, array in arrays.items():
         np.save(directory / f"{name}.npy", array)
-    files.write_meta(directory, "extract", {}, {}, entries_total=2400)
+    lineage.write_meta(directory, "extract", {}, {}, entries_total=2400)
     return directory
 
 

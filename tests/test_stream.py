@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import ROOT
 
-from knnlm import add, ann, extract, files, model, search, stream, train_index
+from knnlm import add, ann, extract, files, lineage, model, search, stream, train_index
 
 sys.path.insert(0, str(ROOT / "workflow"))
 import study as workflow_study
@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     lm = model.LanguageModel(model.ModelConfig(vocab_size=64, layers=1, dim=16, ffn_dim=32, heads=2))
     (at / "model").mkdir()
     model.save(lm, at / "model")
-    files.write_json(at / "model/meta.json", {})
+    lineage.write_meta(at / "model", "train", {}, {}, role="model")
     files.save_array(at / "train.npy", np.random.default_rng(0).integers(2, 60, 1500).astype(np.uint16))
     for shard in range(2):
         extracted(at, at / f"keys{shard}", shard=shard, shards=2)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnlm import binarize, build_vocab, vocab
+from knnlm import binarize, build_vocab, lineage, vocab
 from knnlm.files import UserError, open_array
 from knnlm.prepare import PrepareConfig
 from knnlm.prepare import main as prepare
@@ -148,8 +148,9 @@ def test_word_tokens_need_a_word_vocabulary(tmp_path: Path) -> None:
 
 def test_a_split_without_documents_is_named(tmp_path: Path) -> None:
     source = corpus(tmp_path)
-    build(source, tmp_path / "vocab")
     (source / "dev.documents.jsonl").write_text("")
+    lineage.write_meta(source, "prepare", {}, {})
+    build(source, tmp_path / "vocab")
     with pytest.raises(UserError, match=r"dev\.documents\.jsonl: no documents"):
         binarize.main(binarize.BinarizeConfig(tmp_path / "vocab", source, tmp_path / "tokens"))
 

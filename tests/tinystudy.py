@@ -15,6 +15,7 @@ from knnlm import (
     extract,
     files,
     interpolate,
+    lineage,
     merge,
     model,
     score_cache,
@@ -43,28 +44,32 @@ def text(documents: int, seed: int) -> tuple[str, list[dict]]:
     return whole, facts
 
 
-def write(study: Path) -> Path:
-    """Everything that `layout.find(study)` points at; returns the folder."""
+def write(study: Path, texts: int = 0, seed: int = 1) -> Path:
+    """Everything that `layout.find(study)` points at; returns the folder. Another `texts` has another vocabulary."""
     corpus, vocab, tokens = study / "corpora/fox", study / "vocabs/words", study / "tokens/words/fox"
     corpus.mkdir(parents=True)
-    for seed, (split, documents) in enumerate({"train": 60, "dev": 6, "test": 8}.items()):
-        whole, facts = text(documents, seed)
+    for number, (split, documents) in enumerate({"train": 60, "dev": 6, "test": 8}.items()):
+        whole, facts = text(documents, texts + number)
         (corpus / f"{split}.txt").write_text(whole)
         (corpus / f"{split}.documents.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
-    files.write_meta(corpus, "prepare", {}, {}, pretokenized=True)
+    lineage.write_meta(corpus, "prepare", {}, {}, pretokenized=True)
     build_vocab.main(build_vocab.BuildVocabConfig(corpora=(corpus,), settings='{"type": "word"}', out=vocab))
     binarize.main(binarize.BinarizeConfig(vocab=vocab, corpus=corpus, out=tokens))
-    train(study / "models/fox/seed1", files.read_json(vocab / "vocab.json")["size"])
+    train(study / "models/fox/seed1", vocab, tokens, seed)
     retrieve(study, tokens)
     return study
 
 
-def train(out: Path, size: int) -> None:
-    torch.manual_seed(1)
-    config = model.ModelConfig(size, layers=2, dim=16, ffn_dim=32, heads=2, adaptive_cutoffs=(8,))
+def train(out: Path, vocab: Path, tokens: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    config = model.ModelConfig(
+        files.read_json(vocab / "vocab.json")["size"], layers=2, dim=16, ffn_dim=32, heads=2, adaptive_cutoffs=(8,)
+    )
     out.mkdir(parents=True)
     model.save(model.LanguageModel(config).eval(), out)
-    files.write_meta(out, "train", asdict(config), {}, training_tokens=2400)
+    inputs = {"train": tokens / "train.npy", "vocab": vocab / "vocab.json"}
+    shared = lineage.agree(inputs.values(), "vocab")
+    lineage.write_meta(out, "train", asdict(config), inputs, shared, "model", training_tokens=2400)
 
 
 def retrieve(study: Path, tokens: Path) -> None:
@@ -110,17 +115,25 @@ def score(study: Path, tokens: Path, queries: dict, logprobs: dict, found: dict)
     merged = tuple(path / "first2of2" for path in found.values())
     scores = '[["exact", 16, 1]]'
     score_knn.main(score_knn.ScoreKnnConfig(merged, tuple(queries.values()), tuple(knn.values()), scores))
+    rows, documents = sheet(study)
+    out = study / "experiments/table1.json"
+    interpolate.main(interpolate.InterpolateConfig(rows, documents, out, '{"resamples": 10}'))
+
+
+def sheet(study: Path) -> tuple[str, str]:
+    """Table 1's rows and its documents, as `interpolate` is told of them."""
+    logprobs = {split: study / f"logprobs/fox/{split}" for split in ("dev", "test")}
+    knn = {split: path / "knn/fox/seed1/fox/ffn_input_ln/fine/first2of2" for split, path in logprobs.items()}
     row = {"name": "base", "label": "LM", "corpus": "fox", "model": "fox", "seeds": [1]}
     row["model_dirs"] = [str(study / "models/fox/seed1")]
     row["lm"] = {split: [str(path / "lm/fox/seed1/logprob.npy")] for split, path in logprobs.items()}
     parts = {"knn": {split: [str(path / "exact-k16-t1.npy")] for split, path in knn.items()}}
     caches = {"cache": {split: [str(path / "cache/fox/seed1")] for split, path in logprobs.items()}}
-    store = DATASTORE | {"neighbors": str(merged[0])}
+    store = DATASTORE | {"neighbors": str(study / "neighbors/fox/seed1/fox/dev/fox/ffn_input_ln/fine/first2of2")}
     rows = [
         row,
         row | {"name": "knn", "components": parts, "datastore": store},
         row | {"name": "cache", "components": caches},
     ]
-    documents = {"fox": {split: str(tokens / f"{split}.documents.npy") for split in queries}}
-    out = study / "experiments/table1.json"
-    interpolate.main(interpolate.InterpolateConfig(json.dumps(rows), json.dumps(documents), out, '{"resamples": 10}'))
+    documents = {"fox": {split: str(study / f"tokens/words/fox/{split}.documents.npy") for split in logprobs}}
+    return json.dumps(rows), json.dumps(documents)

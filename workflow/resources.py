@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from limits import ARCHITECTURE, RECIPE
 
 UNKNOWN_WORDS = 2e6  # of an archive whose catalogue entry names none
 UNKNOWN_FOLDER = 1e9  # words of a folder that is not there yet
@@ -97,7 +98,7 @@ class Sizes:
         return entry.get("size") or entry.get("max_size") or min(LARGEST_VOCAB, words / 20)
 
     def architecture(self, model: str) -> dict:
-        return {"layers": 16, "dim": 1024, "ffn_dim": 4096} | self.study["models"][model]["architecture"]
+        return ARCHITECTURE | self.study["models"][model]["architecture"]
 
     def weights(self, model: str) -> float:
         """Parameters that a token meets: the layers and the output's words, of an adaptive one its first band."""
@@ -168,8 +169,7 @@ class Formulas(Sizes):
         return Needs(0.1, 8, 2)
 
     def train(self, w: Mapping) -> Needs:
-        recipe = {"updates": 286000, "tokens_per_update": 73728, "tokens_per_batch": 3072}
-        recipe |= self.study["models"][w["model"]]["training"]
+        recipe = RECIPE | self.study["models"][w["model"]]["training"]
         flops = 6 * self.weights(w["model"]) * recipe["updates"] * recipe["tokens_per_update"]
         gpus = math.gcd(MOST_GPUS, recipe["tokens_per_update"] // recipe["tokens_per_batch"])
         state = self.weights(w["model"]) * 12e-9  # weights, the best ones, momentum

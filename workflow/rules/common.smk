@@ -6,11 +6,12 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+from references import source_is_there
 from resources import Formulas, directives
 from study import MAIN_KEYTYPE, OTHER_KEYTYPES, SPLITS, StudyError, load, rows, scores_needed
 
 try:
-    STUDY = load(config)
+    STUDY = load(config, workflow.configfiles)
 except StudyError as error:
     sys.exit(f"error: {error}")
 
@@ -58,6 +59,11 @@ def without(settings, name):
 def artifact(folder, *names):
     """The declared files of an artifact directory, its meta.json first."""
     return [f"{folder}/{name}" for name in ("meta.json", *names)]
+
+
+def file_artifact(path):
+    """The declared files of an artifact that is one file: itself first, then its description."""
+    return [path, f"{path}.meta.json"]
 
 
 def needs(rule, **fixed):

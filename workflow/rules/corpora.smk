@@ -7,8 +7,19 @@ SUBSETS = [name for name, corpus in STUDY["corpora"].items() if "subset_of" in c
 
 
 def archives(wildcards):
-    named = {source["archive"] for source in STUDY["corpora"][wildcards.corpus]["sources"] if "archive" in source}
+    sources = STUDY["corpora"][wildcards.corpus]["sources"]
+    for number, source in enumerate(sources):
+        if not (
+            workflow.dryrun or source_is_there(source) or Path(f"{R}/corpora/{wildcards.corpus}/meta.json").exists()
+        ):
+            where = f"corpora.{wildcards.corpus}.sources[{number}].path"
+            sys.exit(f"error: {where}: {source['path']} is not there; fill it or name another")
+    named = {source["archive"] for source in sources if "archive" in source}
     return [f"{STUDY['downloads']}/{name}" for name in sorted(named)]
+
+
+def pinned(names):
+    return [f"{name}={CATALOGUE[name]['sha256']}" for name in names if CATALOGUE[name].get("sha256")]
 
 
 rule fetch:
@@ -22,7 +33,10 @@ rule fetch:
     params:
         catalogue=STUDY["archives"],
     shell:
-        "python -m knnlm.fetch" " --archive {wildcards.archive}" " --catalogue {params.catalogue}" " --out {output}"
+        "python -m knnlm.fetch"
+        " --archive {wildcards.archive:q}"
+        " --catalogue {params.catalogue:q}"
+        " --out {output:q}"
 
 
 rule prepare:
@@ -40,12 +54,14 @@ rule prepare:
     params:
         out=lambda w, output: folder(output[0]),
         archives=lambda w, input: [f"{Path(path).name}={path}" for path in input],
+        sha256=lambda w, input: pinned(Path(path).name for path in input),
         settings=lambda w: as_json({"seed": STUDY["seed"]} | without(STUDY["corpora"][w.corpus], "token_shards")),
     shell:
         "python -m knnlm.prepare"
         " --archives {params.archives:q}"
+        " --sha256 {params.sha256:q}"
         " --settings {params.settings:q}"
-        " --out {params.out}"
+        " --out {params.out:q}"
 
 
 rule subset:
@@ -67,10 +83,10 @@ rule subset:
         seed=STUDY["seed"],
     shell:
         "python -m knnlm.subset"
-        " --corpus {params.corpus}"
-        " --fraction {params.fraction}"
-        " --seed {params.seed}"
-        " --out {params.out}"
+        " --corpus {params.corpus:q}"
+        " --fraction {params.fraction:q}"
+        " --seed {params.seed:q}"
+        " --out {params.out:q}"
 
 
 rule vocab:
@@ -89,9 +105,9 @@ rule vocab:
         settings=lambda w: as_json({"seed": STUDY["seed"]} | without(STUDY["vocabs"][w.vocab], "corpora")),
     shell:
         "python -m knnlm.build_vocab"
-        " --corpora {params.corpora}"
+        " --corpora {params.corpora:q}"
         " --settings {params.settings:q}"
-        " --out {params.out}"
+        " --out {params.out:q}"
 
 
 def token_shards(wildcards):
@@ -117,11 +133,11 @@ rule binarize_shard:
         out=lambda w, output: folder(output[0]),
     shell:
         "python -m knnlm.binarize"
-        " --vocab {params.vocab}"
-        " --corpus {params.corpus}"
-        " --shard {wildcards.shard}"
-        " --shards {wildcards.shards}"
-        " --out {params.out}"
+        " --vocab {params.vocab:q}"
+        " --corpus {params.corpus:q}"
+        " --shard {wildcards.shard:q}"
+        " --shards {wildcards.shards:q}"
+        " --out {params.out:q}"
 
 
 rule binarize:
@@ -139,11 +155,11 @@ rule binarize:
     params:
         vocab=lambda w, input: folder(input.vocab),
         corpus=lambda w, input: folder(input.corpus),
-        parts=lambda w: " ".join(["--parts", *map(folder, token_shards(w))]) if token_shards(w) else "",
+        parts=lambda w: ["--parts", *map(folder, token_shards(w))] if token_shards(w) else "",
         out=lambda w, output: folder(output[0]),
     shell:
         "python -m knnlm.binarize"
-        " --vocab {params.vocab}"
-        " --corpus {params.corpus}"
-        " {params.parts}"
-        " --out {params.out}"
+        " --vocab {params.vocab:q}"
+        " --corpus {params.corpus:q}"
+        " {params.parts:q}"
+        " --out {params.out:q}"

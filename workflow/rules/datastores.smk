@@ -49,16 +49,16 @@ rule extract:
         batch_tokens=model_setting("batch_tokens"),
         seed=STUDY["seed"],
     shell:
-        "workflow/launch {resources.gpu} knnlm.extract"
-        " --model {params.model}"
-        " --tokens {input.tokens}"
+        "workflow/launch {resources.gpu:q} knnlm.extract"
+        " --model {params.model:q}"
+        " --tokens {input.tokens:q}"
         " --windows {params.windows:q}"
-        " --shard {wildcards.shard}"
-        " --shards {wildcards.shards}"
-        " --seed {params.seed}"
-        " --batch-tokens {params.batch_tokens}"
-        " --keytypes {params.keytypes}"
-        " --out {params.out}"
+        " --shard {wildcards.shard:q}"
+        " --shards {wildcards.shards:q}"
+        " --seed {params.seed:q}"
+        " --batch-tokens {params.batch_tokens:q}"
+        " --keytypes {params.keytypes:q}"
+        " --out {params.out:q}"
 
 
 use rule extract as extract_keytypes with:
@@ -99,23 +99,22 @@ rule sample_keys:
         entries=OVERSAMPLED * max(index["sample"] for index in STUDY["indexes"].values()),
         seed=STUDY["seed"],
     shell:
-        "workflow/launch {resources.gpu} knnlm.extract"
-        " --model {params.model}"
-        " --tokens {input.tokens}"
+        "workflow/launch {resources.gpu:q} knnlm.extract"
+        " --model {params.model:q}"
+        " --tokens {input.tokens:q}"
         " --windows {params.windows:q}"
-        " --seed {params.seed}"
-        " --entries {params.entries}"
-        " --batch-tokens {params.batch_tokens}"
-        " --keytypes {wildcards.keytype}"
-        " --out {params.out}"
+        " --seed {params.seed:q}"
+        " --entries {params.entries:q}"
+        " --batch-tokens {params.batch_tokens:q}"
+        " --keytypes {wildcards.keytype:q}"
+        " --out {params.out:q}"
 
 
 rule train_index:
     input:
         training_keys,
     output:
-        index=INDEX + "/trained.faiss",
-        settings=INDEX + "/trained.json",
+        file_artifact(INDEX + "/trained.faiss"),
     benchmark:
         R + "/benchmarks/train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
     threads: cpus("train_index")
@@ -126,9 +125,9 @@ rule train_index:
         settings=index_settings("factory", "metric", "sample", "seed"),
     shell:
         "python -m knnlm.train_index"
-        " --keys {params.datastore}"
+        " --keys {params.datastore:q}"
         " --settings {params.settings:q}"
-        " --out {output.index}"
+        " --out {output[0]:q}"
 
 
 rule add:
@@ -136,7 +135,7 @@ rule add:
         trained=INDEX + "/trained.faiss",
         datastore=DATASTORE_KEYS + "/meta.json",
     output:
-        INDEX + SHARD + ".faiss",
+        file_artifact(INDEX + SHARD + ".faiss"),
     benchmark:
         R + "/benchmarks/add/{model}/seed{seed}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
     wildcard_constraints:
@@ -147,7 +146,7 @@ rule add:
     params:
         datastore=lambda w, input: folder(input.datastore),
     shell:
-        "python -m knnlm.add" " --trained {input.trained}" " --keys {params.datastore}" " --out {output}"
+        "python -m knnlm.add" " --trained {input.trained:q}" " --keys {params.datastore:q}" " --out {output[0]:q}"
 
 
 for DATASTORE in STREAMED:
@@ -162,6 +161,7 @@ for DATASTORE in STREAMED:
             trained=expand(INDEX + "/trained.faiss", datastore=DATASTORE, index=INDEXES, allow_missing=True),
         output:
             artifact(DATASTORE_KEYS.replace("{datastore}", DATASTORE), "values.npy", "ids.npy"),
+            expand(INDEX + SHARD + ".faiss.meta.json", datastore=DATASTORE, index=INDEXES, allow_missing=True),
             index=expand(INDEX + SHARD + ".faiss", datastore=DATASTORE, index=INDEXES, allow_missing=True),
         benchmark:
             R + "/benchmarks/stream/{model}/seed{seed}/" + DATASTORE + "/{keytype}/shard{shard}of{shards}.jsonl"
@@ -175,18 +175,18 @@ for DATASTORE in STREAMED:
             batch_tokens=model_setting("batch_tokens"),
             seed=STUDY["seed"],
         shell:
-            "workflow/launch {resources.gpu} knnlm.stream"
-            " --model {params.model}"
-            " --tokens {input.tokens}"
-            " --trained {input.trained}"
-            " --index {output.index}"
+            "workflow/launch {resources.gpu:q} knnlm.stream"
+            " --model {params.model:q}"
+            " --tokens {input.tokens:q}"
+            " --trained {input.trained:q}"
+            " --index {output.index:q}"
             " --windows {params.windows:q}"
-            " --shard {wildcards.shard}"
-            " --shards {wildcards.shards}"
-            " --seed {params.seed}"
-            " --batch-tokens {params.batch_tokens}"
-            " --keytype {wildcards.keytype}"
-            " --out {params.out}"
+            " --shard {wildcards.shard:q}"
+            " --shards {wildcards.shards:q}"
+            " --seed {params.seed:q}"
+            " --batch-tokens {params.batch_tokens:q}"
+            " --keytype {wildcards.keytype:q}"
+            " --out {params.out:q}"
 
 
 rule search:
@@ -213,12 +213,12 @@ rule search:
         out=lambda w, output: folders(output),
     shell:
         "python -m knnlm.search"
-        " --index {input.index}"
-        " --keys {params.datastore}"
-        " --queries {params.queries}"
+        " --index {input.index:q}"
+        " --keys {params.datastore:q}"
+        " --queries {params.queries:q}"
         " --settings {params.settings:q}"
-        " --k {params.k}"
-        " --out {params.out}"
+        " --k {params.k:q}"
+        " --out {params.out:q}"
 
 
 rule merge:
@@ -243,4 +243,4 @@ rule merge:
         shards=lambda w, input: folders(input),
         out=lambda w, output: folders(output),
     shell:
-        "python -m knnlm.merge" " --shards {params.shards}" " --out {params.out}"
+        "python -m knnlm.merge" " --shards {params.shards:q}" " --out {params.out:q}"

@@ -28,9 +28,9 @@ rule import_fairseq:
         out=lambda w, output: folder(output[0]),
     shell:
         "python -m knnlm.import_fairseq"
-        " --checkpoint {input.checkpoint}"
-        " --dictionary {params.dictionary}"
-        " --out {params.out}"
+        " --checkpoint {input.checkpoint:q}"
+        " --dictionary {params.dictionary:q}"
+        " --out {params.out:q}"
 
 
 rule train:
@@ -54,14 +54,14 @@ rule train:
         architecture=model_setting("architecture"),
         training=model_setting("training"),
     shell:
-        "workflow/launch {resources.gpu}/{resources.nodes} knnlm.train"
-        " --train {input.train}"
-        " --dev {input.dev}"
-        " --vocab {input.vocab}"
+        "workflow/launch {resources.gpu:q}/{resources.nodes:q} knnlm.train"
+        " --train {input.train:q}"
+        " --dev {input.dev:q}"
+        " --vocab {input.vocab:q}"
         " --architecture {params.architecture:q}"
         " --training {params.training:q}"
-        " --seed {wildcards.seed}"
-        " --out {params.out}"
+        " --seed {wildcards.seed:q}"
+        " --out {params.out:q}"
 
 
 rule evaluate:
@@ -86,14 +86,14 @@ rule evaluate:
         windows=model_setting("windows", "evaluation"),
         batch_tokens=model_setting("batch_tokens"),
     shell:
-        "workflow/launch {resources.gpu} knnlm.evaluate"
-        " --model {params.model}"
-        " --tokens {input.tokens}"
+        "workflow/launch {resources.gpu:q} knnlm.evaluate"
+        " --model {params.model:q}"
+        " --tokens {input.tokens:q}"
         " --windows {params.windows:q}"
-        " --batch-tokens {params.batch_tokens}"
-        " --logprob {params.logprob}"
-        " --keytypes {params.keytypes}"
-        " --out {params.out}"
+        " --batch-tokens {params.batch_tokens:q}"
+        " --logprob {params.logprob:q}"
+        " --keytypes {params.keytypes:q}"
+        " --out {params.out:q}"
 
 
 rule evaluate_keytypes:
@@ -119,10 +119,10 @@ rule evaluate_keytypes:
         windows=model_setting("windows", "evaluation"),
         batch_tokens=model_setting("batch_tokens"),
     shell:
-        "workflow/launch {resources.gpu} knnlm.evaluate"
-        " --model {params.model}"
-        " --tokens {input.tokens}"
+        "workflow/launch {resources.gpu:q} knnlm.evaluate"
+        " --model {params.model:q}"
+        " --tokens {input.tokens:q}"
         " --windows {params.windows:q}"
-        " --batch-tokens {params.batch_tokens}"
-        " --keytypes {params.keytypes}"
-        " --out {params.out}"
+        " --batch-tokens {params.batch_tokens:q}"
+        " --keytypes {params.keytypes:q}"
+        " --out {params.out:q}"

@@ -1,5 +1,6 @@
 PAPER = "config/paper_numbers.yaml"
 CAPTIONS = "workflow/report"
+STAGES = ("corpora", "vocabs", "tokens", "models", "keys", "indexes", "neighbors", "logprobs")
 TABLES = [name for name in STUDY["sheet"] if not name.startswith("figure")]
 EXAMPLE = next((row for row in STUDY["sheet"].get("table1", []) if row["name"] == "knn"), None)
 DRAWN = {
@@ -59,16 +60,16 @@ rule table:
     localrule: True
     params:
         out=R + "/tables",
-        note=STUDY["note"],
+        note=lambda w: STUDY["note"],
         curves=lambda w, input: ["--curves", *input.curves] if input.curves else "",
     shell:
         "python -m knnlm.tabulate"
-        " --table {wildcards.table}"
-        " --experiments {input.experiment}"
-        " {params.curves}"
-        " --paper {input.paper}"
+        " --table {wildcards.table:q}"
+        " --experiments {input.experiment:q}"
+        " {params.curves:q}"
+        " --paper {input.paper:q}"
         " --note={params.note:q}"
-        " --out {params.out}"
+        " --out {params.out:q}"
 
 
 rule claims_table:
@@ -83,16 +84,16 @@ rule claims_table:
     localrule: True
     params:
         out=R + "/tables",
-        note=STUDY["note"],
+        note=lambda w: STUDY["note"],
         curves=lambda w, input: ["--curves", *input.curves] if input.curves else "",
     shell:
         "python -m knnlm.tabulate"
         " --table claims"
-        " --experiments {input.experiments}"
-        " {params.curves}"
-        " --paper {input.paper}"
+        " --experiments {input.experiments:q}"
+        " {params.curves:q}"
+        " --paper {input.paper:q}"
         " --note={params.note:q}"
-        " --out {params.out}"
+        " --out {params.out:q}"
 
 
 rule cost:
@@ -105,18 +106,18 @@ rule cost:
         report(R + "/tables/cost.csv", caption="../report/cost.rst", category="Tables", labels={"table": "cost"}),
     localrule: True
     params:
-        results=R,
+        benchmarks=R + "/benchmarks",
+        artifacts=[f"{R}/{stage}" for stage in STAGES],
         out=R + "/tables",
-        note=STUDY["note"],
+        note=lambda w: STUDY["note"],
     shell:
         "python -m knnlm.tabulate"
         " --table cost"
-        " --benchmarks $(find {params.results}/benchmarks -name '*.jsonl' | sort)"
-        " --artifacts {params.results}/corpora {params.results}/vocabs {params.results}/tokens {params.results}/models {params.results}/keys"
-        " {params.results}/indexes {params.results}/neighbors {params.results}/logprobs"
-        " --paper {input.paper}"
+        " --benchmarks {params.benchmarks:q}"
+        " --artifacts {params.artifacts:q}"
+        " --paper {input.paper:q}"
         " --note={params.note:q}"
-        " --out {params.out}"
+        " --out {params.out:q}"
 
 
 rule illustrate:
@@ -129,7 +130,7 @@ rule illustrate:
     params:
         study=R,
     shell:
-        "python -m knnlm.illustrate" " --study {params.study}" " --out {output}"
+        "python -m knnlm.illustrate" " --study {params.study:q}" " --out {output:q}"
 
 
 for FIGURE in FIGURES:
@@ -158,10 +159,10 @@ for FIGURE in FIGURES:
             ],
         shell:
             "python -m knnlm.plot"
-            " --figure {params.figure}"
-            " {params.given}"
-            " --paper {input.paper}"
-            " --out {params.out}"
+            " --figure {params.figure:q}"
+            " {params.given:q}"
+            " --paper {input.paper:q}"
+            " --out {params.out:q}"
 
 
 rule examples_pages:
@@ -184,23 +185,23 @@ rule examples_pages:
         seed=EXAMPLE["seeds"][0] if EXAMPLE else 0,
         distance=EXAMPLE["distance"] if EXAMPLE else "",
         examples=STUDY["examples"]["count"],
-        note=STUDY["note"],
+        note=lambda w: STUDY["note"],
     shell:
         "python -m knnlm.examples"
-        " --neighbors {params.neighbors}"
-        " --lm {input.scores}"
-        " --knn {params.knn}"
-        " --eval-tokens {params.test}.npy"
-        " --eval-documents {params.test}.documents.npy"
-        " --train-tokens {params.train}.npy"
-        " --train-documents {params.train}.documents.npy"
-        " --vocab {params.vocab}"
-        " --experiment {input.experiment}"
-        " --seed {params.seed}"
-        " --distance {params.distance}"
-        " --count {params.examples}"
+        " --neighbors {params.neighbors:q}"
+        " --lm {input.scores:q}"
+        " --knn {params.knn:q}"
+        " --eval-tokens {params.test:q}.npy"
+        " --eval-documents {params.test:q}.documents.npy"
+        " --train-tokens {params.train:q}.npy"
+        " --train-documents {params.train:q}.documents.npy"
+        " --vocab {params.vocab:q}"
+        " --experiment {input.experiment:q}"
+        " --seed {params.seed:q}"
+        " --distance {params.distance:q}"
+        " --count {params.examples:q}"
         " --note={params.note:q}"
-        " --out {params.out}"
+        " --out {params.out:q}"
 
 
 rule explore:
@@ -219,9 +220,9 @@ rule explore:
     localrule: True
     params:
         study=R,
-        note=STUDY["note"],
+        note=lambda w: STUDY["note"],
     shell:
-        "python -m knnlm.explore" " --study {params.study}" " --note={params.note:q}" " --out {output}"
+        "python -m knnlm.explore" " --study {params.study:q}" " --note={params.note:q}" " --out {output:q}"
 
 
 rule report:
@@ -241,21 +242,21 @@ rule report:
     params:
         study=STUDY["study"],
         captions=CAPTIONS,
-        note=STUDY["note"],
+        note=lambda w: STUDY["note"],
         example=lambda w, input: ["--examples", input.examples, "--explorer", input.explorer] if EXAMPLE else "",
         figures=lambda w, input: ["--figures", *input.figures] if input.figures else "",
     shell:
         "python -m knnlm.report"
-        " --study {params.study}"
-        " --tables {input.tables}"
-        " {params.figures}"
-        " --captions {params.captions}"
-        " {params.example}"
-        " --configs {input.configs}"
-        " --metas {input.metas}"
-        " --deviations {input.deviations}"
+        " --study {params.study:q}"
+        " --tables {input.tables:q}"
+        " {params.figures:q}"
+        " --captions {params.captions:q}"
+        " {params.example:q}"
+        " --configs {input.configs:q}"
+        " --metas {input.metas:q}"
+        " --deviations {input.deviations:q}"
         " --note={params.note:q}"
-        " --out {output}"
+        " --out {output:q}"
 
 
 # The names that a reader of the paper would type.
@@ -312,4 +313,4 @@ rule verify:
         run=R,
         reference=f"{STUDY['results']}/reference/{STUDY['study']}",
     shell:
-        "python -m knnlm.verify --run {params.run} --reference {params.reference}"
+        "python -m knnlm.verify --run {params.run:q} --reference {params.reference:q}"

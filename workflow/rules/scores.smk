@@ -29,10 +29,10 @@ rule score_knn:
         ),
     shell:
         "python -m knnlm.score_knn"
-        " --neighbors {params.neighbors}"
-        " --targets {params.targets}"
+        " --neighbors {params.neighbors:q}"
+        " --targets {params.targets:q}"
         " --scores {params.scores:q}"
-        " --out {params.out}"
+        " --out {params.out:q}"
 
 
 rule score_cache:
@@ -53,11 +53,11 @@ rule score_cache:
         thetas=STUDY["cache"]["thetas"],
     shell:
         "python -m knnlm.score_cache"
-        " --queries {params.queries}"
-        " --documents {input.documents}"
-        " --sizes {params.sizes}"
-        " --thetas {params.thetas}"
-        " --out {params.out}"
+        " --queries {params.queries:q}"
+        " --documents {input.documents:q}"
+        " --sizes {params.sizes:q}"
+        " --thetas {params.thetas:q}"
+        " --out {params.out:q}"
 
 
 rule score_ngram:
@@ -83,13 +83,13 @@ rule score_ngram:
         orders=STUDY["ngram"]["orders"],
     shell:
         "python -m knnlm.score_ngram"
-        " --train {input.train}"
-        " --train-documents {input.train_documents}"
-        " --eval {input.eval}"
-        " --eval-documents {input.eval_documents}"
-        " --vocab {input.vocab}"
-        " --orders {params.orders}"
-        " --out {params.out}"
+        " --train {input.train:q}"
+        " --train-documents {input.train_documents:q}"
+        " --eval {input.eval:q}"
+        " --eval-documents {input.eval_documents:q}"
+        " --vocab {input.vocab:q}"
+        " --orders {params.orders:q}"
+        " --out {params.out:q}"
 
 
 def row_scores(row, seed, split):
@@ -152,7 +152,7 @@ rule interpolate:
     input:
         experiment_inputs,
     output:
-        R + "/experiments/{output}.json",
+        file_artifact(R + "/experiments/{output}.json"),
     benchmark:
         R + "/benchmarks/interpolate/{output}.jsonl"
     wildcard_constraints:
@@ -174,4 +174,4 @@ rule interpolate:
         " --rows {params.rows:q}"
         " --documents {params.documents:q}"
         " --settings {params.settings:q}"
-        " --out {output}"
+        " --out {output[0]:q}"

@@ -1,0 +1,176 @@
+"""Every verb that writes, on small inputs, in a process that can be killed before any change of the file system."""
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import json
+import multiprocessing
+import os
+import runpy
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import synthetic
+import tinystudy
+import yaml
+from conftest import ROOT
+
+PARAGRAPHS = (Path(__file__).parent / "commands.txt").read_text().split("\n\n")
+COMMANDS = {words[0]: words[1:] for words in (shlex.split(text.replace("\n", " ")) for text in PARAGRAPHS)}
+CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
+IMPORTED_LATE = ("torch._dynamo", "sentencepiece", "kenlm", "requests")  # and then by every process again
+PATIENCE = 300  # seconds for a command that takes one
+
+
+def inputs(folder: Path, address: str) -> None:
+    """All that the commands read; `address` is a URL of some text."""
+    tinystudy.write(folder / "study")
+    synthetic.write(folder / "made_up")
+    (folder / "texts").mkdir()
+    for number in range(12):
+        (folder / f"texts/story{number}.txt").write_text(f"Story {number}\n" + tinystudy.text(5, number)[0])
+    rng = np.random.default_rng(0)
+    rng.normal(size=(3000, 16)).astype(np.float16).tofile(folder / "keys.raw")
+    rng.integers(4, 40, 3000).tofile(folder / "values.raw")
+    for name, page in (("table1.md", "# Table 1\n"), ("examples.md", "# Examples\n"), ("explorer.html", "<p>")):
+        (folder / name).write_text(page)
+    (folder / "archives.yaml").write_text(yaml.safe_dump({"text": {"kind": "url", "url": address}}))
+    (folder / "rows.json").write_text(json.dumps(rows("study")))
+    shutil.copytree(ROOT / "tests/data/oracles/fairseq_run", folder / "fairseq")
+    shutil.copy(ROOT / "config/paper_numbers.yaml", folder)
+
+
+@contextlib.contextmanager
+def begin(folder: Path) -> Iterator["Victims"]:
+    """The inputs, written into `folder`, and what starts commands there."""
+    (folder / "served").mkdir()
+    (folder / "served/text").write_bytes(b"some text\n" * 100_000)
+    handler = functools.partial(Quiet, directory=folder / "served")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        inputs(folder, f"http://127.0.0.1:{server.server_port}/text")
+        yield Victims(folder)
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+def rows(study: str) -> list[dict]:
+    """The LM and the kNN-LM, as `interpolate` is told of them."""
+    logprobs = {split: f"{study}/logprobs/fox/{split}" for split in ("dev", "test")}
+    base = {"name": "base", "label": "LM", "corpus": "fox", "model": "fox", "seeds": [1]}
+    base["model_dirs"] = [f"{study}/models/fox/seed1"]
+    base["lm"] = {split: [f"{path}/lm/fox/seed1/logprob.npy"] for split, path in logprobs.items()}
+    near = "fox/seed1/fox/ffn_input_ln/fine/first2of2"
+    knn = {split: [f"{path}/knn/{near}/exact-k16-t1.npy"] for split, path in logprobs.items()}
+    store = tinystudy.DATASTORE | {"neighbors": f"{study}/neighbors/fox/seed1/fox/dev/fox/ffn_input_ln/fine/first2of2"}
+    return [base, base | {"name": "knn", "components": {"knn": knn}, "datastore": store}]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int  # of the process; minus the signal that killed it
+    text: str  # what it wrote on its standard error
+    changes: int  # of the file system below out/, where it lived to tell
+    seconds: float  # from the first of them to its end
+
+
+class Victims:
+    """Starts commands in `folder`, forked from a process that has everything imported."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload([*(f"knnlm.{verb}" for verb in COMMANDS), *IMPORTED_LATE])
+
+    def start(self, verb: str, fatal: int = 0, seconds: float = 0) -> tuple:
+        """The process and what it tells; it dies before its change number `fatal`, or so long after its first."""
+        ours, its = self.context.Pipe()
+        told = (self.folder, verb, fatal, seconds, its)
+        process = self.context.Process(target=_live, args=told)
+        process.start()
+        its.close()
+        return process, ours
+
+    def end(self, process: multiprocessing.Process, ours: Connection) -> Ended:
+        """Wait for it."""
+        process.join(PATIENCE)
+        changes, seconds = 0, 0.0
+        with contextlib.suppress(EOFError):  # a killed one tells nothing
+            changes, seconds = ours.recv()
+        path = self.folder / f"{process.pid}.stderr"
+        text = path.read_text() if path.exists() else ""
+        path.unlink(missing_ok=True)
+        return Ended(process.exitcode, text, changes, seconds)
+
+    def run(self, verb: str, **options: object) -> Ended:
+        return self.end(*self.start(verb, **options))
+
+    def outputs(self, out: str = "out") -> dict[str, str]:
+        """SHA-256 of every file below out/, hidden ones too, by name; of folders without files an empty text."""
+        found = {}
+        for path in sorted((self.folder / out).rglob("*")):
+            if path.is_file():
+                found[str(path.relative_to(self.folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+            elif not any(path.iterdir()):
+                found[str(path.relative_to(self.folder))] = ""
+        return found
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder / "out", ignore_errors=True)
+
+
+def _live(folder: Path, verb: str, fatal: int, after: float, told: Connection) -> None:
+    os.chdir(folder)
+    os.dup2(os.open(f"{os.getpid()}.stderr", os.O_WRONLY | os.O_CREAT), 2)
+    hook, seen = _watch(fatal, after)
+    sys.argv = [verb, *COMMANDS[verb]]
+    sys.addaudithook(hook)
+    try:
+        runpy.run_module(f"knnlm.{verb}", run_name="__main__", alter_sys=True)
+    finally:
+        told.send((len(seen), time.monotonic() - seen[0] if seen else 0.0))
+
+
+def _watch(fatal: int, after: float) -> tuple[Callable, list[float]]:
+    """A hook for Python's audit events, which come before what they tell of, and the times of the changes it saw."""
+    here, seen = os.getpid(), []
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event == "open":
+            path, mode, flags = arguments
+            change = flags & (os.O_WRONLY | os.O_RDWR) if isinstance(flags, int) else "r" not in (mode or "r")
+        else:
+            path, change = arguments[0] if arguments else None, event in CHANGES
+        if not change or os.getpid() != here or not _outputs(path):
+            return
+        seen.append(time.monotonic())
+        if len(seen) == fatal:
+            os.kill(here, signal.SIGKILL)
+        if len(seen) == 1:  # SIGALRM ends a process that does not ask for it as SIGKILL does, but by the kernel's clock
+            signal.setitimer(signal.ITIMER_REAL, after)
+
+    return hook, seen
+
+
+def _outputs(path: object) -> bool:
+    """Whether a path is one below out/, or one that is relative to a folder being removed."""
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        return False
+    return "/out" in f"/{name}" or "/" not in name
