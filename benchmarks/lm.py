@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks import inputs
 from benchmarks.harness import Sides, case
-from knnlm import extract, model, train, windows
+from knnlm import extract, lineage, model, train, windows
 from knnlm.model import LanguageModel, ModelConfig
 from knnlm.schedule import TrainingSettings
 from knnlm.windows import WindowSettings
@@ -188,7 +188,7 @@ def extraction(folder: Path, scale: float) -> Sides:
     if not directory.exists():
         directory.mkdir()
         model.save(LanguageModel(config), directory)
-        (directory / "meta.json").write_text("{}")
+        lineage.write_meta(directory, "train", {}, {})
         np.save(
             folder / "tokens.npy", inputs.zipf(np.random.default_rng(9), int(4e5 * scale), 33_000).astype(np.uint16)
         )

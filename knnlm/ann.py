@@ -231,7 +231,8 @@ def _without_polysemous_codes(index: faiss.Index) -> None:
 def _with_blas(blas: bool, function: Callable, *arguments: object) -> tuple | None:
     """Call with FAISS's distances by matrix product (many times faster) or pair by pair (never rounded by block).
 
-    FAISS 1.15 goes pair by pair up to 128,000 query components: left to itself, it trains product quantisers for minutes.
+    FAISS 1.15 goes pair by pair up to 128,000 query components: left to itself, it trains product quantisers for
+    minutes.
     """
     before = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 1 if blas else 1 << 30
