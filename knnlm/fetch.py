@@ -36,10 +36,11 @@ class FetchConfig:
 
 def main(config: FetchConfig) -> None:
     entry = read_catalogue(config.catalogue, config.archive)
+    folder = config.out.with_name(f".{config.out.name}.resume")
     if is_right(config.out, entry):
         log.info("%s: already there", config.out)
+        disk.remove(folder)
         return
-    folder = config.out.with_name(f".{config.out.name}.resume")
     partial = folder / "partial"
     with files.explained(config.out, partial), disk.only_one(folder):  # another study may be fetching the same
         try:

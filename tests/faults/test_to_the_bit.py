@@ -1,9 +1,12 @@
 """To the bit: the same study twice, with other numbers of threads, processes and shards, gives the same table."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
+import yaml
+from conftest import snakemake
 from safetensors.numpy import load_file
 from tinyrun import configured, run, tables, workspace
 
@@ -56,3 +59,18 @@ def test_any_number_of_shards_gives_the_same_table(first, shards):
     assert rows[0] == rows[1]
     for end in ("md", "tex", "csv"):
         assert sharded[f"tables/table1.{end}"] == alone[f"tables/table1.{end}"]
+
+
+@pytest.mark.slow
+def test_the_smoke_studys_tables_are_the_same_for_any_number_of_shards(smoke_config, tmp_path):
+    path, found = tmp_path / "study.yaml", []
+    for shards in (1, 2, 5):
+        config = copy.deepcopy(smoke_config) | {"results": str(tmp_path)}
+        config["datastores"] = {name: {"shards": shards} for name in config["datastores"]}
+        path.write_text(yaml.safe_dump(config))
+        targets = ("table1", "table2", "table3", "table4", "table5", "precision", "metric", "temperature")
+        made = snakemake(*targets, "--cores", 2, "--nolock", "--configfile", path)
+        assert made.returncode == 0, made.stderr[-3000:]
+        assert list(tmp_path.glob(f"smoke/keys/**/shard0of{shards}"))
+        found.append({table.name: table.read_text() for table in (tmp_path / "smoke/tables").glob("*.csv")})
+    assert len(found[0]) == len(targets) and found[0] == found[1] == found[2]

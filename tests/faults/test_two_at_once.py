@@ -84,7 +84,7 @@ def test_workers_end_with_a_killed_process():
 import os, time
 from knnlm.parallel import over_documents
 def told(_):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # at once: print writes the line's end by itself
     time.sleep(60)
 list(over_documents(told, range(100)))
 """
@@ -138,7 +138,8 @@ def test_two_studies_share_downloads_and_a_results_folder(tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/stories.zip"
-        (folder / "archives.yaml").write_text(yaml.safe_dump({"stories": {"kind": "url", "url": address}}))
+        entry = {"kind": "url", "url": address, "sha256": None}
+        (folder / "archives.yaml").write_text(yaml.safe_dump({"stories": entry}))
         shared = {"corpora": {"mine": corpus}, "archives": "archives.yaml"}
         configs = [configured(folder, name, **shared) for name in ("one", "two")]
         both = [start(folder, path, "--nolock") for path in configs]
