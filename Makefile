@@ -1,11 +1,11 @@
-# make smoke | mini | test | test-faults | test-slurm, make report STUDY=mini: each sets up .venv first.
+# make smoke | mini | test | test-faults | test-slurm | bench, make report STUDY=mini: each sets up .venv first.
 PYTHON ?= python3
 FAISS ?= cpu
 STUDY ?= smoke
 SELECT ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: smoke mini report test test-faults test-slurm lint clean
+.PHONY: smoke mini report test test-faults test-slurm bench lint clean
 
 smoke: .venv/ready
 	snakemake --cores all --configfile config/smoke.yaml
@@ -24,6 +24,9 @@ test-faults: .venv/ready
 
 test-slurm: .venv/ready
 	pytest -rs tests/slurm -k "$(SELECT)"
+
+bench: .venv/ready
+	python -m benchmarks $(BENCH)
 
 lint: .venv/ready
 	ruff check . && ruff format --check . && snakefmt --check Snakefile workflow

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import faiss
-import numba
 import numpy as np
 
 from knnlm.files import UserError, atomic, check
@@ -95,6 +94,8 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> 
     Returns distances [Q, k] float32 (squared L2, or negated inner product; inf where missing) and rows [Q, k]
     int64 (-1 where missing: fewer than k entries in the lists visited). Raises UserError when k > n.
     """
+    from knnlm.neighbors import order_ties  # numba, which training and adding do not need
+
     check_dimension(index, queries, "queries")
     total = index.ntotal
     widest = min(total, GPU_WIDEST) if has_gpus() else total
@@ -105,16 +106,43 @@ def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> 
     rows = np.full((len(queries), k), -1, np.int64)  # [Q, k]
     open_, width = np.arange(len(queries)), min(widest, k + TIES)
     while len(open_):
-        near, found = _with_blas(False, index.search, queries[open_], width)  # [q, width]
-        if index.metric_type == faiss.METRIC_INNER_PRODUCT:
-            near = -near
-        near[found < 0] = np.inf
-        _order_ties(near, found, ids)
+        near, found, beyond = _candidates(index, queries[open_], width)  # [q, width], [q]
+        order_ties(near, found, ids)
         distances[open_], rows[open_] = near[:, :k], found[:, :k]
-        cut_inside_ties = (near[:, k - 1] == near[:, -1]) & (found[:, -1] >= 0)
-        open_ = open_[cut_inside_ties] if width < widest else open_[:0]
+        unsure = (near[:, k - 1] >= beyond) & (found[:, -1] >= 0)
+        open_ = open_[unsure] if width < widest else open_[:0]
         width = min(widest, 2 * width)
     return distances, rows
+
+
+def _candidates(index: faiss.Index, queries: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ascending distances [q, width] and rows of the nearest; no entry left out is nearer than `beyond` [q]."""
+    flat = isinstance(index, faiss.IndexFlat)
+    near, found = _with_blas(flat, index.search, queries, width)
+    sign = -1 if is_inner_product(index) else 1
+    near *= sign
+    near[found < 0] = np.inf
+    if not flat:
+        return near, found, near[:, -1].copy()
+    # A matrix product finds them; pair by pair, their distances do not depend on what else is searched.
+    beyond = near[:, -1].copy()
+    pointers = (faiss.swig_ptr(array) for array in (near, found))
+    index.compute_distance_subset(len(queries), faiss.swig_ptr(queries), width, *pointers)
+    near *= sign
+    order = np.argsort(near, axis=1)
+    near, found = np.take_along_axis(near, order, 1), np.take_along_axis(found, order, 1)
+    return near, found, beyond - _rounding(index, queries, near[:, -1])
+
+
+def _rounding(index: faiss.IndexFlat, queries: np.ndarray, farthest: np.ndarray) -> np.ndarray:
+    """The most that a matrix product's distance errs [q], for keys that are not beyond `farthest` [q]."""
+    lengths = np.linalg.norm(queries, axis=1)
+    if is_inner_product(index):
+        keys = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(-1, index.d)  # [n, d]
+        terms = lengths * np.sqrt(np.einsum("nd,nd->n", keys, keys).max())
+    else:
+        terms = (2 * lengths + np.sqrt(farthest)) ** 2
+    return np.finfo(np.float32).eps * (index.d + 4) * terms
 
 
 def entry_bytes(index: faiss.Index) -> int:
@@ -203,7 +231,8 @@ def _without_polysemous_codes(index: faiss.Index) -> None:
 def _with_blas(blas: bool, function: Callable, *arguments: object) -> tuple | None:
     """Call with FAISS's distances by matrix product (many times faster) or pair by pair (never rounded by block).
 
-    FAISS 1.15 goes pair by pair up to 128,000 queries: left to itself, it trains product quantisers for minutes.
+    FAISS 1.15 goes pair by pair up to 128,000 query components: left to itself, it trains product quantisers for
+    minutes.
     """
     before = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 1 if blas else 1 << 30
@@ -211,17 +240,3 @@ def _with_blas(blas: bool, function: Callable, *arguments: object) -> tuple | No
         return function(*arguments)
     finally:
         faiss.cvar.distance_compute_blas_threshold = before
-
-
-@numba.njit(parallel=True, cache=True)
-def _order_ties(distances: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> None:
-    """Sort each run of equal distances [Q, K] by the entries' ids, in place; distances already ascend."""
-    for q in numba.prange(len(rows)):
-        start = 0
-        for j in range(1, rows.shape[1] + 1):
-            if j < rows.shape[1] and rows[q, j] >= 0 and distances[q, j] == distances[q, start]:
-                continue
-            if j - start > 1:
-                run = rows[q, start:j]
-                rows[q, start:j] = run[np.argsort(ids[run])]
-            start = j

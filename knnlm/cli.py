@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -22,8 +23,10 @@ def run(main: Callable[[C], None], config_type: type[C]) -> None:
     """Parse the command line into `config_type`, run `main`; a UserError is one line and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
+        config, began = tyro.cli(config_type, config=(tyro.conf.FlagCreatePairsOff,)), time.perf_counter()
         with explained(Path.cwd()):
-            main(tyro.cli(config_type, config=(tyro.conf.FlagCreatePairsOff,)))
+            main(config)
+        log.info("took %.2f s", time.perf_counter() - began)
     except UserError as error:
         sys.exit(f"error: {error}")
 

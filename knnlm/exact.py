@@ -4,18 +4,18 @@ import numba
 import numpy as np
 
 GATHERED = 1 << 28  # floats of keys gathered on a GPU at a time
+PLACES = 4096  # parts of the keys, read one after another
 HALF_TO_SINGLE = np.float32(2.0**112)  # rebias of the exponent
 
 
 def distances(keys: np.ndarray, queries: np.ndarray, rows: np.ndarray, inner_product: bool = False) -> np.ndarray:
     """Squared L2 (or negated inner product) between each query and its neighbors' keys, in float32.
 
-    keys [n, d] float16, may be memory-mapped: only the rows asked for are read, in ascending order;
+    keys [n, d] float16, may be memory-mapped: only the rows asked for are read, in about ascending order;
     queries [Q, d]; rows [Q, K] int64, -1 where missing. Returns [Q, K] float32, inf where missing.
     """
     out = np.full(rows.shape, np.inf, np.float32)  # [Q, K]
-    order = np.argsort(rows, axis=None)  # a key shared by several queries is read once, and the disk in one direction
-    order = order[np.searchsorted(rows.ravel(), 0, sorter=order) :]
+    order = _by_place(rows.ravel(), len(keys))
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     _fused(keys.view(np.uint16), queries, rows.ravel(), order, rows.shape[1], inner_product, out.ravel())
     return out
@@ -38,6 +38,26 @@ def distances_on(
         near = -(gathered * block).sum(-1) if inner_product else (gathered - block).square_().sum(-1)  # [B, K]
         out[start : start + step] = np.where(found < 0, np.inf, near.cpu().numpy())
     return out
+
+
+@numba.njit(cache=True)
+def _by_place(rows, count):
+    """Positions of the rows that are not missing, by parts of the keys: the disk is read in one direction.
+
+    Within a part a key may be read more than once, from memory; to sort the rows would take longer than all distances.
+    """
+    size = count // PLACES + 1
+    ends = np.zeros(PLACES + 1, np.int64)
+    for row in rows:
+        if row >= 0:
+            ends[row // size + 1] += 1
+    ends = np.cumsum(ends)
+    order = np.empty(ends[-1], np.int64)
+    for i, row in enumerate(rows):
+        if row >= 0:
+            order[ends[row // size]] = i
+            ends[row // size] += 1
+    return order
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})

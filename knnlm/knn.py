@@ -9,7 +9,10 @@ import math
 import numba
 import numpy as np
 
-NEGLIGIBLE = -60.0  # nats below the nearest neighbor: e^-60 is lost in a float64 sum
+CHUNK = 128  # neighbors weighed together
+NEGLIGIBLE = np.float32(-60.0)  # nats below the nearest neighbor: e^-60 is lost in the sum of all
+FAINTEST = 1e-20  # share of the sum below which a target's own neighbors are weighed against each other
+LOG2_E, LN_2 = np.float32(1 / math.log(2)), np.float32(math.log(2))
 
 
 def target_logprob(
@@ -49,24 +52,67 @@ def distribution(distances: np.ndarray, values: np.ndarray, temperature: float =
 
 @numba.njit(parallel=True, cache=True)
 def _prefixes(distances, values, targets, ks, scale, out):
+    """Whole chunks are kept as they are; the k's within a chunk are sums over its beginning, forgotten at once."""
     for n in numba.prange(len(targets)):
-        highest, total = -np.inf, 0.0  # of all neighbors so far: sum of exp(logit - highest)
-        highest_hit, total_hit = -np.inf, 0.0  # of those whose value is the target
+        nearest, total, total_hit = np.float32(np.inf), 0.0, 0.0  # sums of exp(-scale * (distance - nearest))
         done = 0
-        for j in range(ks[-1]):
-            logit = -scale * distances[n, j]
-            if logit > highest:
-                total = total * math.exp(highest - logit) + 1.0
-                highest = logit
-            elif logit > highest + NEGLIGIBLE:
-                total += math.exp(logit - highest)
-            if values[n, j] == targets[n] and logit > -np.inf:
-                if logit > highest_hit:
-                    total_hit = total_hit * math.exp(highest_hit - logit) + 1.0
-                    highest_hit = logit
-                else:
-                    total_hit += math.exp(logit - highest_hit)
-            while done < len(ks) and ks[done] == j + 1:
-                hit = total_hit > 0.0
-                out[done, n] = (highest_hit + math.log(total_hit) - highest - math.log(total)) if hit else -np.inf
+        for start in range(0, ks[-1], CHUNK):
+            end = min(start + CHUNK, ks[-1])
+            while done < len(ks) and ks[done] <= end:
+                row = distances[n, : ks[done]], values[n, : ks[done]], targets[n]
+                _, sum_, hits = _with_chunk(row[0][start:], row[1][start:], row[2], scale, nearest, total, total_hit)
+                found = hits > FAINTEST
+                out[done, n] = math.log(hits) - math.log(sum_) if found else _faint(*row, scale)
                 done += 1
+            nearest, total, total_hit = _with_chunk(
+                distances[n, start:end], values[n, start:end], targets[n], scale, nearest, total, total_hit
+            )
+
+
+@numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _with_chunk(distances, values, target, scale, nearest, total, total_hit):
+    """The nearest distance and both sums once a chunk is added to them."""
+    before = nearest
+    for j in range(len(distances)):
+        nearest = min(nearest, distances[j])
+    if nearest == np.inf:
+        return nearest, total, total_hit
+    shrink = math.exp(-scale * (before - nearest))
+    sum_, hits = np.float32(0), np.float32(0)
+    for j in range(len(distances)):
+        weight = _exp(np.float32(scale) * (nearest - distances[j]))
+        sum_ += weight
+        hits += weight if values[j] == target else np.float32(0)
+    return nearest, shrink * total + sum_, shrink * total_hit + hits
+
+
+@numba.njit(inline="always")
+def _exp(x):
+    """exp of max(x, NEGLIGIBLE) for x ≤ 0, in single precision: without a call, so that loops around it become SIMD."""
+    x = max(x, NEGLIGIBLE)
+    power = np.floor(x * LOG2_E + np.float32(0.5))
+    x = x - power * LN_2
+    series = np.float32(1 / 5040)
+    for n in (720, 120, 24, 6, 2, 1, 1):
+        series = series * x + np.float32(1 / n)
+    return series * np.int32(np.int32(power + 127) << 23).view(np.float32)
+
+
+@numba.njit(cache=True)
+def _faint(distances, values, target, scale):
+    """log p of a target whose neighbors, if any, are so far that single precision loses them."""
+    found = np.uint32(0)
+    for j in range(len(distances)):
+        found += np.uint32(values[j] == target)
+    highest, total, highest_hit, total_hit = -np.inf, 0.0, -np.inf, 0.0
+    for j in range(len(distances) if found else 0):
+        highest = max(highest, -scale * distances[j])
+        if values[j] == target:
+            highest_hit = max(highest_hit, -scale * distances[j])
+    if highest_hit == -np.inf:
+        return -np.inf
+    for j in range(len(distances)):
+        total += math.exp(-scale * distances[j] - highest)
+        if values[j] == target:
+            total_hit += math.exp(-scale * distances[j] - highest_hit)
+    return highest_hit + math.log(total_hit) - highest - math.log(total)

@@ -66,3 +66,17 @@ def merge_order(distances: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
             order[q, j] = best * width + next_[best]
             next_[best] += 1
     return order
+
+
+@numba.njit(parallel=True, cache=True)
+def order_ties(distances: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> None:
+    """Sort each run of equal distances [Q, K] by the entries' ids, in place; distances already ascend."""
+    for q in numba.prange(len(rows)):
+        start = 0
+        for j in range(1, rows.shape[1] + 1):
+            if j < rows.shape[1] and rows[q, j] >= 0 and distances[q, j] == distances[q, start]:
+                continue
+            if j - start > 1:
+                run = rows[q, start:j]
+                rows[q, start:j] = run[np.argsort(ids[run])]
+            start = j

@@ -67,7 +67,7 @@ def main(config: TrainConfig) -> None:
         if _finished(config.out, fingerprint):
             log.info("%s: already trained", config.out)
         else:
-            state = _begin(architecture, recipe, config.seed)
+            state = begin(architecture, recipe, config.seed)
             files.check_room(config.out, SAVED_FLOATS * 4 * model.parameter_count(state.model))
             state.restore(resume / "state.pt", fingerprint)
             _train(state, tokens, dev, recipe, config.seed, lambda: state.save(resume / "state.pt", fingerprint))
@@ -87,7 +87,7 @@ def _finished(out: Path, fingerprint: str) -> bool:
         return False
 
 
-def _begin(architecture: ModelConfig, recipe: TrainingSettings, seed: int) -> Progress:
+def begin(architecture: ModelConfig, recipe: TrainingSettings, seed: int) -> Progress:
     """The same weights in every process, then random numbers of its own."""
     torch.manual_seed(seed)
     lm = LanguageModel(architecture).to(features.device())
@@ -118,7 +118,7 @@ def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: Trainin
     with _noted_signals() as stopping, progress(None, "training", total, "tok") as bar:
         bar.update(state.update * recipe.tokens_per_update)
         while state.update < recipe.updates and not (state.curve and state.curve[-1]["train_loss"] < recipe.stop_loss):
-            _update(state, tokens, recipe, seed)
+            update(state, tokens, recipe, seed)
             state.update += 1
             bar.update(recipe.tokens_per_update)
             if state.update % recipe.evaluate_every == 0 or state.update == recipe.updates:
@@ -143,7 +143,7 @@ def _noted_signals() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _update(state: Progress, tokens: np.ndarray, recipe: TrainingSettings, seed: int) -> None:
+def update(state: Progress, tokens: np.ndarray, recipe: TrainingSettings, seed: int) -> None:
     """One optimiser step: gradients summed over tokens, divided by their number, clipped."""
     lm, where = state.model.train(), next(state.model.parameters()).device
     blocks = windows.training(len(tokens), recipe.block, recipe.tokens_per_update // recipe.block, state.update, seed)

@@ -38,6 +38,24 @@ def test_flat_search_finds_the_nearest_by_squared_l2(data):
     np.testing.assert_allclose(distances, expected, rtol=1e-5)
 
 
+def test_flat_search_is_exact_where_a_matrix_product_is_not(data):
+    keys, queries = data[0] + np.float16(200), data[1] + np.float32(200)  # lengths so large that products lose digits
+    products = (queries**2).sum(1)[:, None] + (keys.astype(np.float32) ** 2).sum(1) - 2 * queries @ keys.T
+    distances, _ = ann.search(build(keys, "Flat"), queries, 10, np.arange(len(keys)))
+    expected, _ = brute(keys, queries, 10)
+    np.testing.assert_allclose(distances, expected, rtol=1e-5)
+    assert np.abs(np.sort(products, axis=1)[:, :10] - expected).max() > 1e-3 * expected.max()
+
+
+def test_a_flat_distance_does_not_depend_on_the_other_queries(data):
+    index, ids = build(data[0], "Flat"), np.arange(len(data[0]))
+    together = ann.search(index, data[1], 10, ids)
+    for q, query in enumerate(data[1]):
+        alone = ann.search(index, query[None], 10, ids)
+        np.testing.assert_array_equal(alone[0][0], together[0][q])
+        np.testing.assert_array_equal(alone[1][0], together[1][q])
+
+
 def test_inner_products_come_back_negated_and_ascending(data):
     keys, queries = data
     distances, rows = ann.search(build(keys, "Flat", "ip"), queries, 10, np.arange(len(keys)))

@@ -60,7 +60,7 @@ def test_training_twice_gives_the_same_weights(corpus, trained, tmp_path):
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(corpus, trained, tmp_path, monkeypatch):
-    real, calls = train._update, []
+    real, calls = train.update, []
 
     def killed(*args):
         calls.append(1)
@@ -68,10 +68,10 @@ def test_an_interrupted_training_ends_with_the_same_weights(corpus, trained, tmp
             raise KeyboardInterrupt
         real(*args)
 
-    monkeypatch.setattr(train, "_update", killed)
+    monkeypatch.setattr(train, "update", killed)
     with pytest.raises(KeyboardInterrupt):
         train.main(configured(corpus, tmp_path / "model", save_every=1e-9))
-    monkeypatch.setattr(train, "_update", real)
+    monkeypatch.setattr(train, "update", real)
     assert (tmp_path / ".model.resume" / "state.pt").exists()
     train.main(configured(corpus, tmp_path / "model", save_every=1e-9))
     assert weights(tmp_path / "model") == weights(trained)

@@ -1,0 +1,171 @@
+"""Text to tokens, the workflow around the stages, and growing datastores."""
+
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import inputs
+from benchmarks.harness import Row, Sides, anonymous, case, seconds
+from knnlm import add, binarize, build_vocab, extract, lineage, merge, model, search, train_index, vocab
+from knnlm.model import LanguageModel, ModelConfig
+
+ROOT = Path(__file__).parent.parent
+CORES = len(os.sched_getaffinity(0))
+TOOK = re.compile(r"^\S+ took ([\d.]+) s$", re.MULTILINE)  # what every stage says last (knnlm/cli.py)
+
+
+def corpus(folder: Path, documents: list[str]) -> Path:
+    folder.mkdir()
+    for split, part in (("train", documents), ("dev", documents[:2]), ("test", documents[:2])):
+        starts = np.cumsum([0, *(len(text) for text in part)])  # letters and spaces: a byte each
+        facts = [
+            {"title": f"{i}", "source": "made up", "start": int(start), "bytes": len(text)}
+            for i, (start, text) in enumerate(zip(starts, part, strict=False))
+        ]
+        (folder / f"{split}.txt").write_text("".join(part))
+        (folder / f"{split}.documents.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
+    lineage.write_meta(folder, "prepare", {}, {}, pretokenized=False)
+    return folder
+
+
+def encoding(folder: Path, scale: float, kind: str) -> Sides:
+    documents = inputs.text(int(2_000_000 * scale))
+    words = folder / kind
+    if not (folder / "corpus").exists():
+        corpus(folder / "corpus", documents)
+    if not words.exists():
+        listed = sorted({word for text in documents for word in text.split()} | set(inputs.SYLLABLES))
+        (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *listed]) + "\n")
+        asked = {"type": kind, "sample_words": 100_000}
+        asked |= {"file": str(folder / "vocab.txt")} if kind == "bert" else {}
+        build_vocab.main(build_vocab.BuildVocabConfig((folder / "corpus",), words, json.dumps(asked)))
+    loaded, out = vocab.load(words), folder / "tokens"
+    lines = [text.replace("\n", " ") for text in documents]
+
+    def library() -> list[list[int]]:
+        if kind == "bert":
+            return [found.ids for found in loaded.model.encode_batch(documents, add_special_tokens=False)]
+        return loaded.model.encode(lines, out_type=int, num_threads=CORES)
+
+    def same(_: None, expected: list[list[int]]) -> None:
+        found = np.load(out / "train.npy")
+        np.testing.assert_array_equal(found, [i for ids in expected for i in (*ids, loaded.eos)])
+
+    def ours() -> None:
+        binarize.main(binarize.BinarizeConfig(words, folder / "corpus", out))
+
+    return Sides(ours, library, same, int(2_000_000 * scale), "words", repeats=3, overhead=True)
+
+
+@case(
+    "encode-sentencepiece",
+    "`knnlm.binarize`: 2M words in documents from disk to token ids on disk",
+    "SentencePiece's `encode` of a list in memory, all cores",
+    "≤ +20%",
+)
+def encode_sentencepiece(folder: Path, scale: float) -> Sides:
+    return encoding(folder, scale, "sentencepiece")
+
+
+@case("encode-bert", "the same with BERT's word pieces", "`tokenizers`' `encode_batch`, all cores", "≤ +20%")
+def encode_bert(folder: Path, scale: float) -> Sides:
+    return encoding(folder, scale, "bert")
+
+
+def snakemake(*arguments: object) -> str:
+    """Its standard error, in which each stage says how long it took."""
+    asked = [sys.executable, "-m", "snakemake", "--nolock", *map(str, arguments)]
+    run = subprocess.run(asked, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=True)
+    return run.stderr
+
+
+@case(
+    "workflow",
+    "the smoke study by Snakemake, one job at a time, archives already there",
+    "the sum of the stages' own times, without start and imports",
+    "≤ +25%",
+)
+def workflow(folder: Path, _: float) -> Row:
+    study = ("--cores", 1, "--configfile", "config/smoke.yaml", "--config", f"results={folder}")
+    snakemake(*study, "--until", "fetch")
+    began = time.perf_counter()
+    stages = [float(took) for took in TOOK.findall(snakemake(*study))]
+    whole = time.perf_counter() - began
+    note = f"{len(stages)} jobs, {(whole - sum(stages)) / len(stages):.2f} s each beside their own time"
+    return Row(f"{whole:.0f} s", f"{sum(stages):.0f} s", f"**{whole / sum(stages) - 1:+.0%}**", "", note)
+
+
+@case("dry-run", "dry run of the paper-scale study", "", "< 30 s")
+def dry_run(folder: Path, _: float) -> Row:
+    plan = ("--cores", 1, "-n", "--quiet", "--configfile", "config/paper.yaml", "--config", f"results={folder}")
+    took = sorted(seconds(lambda: snakemake(*plan)) for _ in range(3))
+    return Row(f"{took[1]:.1f} s", "", f"({took[0]:.1f} to {took[2]:.1f} s)", "")
+
+
+def grow(folder: Path, shards: int, entries: int, told) -> None:
+    """Keys, index, search of 1,000 queries and merge of a datastore of so many shards."""
+    out, sizes = Path(tempfile.mkdtemp(dir=folder)), '{"new": 192, "context": 64}'
+    tokens = inputs.zipf(np.random.default_rng(9), entries * shards, 8000).astype(np.uint16)
+    np.save(out / "tokens.npy", tokens)
+    fast = '{"factory": "IVF256,PQ64x4fs", "nprobe": 32, "sample": 20000}'
+
+    def extracted(shard: int) -> Path:
+        keys = out / f"keys{shard}"
+        given = {"windows": sizes, "shard": shard, "shards": shards, "batch_tokens": 8192}
+        extract.main(extract.ExtractConfig(folder / "lm", out / "tokens.npy", ("ffn_input_ln",), (keys,), **given))
+        return keys
+
+    first = extracted(0)
+    queries = out / "queries"
+    queries.mkdir()
+    np.save(queries / "keys.npy", np.load(first / "keys.npy")[:1000].astype(np.float32))
+    lineage.write_meta(queries, "evaluate", {}, {})
+    train_index.main(train_index.TrainIndexConfig((first,), out / "trained.faiss", fast))
+    began = time.perf_counter()
+    for shard in range(shards):
+        keys, index, found = extracted(shard), out / f"{shard}.faiss", out / f"found{shard}"
+        add.main(add.AddConfig(out / "trained.faiss", keys, index))
+        search.main(search.SearchConfig(index, keys, (queries,), 1024, (found,), fast))
+        shutil.rmtree(keys)
+    merge.main(merge.MergeConfig(tuple(out / f"found{shard}" for shard in range(shards)), (out / "merged",)))
+    told.put(time.perf_counter() - began)
+
+
+@case(
+    "scaling",
+    "keys, index, search and merge of 1, 2, 4 and 8 shards of 50k entries",
+    "8 × the time, 1 × the memory of one shard",
+    "±15%, flat",
+)
+def scaling(folder: Path, scale: float) -> Row:
+    torch.manual_seed(1)
+    (folder / "lm").mkdir()
+    config = ModelConfig(vocab_size=8000, dim=128, layers=4, ffn_dim=512, heads=4)
+    model.save(LanguageModel(config), folder / "lm")
+    lineage.write_meta(folder / "lm", "train", {}, {})
+    context, times, peaks = multiprocessing.get_context("spawn"), [], []
+    for shards in (1, 1, 2, 4, 8):  # the first to compile and to fill caches
+        told, highest = context.Queue(), 0
+        child = context.Process(target=grow, args=(folder, shards, int(50_000 * scale), told))
+        child.start()
+        while child.is_alive():
+            highest = max(highest, anonymous(child.pid))
+            time.sleep(0.01)
+        assert child.exitcode == 0, f"{shards} shards failed"
+        times.append(told.get())
+        peaks.append(highest / 1e6)
+    times, peaks = times[1:], peaks[1:]
+    ratio = times[-1] / (8 * times[0]) - 1
+    memory = " · ".join(f"{mb:,.0f}" for mb in peaks)
+    took = " · ".join(f"{t:.1f}" for t in times)
+    return Row(f"{took} s", f"{8 * times[0]:.1f} s", f"**{ratio:+.0%}**", f"{memory} MB")
