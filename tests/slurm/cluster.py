@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("srun", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
 NODES = {"cpu0": "", "gpu0": "Gres=gpu:a100:4", "gpu1": "Gres=gpu:a100:4"}
@@ -163,6 +165,10 @@ class Cluster:
             if (self.at / "slurmctld.pid").exists():
                 self.run("scancel", "--user", getpass.getuser())
                 self.wait(lambda: not self.run("squeue", "-h"), 60)
+        for process in psutil.process_iter():  # of jobs on a lost node, which nobody else ends
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("SLURM_CONF") == str(self.at / "slurm.conf"):
+                    process.kill()
         for name in ("slurmctld", *(f"slurmd.{node}" for node in NODES), "munged"):
             pid_file = self.at / f"{name}.pid"
             with contextlib.suppress(TimeoutError, FileNotFoundError, ProcessLookupError):
@@ -174,5 +180,6 @@ class Cluster:
 if __name__ == "__main__":
     if absent := missing():
         sys.exit(f"not installed: {', '.join(absent)} (Debian: {__doc__.splitlines()[-1].split(': ')[1]})")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops the cluster too
     with Cluster() as cluster:
         sys.exit(subprocess.run(sys.argv[1:], env=cluster.environment).returncode)
