@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import bootstrap
 
 FEWEST = 10  # documents below which an interval would say nothing
-BATCH = 200  # resamples at a time
 
 
 def document_sums(logprob: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -25,12 +25,18 @@ def interval(
     if len(documents) < FEWEST or not np.isfinite(logprob).all():
         return None
     sums, counts = document_sums(logprob, documents)
-    rng, drawn = np.random.default_rng(seed), []
-    for start in range(0, resamples, BATCH):
-        chosen = rng.integers(0, len(sums), (min(BATCH, resamples - start), len(sums)))  # [R, D]
-        drawn.append(np.exp(-sums[chosen].sum(1) / counts[chosen].sum(1)))
-    outside = (1 - confidence) / 2
-    return np.quantile(np.concatenate(drawn), [outside, 1 - outside]).tolist()
+    result = bootstrap(
+        (sums, counts),
+        lambda s, c, axis: np.exp(-s.sum(axis) / c.sum(axis)),
+        paired=True,
+        vectorized=True,
+        batch=200,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
 def median(per_seed: Sequence[float]) -> tuple[float, int]:
