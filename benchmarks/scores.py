@@ -34,26 +34,26 @@ def target_sides(folder: Path, scale: float, other: str, repeats: int = 3) -> Si
 
 def dense_scatter(near: np.ndarray, values: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """log p of the targets, by way of the whole distribution [B, V]."""
-    found = []
+    out = np.empty(len(near), np.float32)
     for start in range(0, len(near), BLOCK):
         here = slice(start, start + BLOCK)
         weights = torch.softmax(-torch.from_numpy(near[here]), dim=1)  # [B, K]
         full = torch.zeros(len(weights), VOCAB).scatter_add_(
             1, torch.from_numpy(values[here].astype(np.int64)), weights
         )
-        found.append(full.gather(1, torch.from_numpy(targets[here].astype(np.int64))[:, None])[:, 0].log())
-    return torch.cat(found).numpy()
+        out[here] = full.gather(1, torch.from_numpy(targets[here].astype(np.int64))[:, None])[:, 0].log()
+    return out
 
 
 def in_numpy(near: np.ndarray, values: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    found = []
+    out = np.empty(len(near), np.float32)
     for start in range(0, len(near), BLOCK):
         here = slice(start, start + BLOCK)
         weights = np.exp(near[here].min(1, keepdims=True) - near[here])  # [B, K]
         with np.errstate(divide="ignore"):
             hits = np.log((weights * (values[here] == targets[here, None])).sum(1))
-        found.append(hits - np.log(weights.sum(1)))
-    return np.concatenate(found)
+        out[here] = hits - np.log(weights.sum(1))
+    return out
 
 
 @numba.njit(parallel=True, cache=True, fastmath=True)

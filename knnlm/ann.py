@@ -17,7 +17,6 @@ from knnlm.files import UserError, atomic, check
 log = logging.getLogger("knnlm")
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 TIES = 32  # neighbors asked for beyond k, so that equal distances at the cut can be ordered by id
-CACHED = 1 << 20  # floats of a coarse quantiser that stay in a core's cache
 GPU_WIDEST = 2048  # neighbors that FAISS returns per query on a GPU
 WRITTEN = 1 << 24  # bytes handed to the file at a time
 CHUNK = 1 << 24  # floats converted from half precision at a time
@@ -76,15 +75,46 @@ def train(sample: np.ndarray, settings: IndexSettings) -> faiss.Index:
 
 
 def add(index: faiss.Index, keys: np.ndarray) -> None:
-    """Add `keys` [n, d] of any float type in row order; converted to float32 chunk by chunk."""
+    """Add `keys` [n, d] of any float type in row order; converted to float32 chunk by chunk.
+
+    An entry's list does not depend on what is added with it, unless the index turns keys before it lists them (OPQ).
+    """
     check_dimension(index, keys, "keys")
-    ivf = _ivf(index)
-    # BLAS rounds by the shape of the block. Pair by pair, an entry's list does not depend on the sharding; a large
-    # coarse quantiser would cost ten times more that way, and there an entry between two lists may fall in either.
-    blas = ivf is not None and ivf.nlist * index.d > CACHED
+    told = _told(index)
     for start in range(0, len(keys), step := max(1, CHUNK // index.d)):
         chunk = np.ascontiguousarray(keys[start : start + step], dtype=np.float32)
-        _with_blas(blas, index.add, chunk)
+        if told is None:
+            _with_blas(_ivf(index) is not None, index.add, chunk)
+        else:
+            lists = _nearest_lists(faiss.downcast_index(told.quantizer), chunk)  # [n]
+            told.add_core(len(chunk), faiss.swig_ptr(chunk), None, faiss.swig_ptr(lists))
+    if told is not None and told is not index:
+        packed = faiss.IndexIVFPQFastScan(told, index.bbs)
+        index.replace_invlists(packed.invlists, True)
+        packed.own_invlists, index.ntotal = False, told.ntotal
+
+
+def _told(index: faiss.Index) -> faiss.IndexIVF | None:
+    """What takes entries together with their lists: the index itself or, before its codes are packed, a plain twin."""
+    lists = isinstance(index, faiss.IndexIVF) and isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat)
+    if not lists or not isinstance(index, faiss.IndexIVFFastScan):
+        return index if lists else None
+    if not isinstance(index, faiss.IndexIVFPQFastScan) or index.ntotal:
+        return None
+    pq = index.pq
+    twin = faiss.IndexIVFPQ(index.quantizer, index.d, index.nlist, pq.M, pq.nbits, index.metric_type)
+    twin.pq, twin.by_residual, twin.is_trained = pq, index.by_residual, True
+    return twin
+
+
+def _nearest_lists(quantizer: faiss.IndexFlat, keys: np.ndarray) -> np.ndarray:
+    """The list of each key [n] int64: by matrix products, which round by the shape of the block, and where those
+    leave two lists open, pair by pair.
+    """
+    near, found, beyond = _candidates(quantizer, keys, min(2, quantizer.ntotal))
+    lists, open_ = np.ascontiguousarray(found[:, 0]), near[:, 0] >= beyond
+    lists[open_] = _with_blas(False, quantizer.search, keys[open_], 1)[1][:, 0]
+    return lists
 
 
 def search(index: faiss.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,11 @@
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
 
 GATHERED = 1 << 28  # floats of keys gathered on a GPU at a time
 PLACES = 4096  # parts of the keys, read one after another
-HALF_TO_SINGLE = np.float32(2.0**112)  # rebias of the exponent
 
 
 def distances(keys: np.ndarray, queries: np.ndarray, rows: np.ndarray, inner_product: bool = False) -> np.ndarray:
@@ -38,6 +39,19 @@ def distances_on(
         near = -(gathered * block).sum(-1) if inner_product else (gathered - block).square_().sum(-1)  # [B, K]
         out[start : start + step] = np.where(found < 0, np.inf, near.cpu().numpy())
     return out
+
+
+@intrinsic
+def _single(_typing, _bits):
+    """A half-precision number, given by its bits as uint16, in single precision: the processor's own conversion.
+
+    numba has no arithmetic of float16 on a CPU.
+    """
+
+    def code(_context, builder, _signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return numba.float32(numba.uint16), code
 
 
 @numba.njit(cache=True)
@@ -74,11 +88,3 @@ def _fused(keys, queries, rows, order, width, inner_product, out):
                 difference = query[j] - _single(key[j])
                 total += difference * difference
         out[pair] = total
-
-
-@numba.njit(inline="always")
-def _single(half):
-    """A finite half-precision number, given by its bits, in single precision. NumPy's float16 is not numba's."""
-    bits = np.uint32(half)
-    shifted = np.uint32(((bits & np.uint32(0x8000)) << np.uint32(16)) | ((bits & np.uint32(0x7FFF)) << np.uint32(13)))
-    return shifted.view(np.float32) * HALF_TO_SINGLE

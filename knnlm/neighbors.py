@@ -9,6 +9,7 @@ import numpy as np
 
 from knnlm import files
 
+SHORT = 32  # equal distances that are sorted faster by insertion
 KINDS = {"ids": "int64", "distances": "float32", "values": "uint32", "exact": "float32"}
 
 
@@ -76,7 +77,20 @@ def order_ties(distances: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> None
         for j in range(1, rows.shape[1] + 1):
             if j < rows.shape[1] and rows[q, j] >= 0 and distances[q, j] == distances[q, start]:
                 continue
-            if j - start > 1:
+            if j - start <= SHORT:
+                _sort_by_id(rows[q, start:j], ids)
+            else:
                 run = rows[q, start:j]
                 rows[q, start:j] = run[np.argsort(ids[run])]
             start = j
+
+
+@numba.njit(cache=True)
+def _sort_by_id(rows, ids):
+    """By insertion: quantized distances come in runs of a few equal ones."""
+    for i in range(1, len(rows)):
+        row = rows[i]
+        while i > 0 and ids[rows[i - 1]] > ids[row]:
+            rows[i] = rows[i - 1]
+            i -= 1
+        rows[i] = row
