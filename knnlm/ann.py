@@ -19,7 +19,7 @@ METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 TIES = 32  # neighbors asked for beyond k, so that equal distances at the cut can be ordered by id
 GPU_WIDEST = 2048  # neighbors that FAISS returns per query on a GPU
 WRITTEN = 1 << 24  # bytes handed to the file at a time
-CHUNK = 1 << 24  # floats converted from half precision at a time
+CHUNK = 1 << 22  # floats converted from half precision at a time: they stay in a cache
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import math
 import numba
 import numpy as np
 
-CHUNK = 128  # neighbors weighed together
+CHUNK = 256  # neighbors weighed together
 NEGLIGIBLE = np.float32(-60.0)  # nats below the nearest neighbor: e^-60 is lost in the sum of all
 FAINTEST = 1e-20  # share of the sum below which a target's own neighbors are weighed against each other
 LOG2_E, LN_2 = np.float32(1 / math.log(2)), np.float32(math.log(2))
@@ -30,6 +30,7 @@ def target_logprobs_for_ks(
 ) -> np.ndarray:
     """`target_logprob` with the first k neighbors for each of the ascending `ks`, in one pass: [len(ks), N]."""
     out = np.empty((len(ks), len(targets)), np.float32)
+    distances = np.ascontiguousarray(distances, np.float32)
     _prefixes(distances, values, targets, np.asarray(ks, np.int64), 1.0 / temperature, out)
     return out
 
@@ -72,9 +73,10 @@ def _prefixes(distances, values, targets, ks, scale, out):
 @numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _with_chunk(distances, values, target, scale, nearest, total, total_hit):
     """The nearest distance and both sums once a chunk is added to them."""
-    before = nearest
+    before, bits, lowest = nearest, distances.view(np.int32), _turned(np.float32(nearest).view(np.int32))
     for j in range(len(distances)):
-        nearest = min(nearest, distances[j])
+        lowest = min(lowest, _turned(bits[j]))
+    nearest = _turned(lowest).view(np.float32)
     if nearest == np.inf:
         return nearest, total, total_hit
     shrink = math.exp(-scale * (before - nearest))
@@ -87,6 +89,15 @@ def _with_chunk(distances, values, target, scale, nearest, total, total_hit):
 
 
 @numba.njit(inline="always")
+def _turned(bits):
+    """A single-precision number's bits as a whole number that rises with it, and back.
+
+    The least of many whole numbers is found by SIMD, that of floating-point numbers one after another.
+    """
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@numba.njit(inline="always")
 def _exp(x):
     """exp of max(x, NEGLIGIBLE) for x ≤ 0, in single precision: without a call, so that loops around it become SIMD."""
     x = max(x, NEGLIGIBLE)
@@ -95,7 +106,7 @@ def _exp(x):
     series = np.float32(1 / 5040)
     for n in (720, 120, 24, 6, 2, 1, 1):
         series = series * x + np.float32(1 / n)
-    return series * np.int32(np.int32(power + 127) << 23).view(np.float32)
+    return series * np.int32(np.int32(power + np.float32(127)) << np.int32(23)).view(np.float32)
 
 
 @numba.njit(cache=True)
