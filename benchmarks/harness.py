@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-GROUPS = ("retrieval", "scores", "lm", "pipeline")
+GROUPS = ("retrieval", "scores", "lm", "pipeline", "checks")
 REPEATS = 5
 SAMPLED = 0.003  # seconds between two looks at a process's memory
 

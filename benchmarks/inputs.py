@@ -29,7 +29,7 @@ def clustered(folder: Path, count: int, dim: int, queries: int) -> tuple[np.ndar
         np.save(keys_file, keys.astype(np.float16))
         np.save(labels_file, labels)
     asked = cached(folder / f"queries{queries}x{dim}.npy", lambda: _draw(queries, dim, seed=2)[0])
-    return np.load(keys_file, mmap_mode="r"), np.load(labels_file), np.asarray(asked)
+    return np.load(keys_file, mmap_mode="r"), np.load(labels_file), np.array(asked)
 
 
 def _draw(count: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -134,7 +134,7 @@ def agree(lm: LanguageModel, plain: Plain, tokens: Tensor) -> None:
 
 def products(config: ModelConfig, batch: int) -> float:
     """Multiplications and additions in an update's matrix products, forward and backward; of tails half the tokens."""
-    layer = 4 * config.dim**2 + 2 * config.dim * config.ffn_dim + 2 * 256 * config.dim  # with attention to a block
+    layer = 4 * config.dim**2 + 2 * config.dim * config.ffn_dim + 256 * config.dim  # attends to half a block on average
     edges = (*config.adaptive_cutoffs, config.vocab_size)
     softmax = config.dim * (edges[0] + len(edges) - 1)
     share = np.log(np.array(edges) + 1) / np.log(config.vocab_size)  # of targets below each edge, as inputs.zipf draws

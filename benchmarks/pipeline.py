@@ -149,7 +149,8 @@ def grow(folder: Path, shards: int, entries: int, told) -> None:
 )
 def scaling(folder: Path, scale: float) -> Row:
     torch.manual_seed(1)
-    (folder / "lm").mkdir()
+    folder /= "scaling"
+    (folder / "lm").mkdir(parents=True)
     config = ModelConfig(vocab_size=8000, dim=128, layers=4, ffn_dim=512, heads=4)
     model.save(LanguageModel(config), folder / "lm")
     lineage.write_meta(folder / "lm", "train", {}, {})

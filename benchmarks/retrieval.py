@@ -89,12 +89,12 @@ def built(folder: Path, keys: np.ndarray, settings: IndexSettings) -> faiss.Inde
 
 @case(
     "approximate",
-    "approximate search (`IVF1024,PQ64x4fs`) and exact distances, 500k × 128, k 1024",
+    "approximate search (`IVF1024,PQ64x4fs`) and exact distances, 1M × 128, k 1024",
     "the paper's `IVF4096,PQ64`, nprobe 32, with the same exact distances",
     "≥ 4× at equal perplexity",
 )
 def approximate(folder: Path, scale: float) -> Sides:
-    keys, labels, asked = inputs.clustered(folder, int(5e5 * scale), 128, 2048)
+    keys, labels, asked = inputs.clustered(folder, int(1e6 * scale), 128, 2048)
     keys, ids = np.array(keys), np.arange(len(keys))
     rng = np.random.default_rng(6)
     words = (labels[:, None] * 7 + inputs.zipf(rng, (len(keys), 1), 50)) % 10_000  # [n, 1] a cluster has its words

@@ -77,28 +77,32 @@ def train(sample: np.ndarray, settings: IndexSettings) -> faiss.Index:
 def add(index: faiss.Index, keys: np.ndarray) -> None:
     """Add `keys` [n, d] of any float type in row order; converted to float32 chunk by chunk.
 
-    An entry's list does not depend on what is added with it, unless the index turns keys before it lists them (OPQ).
+    Where `_fillable` allows it, an entry's list does not depend on what is added with it.
     """
     check_dimension(index, keys, "keys")
-    told = _told(index)
+    fillable = _fillable(index)
     for start in range(0, len(keys), step := max(1, CHUNK // index.d)):
         chunk = np.ascontiguousarray(keys[start : start + step], dtype=np.float32)
-        if told is None:
+        if fillable is None:
             _with_blas(_ivf(index) is not None, index.add, chunk)
         else:
-            lists = _nearest_lists(faiss.downcast_index(told.quantizer), chunk)  # [n]
-            told.add_core(len(chunk), faiss.swig_ptr(chunk), None, faiss.swig_ptr(lists))
-    if told is not None and told is not index:
-        packed = faiss.IndexIVFPQFastScan(told, index.bbs)
+            lists = _nearest_lists(faiss.downcast_index(fillable.quantizer), chunk)  # [n]
+            fillable.add_core(len(chunk), faiss.swig_ptr(chunk), None, faiss.swig_ptr(lists))
+    if fillable is not None and fillable is not index:
+        packed = faiss.IndexIVFPQFastScan(fillable, index.bbs)
         index.replace_invlists(packed.invlists, True)
-        packed.own_invlists, index.ntotal = False, told.ntotal
+        packed.own_invlists, index.ntotal = False, fillable.ntotal
 
 
-def _told(index: faiss.Index) -> faiss.IndexIVF | None:
-    """What takes entries together with their lists: the index itself or, before its codes are packed, a plain twin."""
-    lists = isinstance(index, faiss.IndexIVF) and isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat)
-    if not lists or not isinstance(index, faiss.IndexIVFFastScan):
-        return index if lists else None
+def _fillable(index: faiss.Index) -> faiss.IndexIVF | None:
+    """What takes entries together with their lists: the index itself or, before its codes are packed, a plain twin.
+
+    None where FAISS alone can choose the lists: on a GPU, behind OPQ, with packed codes other than PQ's.
+    """
+    if not isinstance(index, faiss.IndexIVF) or not isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat):
+        return None
+    if not isinstance(index, faiss.IndexIVFFastScan):
+        return index
     if not isinstance(index, faiss.IndexIVFPQFastScan) or index.ntotal:
         return None
     pq = index.pq

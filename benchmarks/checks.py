@@ -1,0 +1,92 @@
+"""What it costs to compare every file with its digest, and to digest every output."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from benchmarks import inputs
+from benchmarks.harness import Sides, case
+from knnlm import add, files, lineage, merge, score_knn, search, train_index
+
+ENTRIES, QUERIES, K = 300_000, 10_000, 1024  # entries of each of two shards
+INDEX = '{"factory": "IVF1024,PQ64x4fs", "nprobe": 32, "sample": 60000}'
+WITHOUT, WANTED = "the same without digests", "≤ +5%"
+
+
+def artifact(directory: Path, stage: str, **arrays: np.ndarray) -> Path:
+    if not directory.exists():
+        directory.mkdir(parents=True)
+        for name, array in arrays.items():
+            np.save(directory / f"{name}.npy", array)
+        lineage.write_meta(directory, stage, {}, {})
+    return directory
+
+
+def sides(folder: Path, scale: float, stage: str) -> Sides:
+    """Searching one shard, merging two or scoring the merged, from artifacts that the stages before have made."""
+    entries, count = int(ENTRIES * scale), int(QUERIES * scale)
+    keys, _, asked = inputs.clustered(folder, 2 * entries, 128, count)
+    folder /= stage  # a run without digests spoils its outputs for the stages after it
+    folder.mkdir(exist_ok=True)
+    words = inputs.zipf(np.random.default_rng(9), (2 * entries,), 8000).astype(np.uint32)
+    queries = artifact(folder / "queries", "evaluate", keys=asked, values=words[:count])
+    shards = []
+    for number in range(2):
+        part = slice(number * entries, (number + 1) * entries)
+        stored = {"keys": keys[part], "values": words[part], "ids": np.arange(2 * entries)[part]}
+        shards.append(artifact(folder / f"keys{number}", "extract", **stored))
+    index, found = (
+        [folder / f"{number}.faiss" for number in range(2)],
+        [folder / f"found{number}" for number in range(2)],
+    )
+    merged, scores = folder / "merged", [["exact", k, 1] for k in (1, 8, 64, 1024)]
+    run: dict[str, list[Callable[[], None]]] = {
+        "add": [
+            lambda: train_index.main(train_index.TrainIndexConfig(tuple(shards), folder / "trained.faiss", INDEX)),
+            *(lambda i=i: add.main(add.AddConfig(folder / "trained.faiss", shards[i], index[i])) for i in range(2)),
+        ],
+        "search": [
+            lambda i=i: search.main(search.SearchConfig(index[i], shards[i], (queries,), K, (found[i],), INDEX))
+            for i in range(2)
+        ],
+        "merge": [lambda: merge.main(merge.MergeConfig(tuple(found), (merged,)))],
+        "score": [
+            lambda: score_knn.main(
+                score_knn.ScoreKnnConfig((merged,), (queries,), (folder / "scores",), json.dumps(scores))
+            )
+        ],
+    }
+    for before in list(run)[: list(run).index(stage)]:
+        if not (folder / f"{before}.made").exists():
+            [make() for make in run[before]]
+            (folder / f"{before}.made").touch()
+    measured = run[stage][0]
+
+    def ours() -> None:
+        for path in (*folder.glob("*/*.npy"), *folder.glob("*.faiss")):
+            path.touch()  # so that its digest is compared in each run, as in a process of its own
+        measured()
+
+    def other() -> None:
+        with mock.patch.multiple(files, digest=lambda _: "", _digest_of_version=lambda *_: mock.ANY):
+            measured()
+
+    return Sides(ours, other, lambda *_: None, count, "queries", repeats=3, overhead=True)
+
+
+@case("check-search", f"`knnlm.search` of 300k keys of 128, k {K}, inputs and outputs digested", WITHOUT, WANTED)
+def check_search(folder: Path, scale: float) -> Sides:
+    return sides(folder, scale, "search")
+
+
+@case("check-merge", "`knnlm.merge` of two shards, inputs and outputs digested", WITHOUT, WANTED)
+def check_merge(folder: Path, scale: float) -> Sides:
+    return sides(folder, scale, "merge")
+
+
+@case("check-score", "`knnlm.score_knn` at four k, inputs and outputs digested", WITHOUT, WANTED)
+def check_score(folder: Path, scale: float) -> Sides:
+    return sides(folder, scale, "score")
