@@ -38,10 +38,7 @@ def sides(folder: Path, scale: float, stage: str) -> Sides:
         part = slice(number * entries, (number + 1) * entries)
         stored = {"keys": keys[part], "values": words[part], "ids": np.arange(2 * entries)[part]}
         shards.append(artifact(folder / f"keys{number}", "extract", **stored))
-    index, found = (
-        [folder / f"{number}.faiss" for number in range(2)],
-        [folder / f"found{number}" for number in range(2)],
-    )
+    index, found = ([folder / name.format(number) for number in range(2)] for name in ("{}.faiss", "found{}"))
     merged, scores = folder / "merged", [["exact", k, 1] for k in (1, 8, 64, 1024)]
     run: dict[str, list[Callable[[], None]]] = {
         "add": [
@@ -61,7 +58,8 @@ def sides(folder: Path, scale: float, stage: str) -> Sides:
     }
     for before in list(run)[: list(run).index(stage)]:
         if not (folder / f"{before}.made").exists():
-            [make() for make in run[before]]
+            for make in run[before]:
+                make()
             (folder / f"{before}.made").touch()
     measured = run[stage][0]
 

@@ -4,6 +4,7 @@
 """
 
 import filecmp
+import functools
 import json
 import os
 import re
@@ -38,10 +39,10 @@ def cluster():
 class Study:
     """A smoke study with its own results, on a cluster or locally."""
 
-    def __init__(self, results, environment=None, arguments=("--cores", "2")):
+    def __init__(self, results, environment=None, arguments=("--cores", "2"), target="all"):
         self.results = Path(results)
         told = ("--nolock", "--configfile", "config/smoke.yaml", "--config", f"results={results}")
-        self.command = [sys.executable, "-m", "snakemake", *told, *arguments]
+        self.command = [sys.executable, "-m", "snakemake", target, *told, *arguments]
         self.environment = dict(environment or os.environ) | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         self.log = self.results.with_suffix(".log")
 
@@ -64,10 +65,15 @@ class Study:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    """In one process at a time."""
-    study = Study(tmp_path_factory.mktemp("local") / "results", arguments=("--cores", "1"))
-    study.run()
-    return study
+    """Of a target, in one process at a time; each is made once."""
+
+    @functools.cache
+    def made(target="all"):
+        study = Study(tmp_path_factory.mktemp("local") / "results", arguments=("--cores", "1"), target=target)
+        study.run()
+        return study
+
+    return made
 
 
 def until(condition, process, seconds=PATIENCE):
@@ -83,11 +89,12 @@ def until(condition, process, seconds=PATIENCE):
 def test_one_process_and_many_make_the_same_tables(local, tmp_path):
     study = Study(tmp_path / "results", arguments=("--cores", "2"))
     study.run()
-    equal_tables(study, local)
+    equal_tables(study, local())
 
 
-def test_faults_leave_the_tables_as_they_are(cluster, local, tmp_path, capsys):
-    study = Study(tmp_path / "results", cluster.environment, (*PROFILE, *QUICK))
+@pytest.mark.parametrize("target", ["table3", "all"])
+def test_faults_leave_the_tables_as_they_are(cluster, local, tmp_path, capsys, target):
+    study = Study(tmp_path / "results", cluster.environment, (*PROFILE, *QUICK), target)
     workflow = study.start()
     job, _ = until(lambda: cluster.running("rule_prepare"), workflow)[0]
     cluster.run("scancel", job)
@@ -105,7 +112,7 @@ def test_faults_leave_the_tables_as_they_are(cluster, local, tmp_path, capsys):
     study.run()
     after = study.finished()
     assert before and not [path for path, when in before.items() if after[path] != when]  # nothing ran twice
-    equal_tables(study, local)
+    equal_tables(study, local(target))
     assert workflow_is_done(study)
     with capsys.disabled():
         print(overhead(cluster, study))
