@@ -73,7 +73,7 @@ WHAT = "log p of the targets from 200k × 1024 neighbors"
 
 @case("targets-scatter", WHAT, "softmax scattered to the vocabulary of 33k in torch", "≥ 10×")
 def targets_scatter(folder: Path, scale: float) -> Sides:
-    return target_sides(folder, scale, "scatter", 1)
+    return target_sides(folder, scale, "scatter")
 
 
 @case("targets-numpy", WHAT, "NumPy, in blocks", "≥ 10×")

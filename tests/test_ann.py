@@ -1,6 +1,5 @@
 """Index, search, exact distances."""
 
-import faiss
 import numpy as np
 import pytest
 
@@ -89,14 +88,12 @@ def test_equal_distances_are_ordered_by_id_at_the_cut_too(data, factory):
 @pytest.mark.parametrize("factory", ["IVF64,PQ8x8", "IVF64,PQ8x4fs", "IVF64,SQfp16", "IVF1,Flat"])
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_an_entry_between_two_lists_falls_where_it_falls_alone(data, tmp_path, factory, metric):
-    trained = ann.train(data[0].astype(np.float32), IndexSettings(factory=factory, metric=metric))
-    centroids = trained.quantizer.reconstruct_n(0, trained.nlist)
+    settings = IndexSettings(factory=factory, metric=metric)
+    with_all, alone = (ann.train(data[0].astype(np.float32), settings) for _ in range(2))
+    centroids = alone.quantizer.reconstruct_n(0, alone.nlist)
     between = (centroids[:, None] + centroids[None]).reshape(-1, D) / 2  # [nlist², d]: rounding decides
-    with_all, alone = faiss.clone_index(trained), faiss.clone_index(trained)
     ann.add(with_all, between)
-    faiss.cvar.distance_compute_blas_threshold, before = 1 << 30, faiss.cvar.distance_compute_blas_threshold
-    alone.add(between)
-    faiss.cvar.distance_compute_blas_threshold = before
+    ann._with_blas(False, alone.add, between)
     ann.save(with_all, tmp_path / "all.faiss")
     ann.save(alone, tmp_path / "alone.faiss")
     assert (tmp_path / "all.faiss").read_bytes() == (tmp_path / "alone.faiss").read_bytes()
