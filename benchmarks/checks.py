@@ -9,7 +9,9 @@ import numpy as np
 
 from benchmarks import inputs
 from benchmarks.harness import Sides, case
-from knnlm import add, files, lineage, merge, score_knn, search, train_index
+from knnlm.artifacts import files, lineage
+from knnlm.datastores import add, merge, search, train_index
+from knnlm.scores import score_knn
 
 ENTRIES, QUERIES, K = 300_000, 10_000, 1024  # entries of each of two shards
 INDEX = '{"factory": "IVF1024,PQ64x4fs", "nprobe": 32, "sample": 60000}'
@@ -75,16 +77,21 @@ def sides(folder: Path, scale: float, stage: str) -> Sides:
     return Sides(ours, other, lambda *_: None, count, "queries", repeats=3, overhead=True)
 
 
-@case("check-search", f"`knnlm.search` of 300k keys of 128, k {K}, inputs and outputs digested", WITHOUT, WANTED)
+@case(
+    "check-search",
+    f"`knnlm search` of 300k keys of 128, k {K}, inputs and outputs digested",
+    WITHOUT,
+    WANTED,
+)
 def check_search(folder: Path, scale: float) -> Sides:
     return sides(folder, scale, "search")
 
 
-@case("check-merge", "`knnlm.merge` of two shards, inputs and outputs digested", WITHOUT, WANTED)
+@case("check-merge", "`knnlm merge` of two shards, inputs and outputs digested", WITHOUT, WANTED)
 def check_merge(folder: Path, scale: float) -> Sides:
     return sides(folder, scale, "merge")
 
 
-@case("check-score", "`knnlm.score_knn` at four k, inputs and outputs digested", WITHOUT, WANTED)
+@case("check-score", "`knnlm score_knn` at four k, inputs and outputs digested", WITHOUT, WANTED)
 def check_score(folder: Path, scale: float) -> Sides:
     return sides(folder, scale, "score")

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from benchmarks import inputs
 from benchmarks.harness import Sides, case
-from knnlm import extract, lineage, model, train, windows
-from knnlm.model import LanguageModel, ModelConfig
-from knnlm.schedule import TrainingSettings
-from knnlm.windows import WindowSettings
+from knnlm.artifacts import lineage
+from knnlm.datastores import extract
+from knnlm.models import model, train, windows
+from knnlm.models.model import LanguageModel, ModelConfig
+from knnlm.models.schedule import TrainingSettings
+from knnlm.models.windows import WindowSettings
 
 MINI = {"attention_dropout": 0.0, "activation_dropout": 0.0, "adaptive_dropout": 0.0, "dropout": 0.1}
 UPDATES = 20  # of each side in a run
@@ -179,7 +181,10 @@ def train_8k(_: Path, scale: float) -> Sides:
 
 
 @case(
-    "extract", "`knnlm.extract`: keys of 128 and values to disk", "the LM's forward pass alone, nothing kept", "≤ +15%"
+    "extract",
+    "`knnlm extract`: keys of 128 and values to disk",
+    "the LM's forward pass alone, nothing kept",
+    "≤ +15%",
 )
 def extraction(folder: Path, scale: float) -> Sides:
     torch.manual_seed(1)

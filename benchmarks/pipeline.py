@@ -16,12 +16,15 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.harness import Row, Sides, anonymous, case, seconds
-from knnlm import add, binarize, build_vocab, extract, lineage, merge, model, search, train_index, vocab
-from knnlm.model import LanguageModel, ModelConfig
+from knnlm.artifacts import lineage
+from knnlm.corpora import binarize, build_vocab, vocab
+from knnlm.datastores import add, extract, merge, search, train_index
+from knnlm.models import model
+from knnlm.models.model import LanguageModel, ModelConfig
 
 ROOT = Path(__file__).parent.parent
 CORES = len(os.sched_getaffinity(0))
-TOOK = re.compile(r"^\S+ took ([\d.]+) s$", re.MULTILINE)  # what every stage says last (knnlm/cli.py)
+TOOK = re.compile(r"^\S+ took ([\d.]+) s$", re.MULTILINE)  # what every stage says last (knnlm/artifacts/cli.py)
 
 
 def corpus(folder: Path, documents: list[str]) -> Path:
@@ -69,7 +72,7 @@ def encoding(folder: Path, scale: float, kind: str) -> Sides:
 
 @case(
     "encode-sentencepiece",
-    "`knnlm.binarize`: 2M words in documents from disk to token ids on disk",
+    "`knnlm binarize`: 2M words in documents from disk to token ids on disk",
     "SentencePiece's `encode` of a list in memory, all cores",
     "≤ +20%",
 )

@@ -8,8 +8,10 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.harness import Sides, case
-from knnlm import add, ann, exact, knn, lineage, mixture
-from knnlm.ann import IndexSettings
+from knnlm.artifacts import lineage
+from knnlm.datastores import add, ann, exact
+from knnlm.datastores.ann import IndexSettings
+from knnlm.scores import knn, mixture
 
 K = 1024
 BATCH = 512  # queries that the published way handles at a time: the new tokens of a window
@@ -158,7 +160,12 @@ def adding(folder: Path, scale: float, settings: IndexSettings, count: int) -> S
 ADDING = "FAISS's own `add` of float32 keys in memory, nothing written"
 
 
-@case("add-fast", "`knnlm.add`: 500k fp16 keys of 128 from disk to an index file, `IVF1024,PQ64x4fs`", ADDING, "≤ +10%")
+@case(
+    "add-fast",
+    "`knnlm add`: 500k fp16 keys of 128 from disk to an index file, `IVF1024,PQ64x4fs`",
+    ADDING,
+    "≤ +10%",
+)
 def add_fast(folder: Path, scale: float) -> Sides:
     return adding(folder / "fast", scale, FAST, 500_000)
 

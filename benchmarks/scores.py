@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.harness import Sides, case
-from knnlm import knn, mixture
+from knnlm.scores import knn, mixture
 
 K, VOCAB, BLOCK = 1024, 33_000, 512
 

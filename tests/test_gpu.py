@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from knnlm import ann, exact, features, windows
-from knnlm.ann import IndexSettings
-from knnlm.model import LanguageModel, ModelConfig
-from knnlm.windows import WindowSettings
+from knnlm.datastores import ann, exact
+from knnlm.datastores.ann import IndexSettings
+from knnlm.models import features, windows
+from knnlm.models.model import LanguageModel, ModelConfig
+from knnlm.models.windows import WindowSettings
 
 needs_torch = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU for torch")
 needs_faiss = pytest.mark.skipif(not ann.has_gpus(), reason="no GPU for FAISS (faiss-gpu is not installed?)")
@@ -53,7 +54,8 @@ def test_extracted_keys_and_log_probabilities() -> None:
 def test_training_learns(precision: str, tmp_path) -> None:
     from test_distributed import ARCHITECTURE, RECIPE
 
-    from knnlm import files, train
+    from knnlm.artifacts import files
+    from knnlm.models import train
 
     rng = np.random.default_rng(0)
     for split in ("train", "dev"):

@@ -7,22 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from knnlm import (
-    add,
-    binarize,
-    build_vocab,
-    evaluate,
-    extract,
-    files,
-    interpolate,
-    lineage,
-    merge,
-    model,
-    score_cache,
-    score_knn,
-    search,
-    train_index,
-)
+from knnlm.artifacts import files, lineage
+from knnlm.corpora import binarize, build_vocab
+from knnlm.datastores import add, extract, merge, search, train_index
+from knnlm.models import evaluate, model
+from knnlm.scores import interpolate, score_cache, score_knn
 
 FOX = "the quick brown fox jumps over the lazy dog near the old mill . </script><b>&amp; is a word too ."
 WORDS = FOX.split()

@@ -18,7 +18,8 @@ import limits
 import study as workflow_study
 from checking import StudyError, read
 
-from knnlm import ann, model, schedule
+from knnlm.datastores import ann
+from knnlm.models import model, schedule
 
 CASES = yaml.safe_load((Path(__file__).parent / "bad_configs.yaml").read_text())
 SHEET, CATALOGUE = "config/experiments/paper.yaml", "config/archives.yaml"

@@ -7,23 +7,13 @@ from pathlib import Path
 import pytest
 import tinystudy
 
-from knnlm import (
-    add,
-    binarize,
-    build_vocab,
-    evaluate,
-    extract,
-    files,
-    illustrate,
-    interpolate,
-    lineage,
-    merge,
-    score_cache,
-    score_knn,
-    search,
-    train_index,
-)
-from knnlm.files import UserError
+from knnlm.artifacts import files, lineage
+from knnlm.artifacts.files import UserError
+from knnlm.corpora import binarize, build_vocab
+from knnlm.datastores import add, extract, merge, search, train_index
+from knnlm.models import evaluate
+from knnlm.outputs import illustrate
+from knnlm.scores import interpolate, score_cache, score_knn
 
 KEY = "ffn_input_ln"
 MODEL, VOCAB, TOKENS, CORPUS = "models/fox/seed1", "vocabs/words", "tokens/words/fox", "corpora/fox"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from victims import COMMANDS
 
-from knnlm import ann, disk, files
+from knnlm.artifacts import disk, files
+from knnlm.datastores import ann
 
 QUICK = ["extract", "train"]
 RESUMED = ("out/.model.resume/", "out/.text.")  # what training and downloads go on from

@@ -11,8 +11,11 @@ import tinystudy
 import torch
 from safetensors.torch import load_file, save_file
 
-from knnlm import evaluate, extract, files, import_datastore, interpolate, lineage, train
-from knnlm.files import UserError
+from knnlm.artifacts import files, lineage
+from knnlm.artifacts.files import UserError
+from knnlm.datastores import extract, import_datastore
+from knnlm.models import evaluate, train
+from knnlm.scores import interpolate
 
 TOKENS, MODEL, LM = "tokens/words/fox", "models/fox/seed1", "logprobs/fox/dev/lm/fox/seed1"
 ARCHITECTURE = {"layers": 1, "dim": 16, "ffn_dim": 32, "heads": 2, "dropout": 0.0}

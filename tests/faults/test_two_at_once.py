@@ -17,7 +17,7 @@ from conftest import ROOT
 from tinyrun import configured, log_of, run, start, story, tables, workspace
 from victims import COMMANDS, Quiet
 
-from knnlm import files
+from knnlm.artifacts import files
 
 QUICK = ["search", "train"]
 COPIES = 3
@@ -82,7 +82,7 @@ with files.atomic(Path(sys.argv[1])) as tmp:
 def test_workers_end_with_a_killed_process():
     program = """
 import os, time
-from knnlm.parallel import over_documents
+from knnlm.artifacts.parallel import over_documents
 def told(_):
     os.write(1, b"%d\\n" % os.getpid())  # at once: print writes the line's end by itself
     time.sleep(60)

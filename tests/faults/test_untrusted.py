@@ -22,9 +22,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from matplotlib import pyplot as plt
 
-from knnlm import archives, checkpoint, diagrams, examples, explore, figures, files, prepare, report, sources, tables
-from knnlm.files import UserError
-from knnlm.text import paragraph, plain
+from knnlm.artifacts import archives, files
+from knnlm.artifacts.files import UserError
+from knnlm.corpora import prepare, sources
+from knnlm.corpora.text import paragraph, plain
+from knnlm.models import checkpoint
+from knnlm.outputs import diagrams, examples, explore, figures, report, tables
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -60,7 +63,7 @@ def test_a_pickle_in_a_resume_state_is_not_run(tmp_path, write):
 
 def calls():
     """(where, dotted name, keywords) of every call in the code that is installed or run by Snakemake."""
-    for path in [*ROOT.glob("knnlm/*.py"), *ROOT.glob("workflow/*.py"), ROOT / "workflow/launch"]:
+    for path in [*ROOT.glob("knnlm/**/*.py"), *ROOT.glob("workflow/*.py"), ROOT / "workflow/launch"]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 keywords = {word.arg: ast.unparse(word.value) for word in node.keywords}

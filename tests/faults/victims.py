@@ -25,6 +25,7 @@ import tinystudy
 import yaml
 from conftest import ROOT
 
+MODULES = {path.stem: f"knnlm.{path.parent.name}.{path.stem}" for path in (ROOT / "knnlm").glob("*/*.py")}
 PARAGRAPHS = (Path(__file__).parent / "commands.txt").read_text().split("\n\n")
 COMMANDS = {words[0]: words[1:] for words in (shlex.split(text.replace("\n", " ")) for text in PARAGRAPHS)}
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
@@ -95,7 +96,7 @@ class Victims:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([*(f"knnlm.{verb}" for verb in COMMANDS), *IMPORTED_LATE])
+        self.context.set_forkserver_preload([*(MODULES[verb] for verb in COMMANDS), *IMPORTED_LATE])
 
     def start(self, verb: str, fatal: int = 0, seconds: float = 0) -> tuple:
         """The process and what it tells; it dies before its change number `fatal`, or so long after its first."""
@@ -141,7 +142,7 @@ def _live(folder: Path, verb: str, fatal: int, after: float, told: Connection) -
     sys.argv = [verb, *COMMANDS[verb]]
     sys.addaudithook(hook)
     try:
-        runpy.run_module(f"knnlm.{verb}", run_name="__main__", alter_sys=True)
+        runpy.run_module(MODULES[verb], run_name="__main__", alter_sys=True)
     finally:
         told.send((len(seen), time.monotonic() - seen[0] if seen else 0.0))
 

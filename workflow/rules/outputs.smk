@@ -51,7 +51,7 @@ rule table:
         experiment=R + "/experiments/{table}.json",
         curves=lambda w: CURVES if w.table == "memorizing" else [],
         paper=PAPER,
-        code=code_of("tabulate", "tables", "claims", "study"),
+        code=code_of("outputs/tabulate", "outputs/tables", "outputs/claims", "scores/experiments"),
     output:
         multiext(R + "/tables/{table}", ".md", ".tex"),
         report(R + "/tables/{table}.csv", caption="../report/table.rst", category="Tables", labels={"table": "{table}"}),
@@ -63,7 +63,7 @@ rule table:
         note=lambda w: STUDY["note"],
         curves=lambda w, input: ["--curves", *input.curves] if input.curves else "",
     shell:
-        "python -m knnlm.tabulate"
+        "python -m knnlm.outputs.tabulate"
         " --table {wildcards.table:q}"
         " --experiments {input.experiment:q}"
         " {params.curves:q}"
@@ -77,7 +77,7 @@ rule claims_table:
         experiments=expand(R + "/experiments/{output}.json", output=STUDY["sheet"]),
         curves=CURVES,
         paper=PAPER,
-        code=code_of("tabulate", "tables", "claims", "study"),
+        code=code_of("outputs/tabulate", "outputs/tables", "outputs/claims", "scores/experiments"),
     output:
         multiext(R + "/tables/claims", ".md", ".tex"),
         report(R + "/tables/claims.csv", caption="../report/claims.rst", category="Tables", labels={"table": "claims"}),
@@ -87,7 +87,7 @@ rule claims_table:
         note=lambda w: STUDY["note"],
         curves=lambda w, input: ["--curves", *input.curves] if input.curves else "",
     shell:
-        "python -m knnlm.tabulate"
+        "python -m knnlm.outputs.tabulate"
         " --table claims"
         " --experiments {input.experiments:q}"
         " {params.curves:q}"
@@ -100,7 +100,7 @@ rule cost:
     input:
         experiments=expand(R + "/experiments/{output}.json", output=STUDY["sheet"]),
         paper=PAPER,
-        code=code_of("tabulate", "tables"),
+        code=code_of("outputs/tabulate", "outputs/tables"),
     output:
         multiext(R + "/tables/cost", ".md", ".tex"),
         report(R + "/tables/cost.csv", caption="../report/cost.rst", category="Tables", labels={"table": "cost"}),
@@ -111,7 +111,7 @@ rule cost:
         out=R + "/tables",
         note=lambda w: STUDY["note"],
     shell:
-        "python -m knnlm.tabulate"
+        "python -m knnlm.outputs.tabulate"
         " --table cost"
         " --benchmarks {params.benchmarks:q}"
         " --artifacts {params.artifacts:q}"
@@ -123,14 +123,14 @@ rule cost:
 rule illustrate:
     input:
         experiment=R + "/experiments/table1.json",
-        code=code_of("illustrate", "layout", "passages", "retrieval"),
+        code=code_of("outputs/illustrate", "live/layout", "live/passages", "live/retrieval"),
     output:
         R + "/figures/figure1.json",
     localrule: True
     params:
         study=R,
     shell:
-        "python -m knnlm.illustrate" " --study {params.study:q}" " --out {output:q}"
+        "python -m knnlm.outputs.illustrate" " --study {params.study:q}" " --out {output:q}"
 
 
 for FIGURE in FIGURES:
@@ -143,7 +143,7 @@ for FIGURE in FIGURES:
             curves=CURVES if FIGURE == "figure8" else [],
             query=R + "/figures/figure1.json" if FIGURE == "figure1" else [],
             paper=PAPER,
-            code=code_of("plot", "figures", "diagrams", "study"),
+            code=code_of("outputs/plot", "outputs/figures", "outputs/diagrams", "scores/experiments"),
         output:
             [path for path in figure_files(FIGURE) if not path.endswith(".png")],
             [in_report(file) for file in FIGURES[FIGURE]],
@@ -158,7 +158,7 @@ for FIGURE in FIGURES:
                 for word in (f"--{flag}", *as_list(input[flag]))
             ],
         shell:
-            "python -m knnlm.plot"
+            "python -m knnlm.outputs.plot"
             " --figure {params.figure:q}"
             " {params.given:q}"
             " --paper {input.paper:q}"
@@ -171,7 +171,10 @@ rule examples_pages:
         knn=lambda w: f"{folder(row_scores(EXAMPLE, EXAMPLE['seeds'][0], 'test')['knn'])}/meta.json",
         neighbors=lambda w: row_neighbors(EXAMPLE, "test") + "/meta.json",
         experiment=R + "/experiments/table1.json",
-        code=[*code_of("examples", "vocab"), *(f"knnlm/templates/examples.{end}.j2" for end in ("md", "html"))],
+        code=[
+            *code_of("outputs/examples", "corpora/vocab"),
+            *(f"knnlm/outputs/templates/examples.{end}.j2" for end in ("md", "html")),
+        ],
     output:
         multiext(R + "/examples/examples", ".md", ".html"),
     localrule: True
@@ -187,7 +190,7 @@ rule examples_pages:
         examples=STUDY["examples"]["count"],
         note=lambda w: STUDY["note"],
     shell:
-        "python -m knnlm.examples"
+        "python -m knnlm.outputs.examples"
         " --neighbors {params.neighbors:q}"
         " --lm {input.scores:q}"
         " --knn {params.knn:q}"
@@ -208,8 +211,8 @@ rule explore:
     input:
         experiment=R + "/experiments/table1.json",
         code=[
-            *code_of("explore", "layout", "packing", "spacing"),
-            *(f"knnlm/templates/explorer.{end}" for end in ("html.j2", "css", "js")),
+            *code_of("outputs/explore", "live/layout", "outputs/packing", "outputs/spacing"),
+            *(f"knnlm/outputs/templates/explorer.{end}" for end in ("html.j2", "css", "js")),
         ],
     output:
         report(
@@ -222,7 +225,7 @@ rule explore:
         study=R,
         note=lambda w: STUDY["note"],
     shell:
-        "python -m knnlm.explore" " --study {params.study:q}" " --note={params.note:q}" " --out {output:q}"
+        "python -m knnlm.outputs.explore" " --study {params.study:q}" " --note={params.note:q}" " --out {output:q}"
 
 
 rule report:
@@ -235,7 +238,7 @@ rule report:
         metas=sorted({MODEL.format(model=row["model"], seed=row["seeds"][0]) + "/meta.json" for row in rows(STUDY)}),
         deviations="docs/differences.md",
         captions=[f"{CAPTIONS}/{file}.rst" for files in FIGURES.values() for file in files],
-        code=[*code_of("report"), "knnlm/templates/report.html.j2"],
+        code=[*code_of("outputs/report"), "knnlm/outputs/templates/report.html.j2"],
     output:
         report(R + "/report.html", caption="../report/page.rst", category="Pages", labels={"page": "report"}),
     localrule: True
@@ -246,7 +249,7 @@ rule report:
         example=lambda w, input: ["--examples", input.examples, "--explorer", input.explorer] if EXAMPLE else "",
         figures=lambda w, input: ["--figures", *input.figures] if input.figures else "",
     shell:
-        "python -m knnlm.report"
+        "python -m knnlm.outputs.report"
         " --study {params.study:q}"
         " --tables {input.tables:q}"
         " {params.figures:q}"
@@ -313,4 +316,4 @@ rule verify:
         run=R,
         reference=f"{STUDY['results']}/reference/{STUDY['study']}",
     shell:
-        "python -m knnlm.verify --run {params.run:q} --reference {params.reference:q}"
+        "python -m knnlm.outputs.verify --run {params.run:q} --reference {params.reference:q}"

@@ -1,0 +1,48 @@
+"""How a verb becomes a command: its frozen dataclass is its command line."""
+
+import dataclasses
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+from tqdm import tqdm
+from tqdm_loggable.auto import tqdm as loggable
+
+from knnlm.artifacts.files import UserError, explained
+
+C = TypeVar("C")
+log = logging.getLogger("knnlm")
+
+
+def run(main: Callable[[C], None], config_type: type[C]) -> None:
+    """Parse the command line into `config_type`, run `main`; a UserError is one line and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        config, began = tyro.cli(config_type, config=(tyro.conf.FlagCreatePairsOff,)), time.perf_counter()
+        with explained(Path.cwd()):
+            main(config)
+        log.info("took %.2f s", time.perf_counter() - began)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def settings(config_type: type[C], text: str, name: str) -> C:
+    """A settings dataclass from its JSON text; an unknown key or a wrong value raises UserError."""
+    try:
+        values = json.loads(text)
+        known = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+        if unknown := set(values) - known:
+            raise UserError(f"{name}: unknown key {min(unknown)!r}; allowed: {', '.join(sorted(known))}")
+        return config_type(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def progress(iterable: Iterable | None, description: str, total: int | None = None, unit: str = "it") -> tqdm:
+    """A bar in a terminal, a plain line now and then in a log file."""
+    return loggable(iterable, desc=description, total=total, unit=unit, unit_scale=True, mininterval=2, delay=2)

@@ -1,0 +1,79 @@
+"""Train text to a vocabulary; held-out text is never looked at."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.artifacts import files, lineage
+from knnlm.artifacts.cli import run, settings
+from knnlm.artifacts.parallel import over_documents
+from knnlm.corpora import vocab
+from knnlm.corpora.corpus import is_pretokenized, read_document, read_documents, read_index
+from knnlm.corpora.vocab import BertVocab, SentencePieceVocab, Vocab, VocabSettings, WordVocab
+
+log = logging.getLogger("knnlm")
+
+
+@dataclass(frozen=True)
+class BuildVocabConfig:
+    """Make a vocabulary from the train documents of one or several corpora."""
+
+    corpora: tuple[Path, ...]
+    """corpora/{corpus} directories; only train is read"""
+    out: Path
+    """vocabs/{vocab} directory to write"""
+    settings: str = "{}"
+    """VocabSettings as JSON"""
+
+
+def main(config: BuildVocabConfig) -> None:
+    asked = settings(VocabSettings, config.settings, "vocab")
+    lineage.agree(config.corpora)
+    with files.atomic(config.out, directory=True) as tmp:
+        made = build(config.corpora, asked, tmp)
+        vocab.save(made, tmp)
+        inputs = {path.name: path for path in config.corpora} | ({"file": Path(asked.file)} if asked.file else {})
+        lineage.write_meta(tmp, "build_vocab", asked, inputs, role="vocab")
+    log.info("%s: %d tokens", config.out, made.size)
+
+
+def build(corpora: tuple[Path, ...], asked: VocabSettings, directory: Path) -> Vocab:
+    """The vocabulary that `asked` describes; a SentencePiece model is written in `directory`."""
+    if asked.type == "bert":
+        return BertVocab(Path(asked.file or ""))
+    if asked.type == "word":
+        return WordVocab.read(Path(asked.file)) if asked.file else WordVocab.build(count_words(corpora), asked)
+    return SentencePieceVocab.build(sample(corpora, asked), asked, directory / "spm.model")
+
+
+def count_words(corpora: tuple[Path, ...]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for corpus in corpora:
+        pretokenized = is_pretokenized(corpus)
+        documents = ((text, pretokenized) for text in read_documents(corpus, "train"))
+        for some in over_documents(vocab.count_words, documents):
+            counts.update(some)
+    return counts
+
+
+def sample(corpora: tuple[Path, ...], asked: VocabSettings) -> Iterator[str]:
+    """Train documents in a seeded random order until `sample_words` words; a longer last one is cut."""
+    records = [(corpus, record) for corpus in corpora for record in read_index(corpus, "train")]
+    left = asked.sample_words
+    for i in np.random.default_rng(asked.seed).permutation(len(records)):
+        if left <= 0:
+            return
+        corpus, record = records[i]
+        lines = read_document(corpus, "train", record).split("\n")
+        ends = np.cumsum([len(line.split()) for line in lines])
+        kept = int(np.searchsorted(ends, left)) + 1
+        yield "\n".join(lines[:kept])
+        left -= int(ends[-1])
+
+
+if __name__ == "__main__":
+    run(main, BuildVocabConfig)

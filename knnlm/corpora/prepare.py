@@ -1,0 +1,73 @@
+"""Text sources to a corpus: train, dev and test of whole documents."""
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from knnlm.artifacts import files, lineage
+from knnlm.artifacts.archives import check
+from knnlm.artifacts.cli import run, settings
+from knnlm.corpora.corpus import CorpusSettings, deduplicate, shorten, split_documents, spool, write_split
+from knnlm.corpora.sources import SPLITS, read
+
+log = logging.getLogger("knnlm")
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Read, clean, de-duplicate and split the documents of a corpus."""
+
+    out: Path
+    """corpora/{corpus} directory to write"""
+    settings: str = "{}"
+    """CorpusSettings as JSON"""
+    archives: tuple[str, ...] = ()
+    """NAME=PATH of each archive that the sources name"""
+    sha256: tuple[str, ...] = ()
+    """NAME=HASH of each that is pinned, checked before it is opened"""
+
+
+def main(config: PrepareConfig) -> None:
+    asked = settings(CorpusSettings, config.settings, "corpus")
+    archives = parse_archives(config.archives)
+    for name, expected in parse_pairs(config.sha256, "--sha256", "NAME=HASH").items():
+        check(archives[name], expected)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    with files.explained(config.out), tempfile.TemporaryFile(dir=config.out.parent) as spooled:
+        documents = (document for source in asked.sources for document in read(source, archives))
+        found = spool((shorten(document, asked) for document in documents), spooled)
+        kept = deduplicate(found)
+        splits = split_documents(kept, asked)
+        files.check_room(config.out, sum(entry.bytes for split in SPLITS for entry in splits[split]))
+        with files.atomic(config.out, directory=True) as tmp:
+            for split in SPLITS:
+                write_split(tmp, split, splits[split], spooled)
+            words = {split: sum(entry.words for entry in splits[split]) for split in SPLITS}
+            lineage.write_meta(
+                tmp,
+                "prepare",
+                asked,
+                archives | {source["path"]: Path(source["path"]) for source in asked.sources if source.get("path")},
+                pretokenized=asked.pretokenized or any(entry.source == "wikitext103" for entry in kept),
+                words=words,
+                documents={split: len(splits[split]) for split in SPLITS},
+                duplicates=len(found) - len(kept),
+            )
+    log.info("%s: %s words; %d duplicates left out", config.out, words, len(found) - len(kept))
+
+
+def parse_archives(pairs: tuple[str, ...]) -> dict[str, Path]:
+    """("gensim=downloads/gensim.whl", …) as a mapping; raises UserError for a pair without `=`."""
+    return {name: Path(path) for name, path in parse_pairs(pairs, "--archives", "NAME=PATH").items()}
+
+
+def parse_pairs(pairs: tuple[str, ...], flag: str, expected: str) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise files.UserError(f"{flag}: found {pair!r}, expected {expected}")
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+if __name__ == "__main__":
+    run(main, PrepareConfig)

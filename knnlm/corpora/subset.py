@@ -1,0 +1,42 @@
+"""A corpus with a random part of another's train documents and the same dev and test."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from knnlm.artifacts import files, lineage
+from knnlm.artifacts.cli import run
+from knnlm.corpora.corpus import Entry, is_pretokenized, random_documents, read_index, write_split
+
+
+@dataclass(frozen=True)
+class SubsetConfig:
+    """Keep a seeded random fraction of the train documents of a corpus."""
+
+    corpus: Path
+    """corpora/{corpus} directory of the whole"""
+    out: Path
+    """corpora/{corpus} directory to write"""
+    fraction: float
+    """share of the train documents, above 0 and at most 1"""
+    seed: int = 1
+
+
+def main(config: SubsetConfig) -> None:
+    if not 0 < config.fraction <= 1:
+        raise files.UserError(f"fraction: found {config.fraction}, expected above 0 and at most 1")
+    lineage.agree((config.corpus,))
+    records = read_index(config.corpus, "train")
+    chosen = [records[i] for i in random_documents(len(records), config.fraction, config.seed)]
+    entries = [Entry(r["title"], r["source"], None, r["start"], r["bytes"], 0, "") for r in chosen]
+    with files.atomic(config.out, directory=True) as tmp, (config.corpus / "train.txt").open("rb") as whole:
+        write_split(tmp, "train", entries, whole)
+        for split in ("dev", "test"):
+            for name in (f"{split}.txt", f"{split}.documents.jsonl"):
+                shutil.copyfile(files.check(config.corpus / name), tmp / name)
+        facts = {"pretokenized": is_pretokenized(config.corpus), "documents": {"train": len(entries)}}
+        lineage.write_meta(tmp, "subset", config, {"corpus": config.corpus}, **facts)
+
+
+if __name__ == "__main__":
+    run(main, SubsetConfig)

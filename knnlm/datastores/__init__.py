@@ -1,0 +1,1 @@
+"""Keys and values of training tokens, and the search for the nearest (equation 1)."""

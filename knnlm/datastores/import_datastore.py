@@ -1,0 +1,75 @@
+"""Stage: a published datastore as a key shard directory, in place of extraction."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from knnlm.artifacts import files, lineage
+from knnlm.artifacts.cli import progress, run
+from knnlm.artifacts.files import UserError
+from knnlm.models import fairseq
+
+CHUNK = 1 << 24  # key components converted at a time
+
+
+@dataclass(frozen=True)
+class ImportDatastoreConfig:
+    """Turn a published pair of raw memory maps into a key shard directory, for `search` with any index over it."""
+
+    keys: Path
+    """the keys' memory map (…_keys.npy, which is no .npy file)"""
+    values: Path
+    """the values' memory map (…_vals.npy): 64-bit, or 16-bit if the vocabulary has at most 65,536 words"""
+    size: int
+    """number of entries N"""
+    dim: int
+    """components of a key D"""
+    vocab_size: int
+    """words in the model's dictionary, the four special ones included"""
+    out: Path
+    """key shard directory"""
+    dtype: Literal["float16", "float32"] = "float16"
+    """of the keys in the file; they are kept as float16"""
+    first: int = 0
+    """position of the first value in the training stream: 1536 for WikiText-103, whose first window has no keys"""
+
+
+def main(config: ImportDatastoreConfig) -> None:
+    keys, values = fairseq.open_datastore(
+        config.keys, config.values, config.size, config.dim, config.dtype, config.vocab_size
+    )
+    files.check_room(config.out, config.size * (2 * config.dim + 12))
+    with files.atomic(config.out, directory=True) as tmp:
+        kept = files.create_array(tmp / "keys.npy", keys.shape, "float16")
+        words = files.create_array(tmp / "values.npy", values.shape, "uint32")
+        step = max(1, CHUNK // config.dim)
+        for start in progress(range(0, config.size, step), "import", unit="block"):
+            rows = slice(start, start + step)
+            kept[rows] = half(keys[rows], config.keys)
+            words[rows] = checked(values[rows], config.values, config.vocab_size)
+        files.save_array(tmp / "ids.npy", np.arange(config.first, config.first + config.size, dtype=np.int64))
+        inputs = {"keys": config.keys, "values": config.values}
+        facts = {"entries": config.size, "dim": config.dim, "vocab_size": config.vocab_size}
+        lineage.write_meta(tmp, "import_datastore", config, inputs, role="keys", **facts)
+
+
+def half(keys: np.ndarray, path: Path) -> np.ndarray:
+    """[n, D] -> float16 [n, D]; raises UserError for a component that half precision cannot hold."""
+    largest = float(np.abs(keys).max(initial=0))
+    if not largest <= float(np.finfo(np.float16).max):
+        raise UserError(f"{path}: a key component of {largest:.3g} does not fit float16: is dtype right?")
+    return keys.astype(np.float16)
+
+
+def checked(values: np.ndarray, path: Path, vocab_size: int) -> np.ndarray:
+    """[n] -> uint32 [n]; raises UserError for a value outside the vocabulary."""
+    for value in (values.min(initial=0), values.max(initial=0)):
+        if not 0 <= value < vocab_size:
+            raise UserError(f"{path}: value {value} is outside the vocabulary's {vocab_size:,} words")
+    return values.astype(np.uint32)
+
+
+if __name__ == "__main__":
+    run(main, ImportDatastoreConfig)

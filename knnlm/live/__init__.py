@@ -1,0 +1,1 @@
+"""A finished study's kNN-LM at work: queries and generated text."""

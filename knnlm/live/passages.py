@@ -1,0 +1,50 @@
+"""Stored contexts as people read them: the text around an entry and the document it is from."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from knnlm.artifacts import files, lineage
+from knnlm.corpora import vocab
+from knnlm.live.layout import KnnLM
+
+
+class Passage(NamedTuple):
+    before: str
+    target: str
+    after: str
+    title: str
+
+
+class Passages:
+    """The datastore's training text, read by entry id."""
+
+    def __init__(self, source: KnnLM, before: int = 14, after: int = 4) -> None:
+        corpus = source.store["corpus"]
+        self.before, self.after = before, after
+        lineage.agree(
+            (source.tokens(corpus, "train"), source.documents(corpus, "train"), *source.keys), "text", "vocab"
+        )
+        self.stream = files.open_array(source.tokens(corpus, "train"), "integer", 1)
+        self.documents = np.asarray(files.open_array(source.documents(corpus, "train"), "integer", 1))
+        self.titles = source.titles(corpus, "train")
+        self.vocab = vocab.load(source.vocab)
+
+    def at(self, entry: int) -> Passage:
+        document = int(np.searchsorted(self.documents, entry, side="right")) - 1
+        start = max(entry - self.before, int(self.documents[document]))
+        end = [*self.documents, len(self.stream)][document + 1]
+        stop = min(entry + 1 + self.after, int(end))
+        parts = [self.text(*cut) for cut in ((start, entry), (entry, entry + 1), (entry + 1, stop))]
+        return Passage(*parts, self.titles[document])
+
+    def text(self, start: int, stop: int) -> str:
+        """One line; the end of a line is ↵."""
+        text = self.vocab.detokenize(self.stream[start:stop].tolist()).replace("\n", " ↵ ")
+        return " ".join(text.split())
+
+
+def encode(known: vocab.Vocab, text: str) -> list[int]:
+    """The tokens of a context that goes on: without the end that every whole document has."""
+    tokens = known.encode(text.strip()).tolist() if text.strip() else []
+    return tokens[:-1] if tokens and tokens[-1] == known.eos else tokens

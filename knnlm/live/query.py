@@ -1,0 +1,75 @@
+"""The nearest stored contexts of a sentence of your own, in the terminal."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.artifacts.cli import run
+from knnlm.live import layout, passages
+from knnlm.live.retrieval import Next, Retriever
+
+
+@dataclass(frozen=True)
+class QueryConfig:
+    """Show the nearest training contexts of a context, and what the LM, kNN and their mixture expect next."""
+
+    study: Path
+    """folder of a finished study, as results/smoke"""
+    context: str
+    """the beginning of a sentence; - reads one context from each line of standard input"""
+    output: str = "table1"
+    """the experiment that the row is of"""
+    row: str = "knn"
+    """a row with a datastore"""
+    seed: int | None = None
+    """of the model; by default the row's first"""
+    neighbors: int = 10
+    """contexts shown"""
+    words: int = 8
+    """next words shown"""
+
+
+def main(config: QueryConfig) -> None:
+    source = layout.find(config.study, config.output, config.row, config.seed)
+    retriever, train = Retriever(source), passages.Passages(source)
+    retriever.next(passages.encode(train.vocab, "a"))  # whatever is compiled at its first use belongs to loading
+    for context in sys.stdin if config.context == "-" else [config.context]:
+        started = time.perf_counter()
+        tokens = passages.encode(train.vocab, context)
+        found = retriever.next(tokens)
+        print(f"\n{train.vocab.detokenize(tokens)} …\n")
+        print(expected(found, source.lmbda, train, config.words))
+        print(nearest(found, train, config.neighbors))
+        print(f"{len(found.found.ids):,} neighbors in {time.perf_counter() - started:.2f} s", file=sys.stderr)
+
+
+def expected(found: Next, lmbda: float, train: passages.Passages, count: int) -> str:
+    """The most probable next words of the LM, kNN and their mixture, side by side."""
+    columns = {"LM": found.lm, "kNN": found.knn, f"mixture, λ = {lmbda:.3f}": found.mixed(lmbda)}
+    lines = ["  ".join(f"{name:<26}" for name in columns)]
+    orders = [np.argsort(-p, kind="stable")[:count] for p in columns.values()]
+    for words in zip(*orders, strict=True):
+        cells = [
+            f"{p[word]:7.4f} {train.vocab.tokens([word])[0]:<18.18}" if p[word] > 0 else ""
+            for word, p in zip(words, columns.values(), strict=True)
+        ]
+        lines.append("  ".join(f"{cell:<26}" for cell in cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def nearest(found: Next, train: passages.Passages, count: int) -> str:
+    """One line a neighbor, heaviest first: weight, distance, context with its target in brackets, title."""
+    lines = [" weight  distance  context [target]"]
+    near = found.found
+    for i in np.argsort(-near.weights, kind="stable")[:count]:
+        passage = train.at(int(near.ids[i]))
+        shown = f"… {passage.before} [{passage.target or '↵'}] {passage.after}"
+        lines.append(f"{near.weights[i]:7.4f} {near.distances[i]:9.3f}  {shown}  ({passage.title})")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run(main, QueryConfig)

@@ -1,0 +1,97 @@
+"""A kNN-LM in memory: what it thinks comes next after any tokens, and which stored contexts make it think so."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from knnlm.artifacts import files, lineage
+from knnlm.datastores import ann, exact
+from knnlm.live.layout import KnnLM
+from knnlm.models import features, model
+from knnlm.models.windows import EOS
+from knnlm.scores import knn, mixture
+
+
+class Found(NamedTuple):
+    """One query's nearest entries of all shards, by (index distance, id)."""
+
+    ids: np.ndarray  # [K] int64, positions of the targets in the datastore's token stream
+    values: np.ndarray  # [K] uint32, the targets
+    distances: np.ndarray  # [K] float32, as the row weighs them
+    weights: np.ndarray  # [K] float64, their shares of p_kNN
+
+
+class Next(NamedTuple):
+    """Distributions over the next word, each [V] float64 and summing to 1, and the entries behind p_kNN."""
+
+    lm: np.ndarray
+    knn: np.ndarray
+    found: Found
+
+    def mixed(self, lmbda: float) -> np.ndarray:
+        """λ p_kNN + (1 - λ) p_LM, [V] (equation 3)."""
+        with np.errstate(divide="ignore"):
+            return np.exp(mixture.mix([lmbda], [np.log(self.knn)], np.log(self.lm)))
+
+
+class Retriever:
+    """The LM, indexes and keys of a row, loaded once. Keys stay on disk, unchecked: only neighbors' are read."""
+
+    def __init__(self, source: KnnLM) -> None:
+        self.source, self.store = source, source.store
+        self.lm = model.load(source.model, features.device())
+        self.longest = source.windows.length
+        self.shards = []
+        for path, folder in zip(source.indexes, source.keys, strict=True):
+            lineage.agree((source.model, folder, path), "vocab", "model", "keytype", "text", "keys")
+            stored = "keys.npy" in files.described(folder)["outputs"]
+            keys = files.open_array(folder / "keys.npy", "float16", 2, whole=False) if stored else None
+            ids, values = (files.open_array(folder / f"{name}.npy", "integer", 1) for name in ("ids", "values"))
+            self.shards.append((ann.load(path, source.nprobe), ids, values, keys))
+        if self.store["distance"] == "exact" and any(keys is None for _, _, _, keys in self.shards):
+            raise files.UserError(f"{source.keys[0]}: no keys.npy, and the row's distances are exact: extract it again")
+
+    def next(self, tokens: list[int]) -> Next:
+        """After `tokens`, the last of which fit the study's windows; nothing before them is a text's beginning."""
+        return self.after([EOS, *tokens][-self.longest :])
+
+    def after(self, inputs: list[int]) -> Next:
+        """After `inputs`, the window as the model reads it."""
+        query, lm = self.context(inputs)
+        found = self.nearest(query)
+        words, shares = knn.distribution(found.distances, found.values, self.store["temperature"])
+        near = np.zeros(len(lm))
+        near[words] = shares
+        return Next(lm, near, found)
+
+    @torch.inference_mode()
+    def context(self, inputs: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The key of `inputs`, float32 [D], and the LM's probabilities of what follows, float64 [V]."""
+        read = torch.tensor([inputs], device=features.device())  # [1, T]
+        taps: dict[str, torch.Tensor] = {}
+        output = self.lm(read, taps)[:, -1]  # [1, D]
+        lm = self.lm.logprob(output)[0].double().exp().cpu().numpy()
+        return taps[self.store["keytype"]][0, -1].float().cpu().numpy(), lm / lm.sum()
+
+    def nearest(self, query: np.ndarray) -> Found:
+        """The k nearest entries of `query` [D] over all shards, as `search` and `merge` find them."""
+        queries, parts = query[None], []
+        for index, ids, values, keys in self.shards:
+            distances, rows = ann.search(index, queries, min(self.store["k"], index.ntotal), ids)  # [1, k]
+            near = self._weighed(distances, rows, keys, queries, ann.is_inner_product(index))
+            here = rows[0][rows[0] >= 0]
+            parts.append((distances[0][: len(here)], ids[here], values[here], near[0][: len(here)]))
+        order_by, ids, values, near = (np.concatenate(part) for part in zip(*parts, strict=True))
+        order = np.lexsort((ids, order_by))[: self.store["k"]]
+        logits = -near[order].astype(np.float64) / self.store["temperature"]
+        weights = np.exp(logits - logits.max(initial=-np.inf))
+        return Found(ids[order], values[order], near[order], weights / weights.sum())
+
+    def _weighed(
+        self, distances: np.ndarray, rows: np.ndarray, keys: np.ndarray | None, queries: np.ndarray, product: bool
+    ) -> np.ndarray:
+        """Distances [1, k] as the row weighs them: recomputed, the index's own, or their roots."""
+        if self.store["distance"] == "exact":
+            return exact.distances(keys, queries, rows, product)
+        return np.sqrt(np.maximum(distances, 0)) if self.store["distance"] == "quantized_sqrt" else distances

@@ -1,0 +1,1 @@
+"""The language model: architecture, training, evaluation, and imported checkpoints."""

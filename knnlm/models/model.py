@@ -1,0 +1,182 @@
+"""The paper's Transformer language model, whose forward pass can return its named intermediates."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from knnlm.artifacts.files import UserError, check, read_json
+from knnlm.models.adaptive import PAD, AdaptiveEmbedding, AdaptiveSoftmax
+
+KEYTYPES = ("mhsa_input", "mhsa_input_ln", "ffn_input", "ffn_input_ln", "output", "output_ln")
+SECOND_LAST = "-second_last"  # suffix of a key type that is tapped one layer lower
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture; the defaults are the paper's WikiText-103 model (Section 4.2)."""
+
+    vocab_size: int
+    layers: int = 16
+    dim: int = 1024
+    ffn_dim: int = 4096
+    heads: int = 16
+    adaptive_cutoffs: tuple[int, ...] = ()
+    """first word ids of the tail bands; empty for a plain embedding and softmax"""
+    adaptive_factor: int = 4
+    tie_embeddings: bool = False
+    """share the plain softmax's matrix with the embedding's"""
+    dropout: float = 0.3
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.1
+    adaptive_dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adaptive_cutoffs", tuple(self.adaptive_cutoffs))
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        edges = (0, *self.adaptive_cutoffs, self.vocab_size)
+        if list(edges) != sorted(set(edges)):
+            raise ValueError(f"adaptive_cutoffs {list(self.adaptive_cutoffs)} must rise within {self.vocab_size} words")
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.attention_dropout
+        self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.out = nn.Linear(config.dim, config.dim)
+        for weight in self.qkv.weight.chunk(3):
+            nn.init.xavier_uniform_(weight, gain=2**-0.5)
+        nn.init.xavier_uniform_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [B, heads, T, d]
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return self.out(attended.transpose(1, 2).reshape(batch, time, dim))
+
+
+class Layer(nn.Module):
+    """Pre-norm block; `forward` can record the six representations that Table 5 uses as keys (Figure 3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.attention_norm = nn.LayerNorm(config.dim)
+        self.attention = Attention(config)
+        self.ffn_norm = nn.LayerNorm(config.dim)
+        self.ffn_in = nn.Linear(config.dim, config.ffn_dim)
+        self.ffn_out = nn.Linear(config.ffn_dim, config.dim)
+        for linear in (self.ffn_in, self.ffn_out):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, taps: dict[str, Tensor] | None = None) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; `taps` receives {keytype: [B, T, D]}."""
+        attention_input = self.attention_norm(x)
+        ffn_residual = x + F.dropout(self.attention(attention_input), self.config.dropout, self.training)
+        ffn_input = self.ffn_norm(ffn_residual)
+        hidden = F.dropout(F.relu(self.ffn_in(ffn_input)), self.config.activation_dropout, self.training)
+        output = ffn_residual + F.dropout(self.ffn_out(hidden), self.config.dropout, self.training)
+        if taps is not None:
+            # The published model has no norm after its last layer: output_ln is one without learned scale.
+            output_ln = F.layer_norm(output, output.shape[-1:])
+            taps.update(zip(KEYTYPES, (x, attention_input, ffn_residual, ffn_input, output, output_ln), strict=True))
+        return output
+
+
+class LanguageModel(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.adaptive_cutoffs:
+            self.embedding = AdaptiveEmbedding(
+                config.vocab_size, config.dim, config.adaptive_cutoffs, config.adaptive_factor
+            )
+            self.softmax = AdaptiveSoftmax(self.embedding, config.adaptive_dropout)
+        else:
+            self.embedding = nn.Embedding(config.vocab_size, config.dim)
+            nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
+            nn.init.zeros_(self.embedding.weight[PAD])
+            self.softmax = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
+            if self.softmax is not None:
+                nn.init.normal_(self.softmax.weight, std=config.dim**-0.5)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self._positions: Tensor | None = None
+
+    def forward(self, tokens: Tensor, taps: dict[str, Tensor] | None = None) -> Tensor:
+        """tokens int64 [B, T] -> features [B, T, D], the input of the softmax.
+
+        `taps`, a dict given empty, receives the key types of the last layer by name and those of the
+        second-last layer with the suffix `-second_last`, each [B, T, D].
+        """
+        x = math.sqrt(self.config.dim) * self.embedding(tokens) + self._sinusoids(tokens.shape[1], tokens.device)
+        x = F.dropout(x, self.config.dropout, self.training)
+        recorded: list[dict[str, Tensor]] = []
+        for layer in self.layers:
+            recorded.append({})
+            x = layer(x, recorded[-1] if taps is not None and len(recorded) > len(self.layers) - 2 else None)
+        if taps is not None:
+            taps |= recorded[-1]
+            if len(recorded) > 1:
+                taps |= {name + SECOND_LAST: tap for name, tap in recorded[-2].items()}
+        return x
+
+    def target_logprob(self, features: Tensor, targets: Tensor) -> Tensor:
+        """features [N, D], targets int64 [N] -> float32 [N], nats."""
+        if isinstance(self.softmax, AdaptiveSoftmax):
+            return self.softmax.target_logprob(features, targets)
+        return -F.cross_entropy(self._logits(features).float(), targets, reduction="none")
+
+    def logprob(self, features: Tensor) -> Tensor:
+        """features [N, D] -> float32 [N, V], nats: the full next-word distribution."""
+        if isinstance(self.softmax, AdaptiveSoftmax):
+            return self.softmax.logprob(features)
+        return F.log_softmax(self._logits(features), dim=-1, dtype=torch.float32)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return F.linear(features, (self.softmax or self.embedding).weight)
+
+    def _sinusoids(self, time: int, device: torch.device) -> Tensor:
+        """Positions 2, 3, … [T, D]: sines in the first half, cosines in the second."""
+        if self._positions is None or len(self._positions) < time or self._positions.device != device:
+            half = self.config.dim // 2
+            frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1)))
+            angles = torch.arange(PAD + 1, PAD + 1 + time)[:, None] * frequencies  # [T, D/2]
+            self._positions = torch.cat([angles.sin(), angles.cos()], dim=1).to(device)
+        return self._positions[:time]
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save(model: LanguageModel, directory: Path) -> None:
+    """Write config.json and model.safetensors into an existing directory."""
+    facts = dataclasses.asdict(model.config) | {"parameters": parameter_count(model)}
+    (directory / "config.json").write_text(json.dumps(facts, indent=1) + "\n")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / "model.safetensors"
+    )
+
+
+def load(directory: Path, device: str = "cpu") -> LanguageModel:
+    """The model of a directory, in evaluation mode; raises UserError when weights and config disagree."""
+    facts = read_json(check(Path(directory) / "config.json"))
+    facts.pop("parameters", None)
+    model = LanguageModel(ModelConfig(**facts))
+    path = check(Path(directory) / "model.safetensors")
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch raise their own kinds
+        raise UserError(f"{path}: does not fit its config.json ({str(error).splitlines()[-1].strip()})") from None
+    return model.eval().to(device)

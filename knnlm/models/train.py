@@ -1,0 +1,211 @@
+"""Stage: train a Transformer LM (paper, Section 4.2); the memorizing LM is one without dropout (Section 6)."""
+
+import contextlib
+import json
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from knnlm.artifacts import disk, distributed, files, lineage
+from knnlm.artifacts.cli import progress, run, settings
+from knnlm.artifacts.files import UserError
+from knnlm.models import checkpoint, features, model, schedule, windows
+from knnlm.models.checkpoint import Progress
+from knnlm.models.model import LanguageModel, ModelConfig
+from knnlm.models.schedule import TrainingSettings
+from knnlm.models.windows import Windows
+
+log = logging.getLogger("knnlm")
+SAVED_FLOATS = 4  # for each parameter: itself, its best so far, its momentum, and the finished model beside them
+SMALLEST_SCALE = 1.0  # of float16 losses: below, the gradients themselves overflow
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a language model and keep its weights, its config and its learning curve."""
+
+    train: Path
+    """training tokens, .npy"""
+    dev: Path
+    """tokens that choose the best weights, .npy"""
+    vocab: Path
+    """vocab.json, for the vocabulary's size"""
+    out: Path
+    """model directory"""
+    architecture: str = "{}"
+    """ModelConfig as JSON, without vocab_size"""
+    training: str = "{}"
+    """TrainingSettings as JSON"""
+    seed: int = 1
+
+
+def main(config: TrainConfig) -> None:
+    recipe = settings(TrainingSettings, config.training, "--training")
+    shared = lineage.agree((config.train, config.dev, config.vocab), "vocab")
+    size = files.read_json(files.check(config.vocab))["size"]
+    architecture = settings(
+        ModelConfig, json.dumps(json.loads(config.architecture) | {"vocab_size": size}), "--architecture"
+    )
+    tokens = files.open_array(config.train, "integer", ndim=1)[: recipe.train_tokens]
+    dev = files.open_array(config.dev, "integer", ndim=1)
+    for path, array in ((config.train, tokens), (config.dev, dev)):
+        if not len(array):
+            raise UserError(f"{path}: no tokens")
+        if int(array.max()) >= size:
+            raise UserError(f"{path}: token {array.max()} is outside {config.vocab}'s {size} words")
+    facts = {"architecture": asdict(architecture), "training": asdict(recipe), "seed": config.seed}
+    fingerprint = json.dumps([*facts.values(), *map(files.digest, (config.train, config.dev))])
+    distributed.start()
+    resume = config.out.parent / f".{config.out.name}.resume"
+    with checkpoint.only_one(resume):
+        if _finished(config.out, fingerprint):
+            log.info("%s: already trained", config.out)
+        else:
+            state = begin(architecture, recipe, config.seed)
+            files.check_room(config.out, SAVED_FLOATS * 4 * model.parameter_count(state.model))
+            state.restore(resume / "state.pt", fingerprint)
+            _train(state, tokens, dev, recipe, config.seed, lambda: state.save(resume / "state.pt", fingerprint))
+            if distributed.rank() == 0:
+                _write(config, state, facts, shared, training_tokens=len(tokens), fingerprint=fingerprint)
+        distributed.barrier()
+        if distributed.rank() == 0:
+            disk.remove(resume)
+    distributed.stop()
+
+
+def _finished(out: Path, fingerprint: str) -> bool:
+    """Whether the training that was waited for has written this very model."""
+    try:
+        return files.described(files.check(out)).get("fingerprint") == fingerprint
+    except UserError:
+        return False
+
+
+def begin(architecture: ModelConfig, recipe: TrainingSettings, seed: int) -> Progress:
+    """The same weights in every process, then random numbers of its own."""
+    torch.manual_seed(seed)
+    lm = LanguageModel(architecture).to(features.device())
+    if distributed.rank():
+        torch.manual_seed(seed + 1000003 * distributed.rank())
+    half = recipe.precision == "float16"
+    if half and features.device() == "cpu":
+        raise UserError("training.precision float16 needs a GPU: use float32 or bfloat16 here")
+    return Progress(
+        lm, schedule.optimizer(lm.parameters(), recipe), torch.amp.GradScaler(features.device(), enabled=half)
+    )
+
+
+def _write(config: TrainConfig, state: Progress, settings: dict, shared: dict, **facts: object) -> None:
+    state.model.load_state_dict(state.kept)
+    inputs = {"train": config.train, "dev": config.dev, "vocab": config.vocab}
+    with files.atomic(config.out, directory=True) as tmp:
+        model.save(state.model, tmp)
+        (tmp / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in state.curve))
+        facts["processes"] = distributed.processes()
+        lineage.write_meta(tmp, "train", settings, inputs, shared, "model", **facts)
+
+
+def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: TrainingSettings, seed: int, save) -> None:
+    """Run the remaining updates; SIGTERM saves the state and exits with code 1."""
+    saved = time.monotonic()
+    total = recipe.updates * recipe.tokens_per_update
+    with _noted_signals() as stopping, progress(None, "training", total, "tok") as bar:
+        bar.update(state.update * recipe.tokens_per_update)
+        while state.update < recipe.updates and not (state.curve and state.curve[-1]["train_loss"] < recipe.stop_loss):
+            update(state, tokens, recipe, seed)
+            state.update += 1
+            bar.update(recipe.tokens_per_update)
+            if state.update % recipe.evaluate_every == 0 or state.update == recipe.updates:
+                _evaluate(state, dev, recipe, len(tokens))
+                bar.set_postfix(train=state.curve[-1]["train_loss"], dev=state.curve[-1]["dev_loss"])
+            stop, due = distributed.any_of(bool(stopping), time.monotonic() - saved > recipe.save_every)
+            if stop or due:
+                save()
+                saved = time.monotonic()
+            if stop:
+                raise UserError(f"stopped by SIGTERM after update {state.update}: run again to go on")
+
+
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """SIGTERMs that came in the meantime, to be heeded between two updates."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def update(state: Progress, tokens: np.ndarray, recipe: TrainingSettings, seed: int) -> None:
+    """One optimiser step: gradients summed over tokens, divided by their number, clipped."""
+    lm, where = state.model.train(), next(state.model.parameters()).device
+    blocks = windows.training(len(tokens), recipe.block, recipe.tokens_per_update // recipe.block, state.update, seed)
+    state.optimizer.zero_grad(set_to_none=True)
+    rows = recipe.tokens_per_batch // recipe.block
+    batches = range(0, len(blocks.start), rows)
+    local = 0.0
+    for first in batches[distributed.rank() :: distributed.processes()]:
+        part = blocks.take(np.arange(first, min(first + rows, len(blocks.start))))
+        inputs, targets, predicted = (torch.from_numpy(x).to(where) for x in windows.batch(tokens, part, recipe.block))
+        precision = getattr(torch, recipe.precision)
+        with torch.autocast(where.type, dtype=precision, enabled=recipe.precision != "float32"):
+            hidden = lm(inputs)
+            loss = -lm.target_logprob(hidden[predicted], targets[predicted]).sum() / blocks.tokens
+        state.scaler.scale(loss).backward()
+        local += loss.item()
+    (total,) = distributed.total(local)
+    distributed.sum_gradients(lm.parameters())
+    state.scaler.unscale_(state.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(lm.parameters(), recipe.clip_norm)
+    overflowed = state.scaler.is_enabled() and state.scaler.get_scale() > SMALLEST_SCALE  # the scaler skips the step
+    if not math.isfinite(total) or not (math.isfinite(norm) or overflowed):
+        raise UserError(
+            f"update {state.update}: loss {total:.4g}, gradient norm {norm:.4g} in the blocks at tokens "
+            f"{blocks.start[:4].tolist()}…: lower training.lr or raise training.warmup"
+        )
+    for group in state.optimizer.param_groups:
+        group["lr"] = schedule.cosine(state.update, recipe.warmup, recipe.updates, recipe.lr, recipe.min_lr)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.loss += total * blocks.tokens
+    state.tokens += blocks.tokens
+
+
+def _evaluate(state: Progress, dev: np.ndarray, recipe: TrainingSettings, train_tokens: int) -> None:
+    """Add a point to the learning curve and keep the weights if they are the ones wanted."""
+    start = np.arange(0, len(dev), recipe.block)
+    blocks = Windows(start, start, np.minimum(start + recipe.block, len(dev)))
+    total = sum(
+        float(block.logprob.sum(dtype=np.float64))
+        for block in features.stream(state.model.eval(), dev, blocks, recipe.block, (), 4096, logprob=True)
+    )
+    dev_loss = -total / len(dev)
+    if not math.isfinite(dev_loss):
+        raise UserError(f"update {state.update}: the loss on dev is {dev_loss:.4g}: lower training.lr")
+    seen = state.update * recipe.tokens_per_update
+    state.curve.append(
+        {
+            "update": state.update,
+            "epoch": seen / train_tokens,
+            "tokens": seen,
+            "train_loss": state.loss / state.tokens,
+            "dev_loss": dev_loss,
+            "lr": state.optimizer.param_groups[0]["lr"],
+        }
+    )
+    state.loss, state.tokens = 0.0, 0
+    if recipe.keep == "last" or dev_loss < state.best:
+        state.best = dev_loss
+        state.kept = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
+
+
+if __name__ == "__main__":
+    run(main, TrainConfig)

@@ -1,0 +1,221 @@
+"""Figures 2, 4, 5, 7 and 8 from a study's experiments: each drawn, with the numbers it shows.
+
+The paper's values are hollow grey diamonds and thin grey lines. Absolute perplexities of two studies cannot share an
+axis, so the paper's are scaled by one factor that makes the base LMs coincide: heights then compare relative gains.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from knnlm.scores import experiments as studies
+from knnlm.scores.experiments import Study
+
+BLUE, VERMILION, GREEN, INK, MUTED = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#222222",
+    "#767676",
+)  # Okabe and Ito's; told apart in grey
+COLUMN = 3.3  # inches: one column of a two-column page
+STYLE: dict[str, Any] = {
+    "figure.dpi": 100,
+    "savefig.dpi": 300,
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "text.parse_math": False,  # a dollar sign in the corpus is one
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "knnlm",
+    "figure.constrained_layout.use": True,
+}
+SCALED = "◇ - -  the paper, scaled so that its base LM and ours coincide"
+HOLLOW: dict[str, Any] = {"color": MUTED, "markerfacecolor": "none", "markersize": 5}
+Drawn = tuple[Figure, pd.DataFrame]
+End = tuple[float, str, str]  # height of a line's right end, label, color
+
+
+def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
+    """Perplexity (a) and tuned λ (b) against the number of entries in the datastore."""
+    entries, rows = zip(*studies.sizes(study), strict=True)
+    small, large = (study.perplexity("figure2", name) for name in ("base-small", "base-large"))
+    measured, weights = [row["dev"]["perplexity"] for row in rows], [median(row["lmbda"]["knn"]) for row in rows]
+    printed = {name: row["dev"] for name, row in paper["rows"].items()}
+    scale = small / printed["base-small"]
+    figure, axes = panel("entries in the datastore", "perplexity, dev", entries)
+    axes.plot((0, *entries), (small, *measured), "o-", color=BLUE)
+    axes.axhline(large, color=VERMILION)
+    ends = [(measured[-1], "small LM + kNN", BLUE), (large, "large LM", VERMILION)]
+    ends += [
+        muted(axes, "kNN", printed["knn"], scale, entries[-1]),
+        muted(axes, "large LM", printed["base-large"], scale),
+    ]
+    margin(figure, ends)
+    second, right = panel("entries in the datastore", "λ tuned on dev", entries, note="")
+    right.plot(entries, weights, "o-", color=BLUE)
+    right.set_ylim(0, max(1.15 * max(weights), 0.1))
+    numbers = [
+        ("base-small", 0, small),
+        ("base-large", 0, large),
+        *(("knn", *at) for at in zip(entries, measured, strict=True)),
+    ]
+    return {
+        "figure2a": (figure, pd.DataFrame(numbers, columns=["series", "entries", "dev"])),
+        "figure2b": (second, pd.DataFrame({"entries": entries, "lmbda": weights})),
+    }
+
+
+def figure4(study: Study, paper: Mapping) -> dict[str, Drawn]:
+    """Perplexity against the number of neighbors, on a logarithmic axis."""
+    ks, measured = zip(*studies.neighbors(study), strict=True)
+    base, printed = study.perplexity("figure4", "base"), paper["rows"]
+    figure, axes = panel("k, neighbors for each query", "perplexity, dev")
+    axes.set_xscale("log", base=2)
+    axes.plot(ks, measured, "o-", color=BLUE)
+    axes.axhline(base, color=INK)
+    paper_end = muted(axes, "", printed["k1024"]["dev"], base / printed["base"]["dev"], 1024)
+    margin(figure, [(measured[-1], "kNN-LM", BLUE), (base, "base LM", INK), paper_end])
+    axes.set_xticks([k for k in (*ks, 1024) if math.log2(k) % 2 == 0])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:.0f}"))
+    return {"figure4": (figure, pd.DataFrame({"k": (0, *ks), "dev": (base, *measured)}))}
+
+
+def figure5(study: Study, paper: Mapping) -> dict[str, Drawn]:
+    """Perplexity against λ, in domain above and out of domain below, each on its own axis."""
+    figure, panels = plt.subplots(2, 1, figsize=(COLUMN, 3.6), sharex=True)
+    figure.supxlabel(SCALED, fontsize=6, color=MUTED)
+    numbers = []
+    for axes, name, color in zip(panels, ("in-domain", "out-of-domain"), (BLUE, VERMILION), strict=True):
+        curve, printed = study.row("figure5", name)["curve"], paper["rows"][name]
+        points = [
+            (x, y) for x, y in zip(curve["lmbda"], curve["dev"], strict=True) if y is not None and math.isfinite(y)
+        ]
+        (_, base), best = points[0], min(points, key=lambda point: point[1])
+        scaled = printed["dev"] * base / printed["base"]
+        axes.plot(*zip(*points, strict=True), color=color)
+        axes.plot(*best, "o", color=color)
+        axes.plot(printed["lmbda"], scaled, "D", **HOLLOW)
+        gain = max(base - min(best[1], scaled), 0.01 * base)
+        axes.set_ylim(base - 1.5 * gain, base + 0.7 * gain)
+        axes.set_title(f"{name.replace('-', ' ')}, best λ {best[0]:g}", loc="left", fontsize=8, color=color)
+        axes.set_title(f"◇ paper {printed['lmbda']:g}", loc="right", fontsize=7, color=MUTED)
+        axes.set_ylabel("perplexity, dev")
+        numbers += [(name, *point) for point in points]
+    panels[1].set(xlabel="λ, weight of kNN", xlim=(-0.02, 1.02))
+    return {"figure5": (figure, pd.DataFrame(numbers, columns=["series", "lmbda", "dev"]))}
+
+
+def figure7(study: Study, paper: Mapping) -> dict[str, Drawn]:
+    """Perplexity of the LM mixed with n-gram LMs, against their order."""
+    orders = sorted((row["ngram"], row["dev"]["perplexity"]) for row in study.rows("figure7").values() if row["ngram"])
+    if not orders:
+        raise studies.Missing("figure7 has no n-gram order")
+    base, knn = (study.perplexity("figure7", name) for name in ("base", "knn"))
+    printed = {name: row["dev"] for name, row in paper["rows"].items()}
+    figure, axes = panel("n, order of the n-gram LM", "perplexity, dev")
+    axes.plot(*zip(*orders, strict=True), "o-", color=VERMILION)
+    axes.axhline(base, color=INK)
+    axes.axhline(knn, color=BLUE)
+    ends = [(orders[-1][1], "LM + n-gram", VERMILION), (base, "base LM", INK), (knn, "kNN-LM", BLUE)]
+    margin(figure, [*ends, muted(axes, "kNN-LM", printed["knn"], base / printed["base"])])
+    axes.set_xticks([n for n, _ in orders])
+    numbers = [("base", None, base), ("knn", None, knn), *(("n-gram", n, dev) for n, dev in orders)]
+    return {"figure7": (figure, pd.DataFrame(numbers, columns=["series", "order", "dev"]))}
+
+
+def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
+    """Training loss against epochs, with and without dropout; dev loss dotted."""
+    if len(study.curves) != 2:
+        raise studies.Missing(f"found {len(study.curves)} learning curves, expected 2")
+    figure, axes = panel("epoch", "loss, nats a token", note="")
+    numbers: list[tuple] = []
+    ends: list[End] = [(0, "paper → 0", MUTED)]
+    for name, curve, color in zip(
+        ("with dropout", "no dropout"), study.curves.values(), (BLUE, VERMILION), strict=True
+    ):
+        for split, line in (("train", "-"), ("dev", ":")):
+            points = [(point["epoch"], point[f"{split}_loss"]) for point in curve if point[f"{split}_loss"] is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), line, color=color)
+                ends.append((points[-1][1], f"{name}, {split}", color))
+            numbers += [(name, split, *point) for point in points]
+    sizes = [round(curve[-1]["tokens"] / curve[-1]["epoch"]) for curve in study.curves.values()]
+    if sizes[1] < sizes[0]:
+        figure.supxlabel(f"no dropout: trained on the first {sizes[1]:,} tokens only", fontsize=6, color=MUTED)
+    longest = [curve[-1]["epoch"] for curve in study.curves.values()]
+    if max(longest) > 5 * min(longest):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.axhline(paper["rows"]["without-dropout"]["train_loss"], color=MUTED, linewidth=0.8, linestyle="--")
+    margin(figure, ends)
+    return {"figure8": (figure, pd.DataFrame(numbers, columns=["series", "split", "epoch", "loss"]))}
+
+
+def panel(x: str, y: str, entries: tuple[int, ...] = (), note: str | None = None) -> tuple[Figure, Axes]:
+    """A figure of one column with one pair of axes; `entries` make x an axis of counts."""
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.3))
+    axes.set(xlabel=x, ylabel=y)
+    if entries:
+        power = 3 * int(math.log10(max(entries)) // 3)
+        axes.set_xlabel(x + {0: "", 3: ", thousands", 6: ", millions", 9: ", billions"}[min(power, 9)])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 10 ** min(power, 9):g}"))
+        axes.set_xlim(0, 1.04 * max(entries))
+    if note is None:
+        figure.supxlabel(SCALED, fontsize=6, color=MUTED)
+    return figure, axes
+
+
+def muted(axes: Axes, name: str, value: float, scale: float, x: float | None = None) -> End:
+    """The paper's value, scaled: a diamond at `x` or a level; its label for the margin."""
+    if x is None:
+        axes.axhline(value * scale, color=MUTED, linewidth=0.8, linestyle="--")
+    else:
+        axes.plot(x, value * scale, "D", **HOLLOW)
+    return value * scale, f"paper{', ' + name if name else ''} {value:.2f}", MUTED
+
+
+def margin(figure: Figure, ends: list[End]) -> None:
+    """Label each line at its height in the right margin, pushed apart where they would overlap."""
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    gap = 9 / 72 * (high - low) / (axes.get_window_extent().height / figure.dpi)
+    ordered = sorted(ends, key=lambda end: end[0])
+    heights = [height for height, _, _ in ordered]
+    for _ in range(100):
+        for i in range(len(heights) - 1):
+            if (short := gap - (heights[i + 1] - heights[i])) > 0:
+                heights[i], heights[i + 1] = heights[i] - short / 2, heights[i + 1] + short / 2
+    for (_, text, color), height in zip(ordered, heights, strict=True):
+        axes.text(1.02, height, text, color=color, fontsize=7, va="center", transform=axes.get_yaxis_transform())
+
+
+FIGURES: dict[str, Callable[[Study, Mapping], dict[str, Drawn]]] = {
+    "figure2": figure2,
+    "figure4": figure4,
+    "figure5": figure5,
+    "figure7": figure7,
+    "figure8": figure8,
+}

@@ -1,0 +1,74 @@
+"""One figure of the paper, drawn from this study's numbers: PDF, PNG and the numbers as CSV."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from knnlm.artifacts import files
+from knnlm.artifacts.cli import run
+from knnlm.artifacts.files import UserError
+from knnlm.outputs import diagrams, figures
+from knnlm.scores import experiments as studies
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    """Draw one figure of the paper from this study's numbers."""
+
+    figure: str
+    """figure1, figure2 (files figure2a and figure2b), figure3, figure4, figure5, figure7 or figure8"""
+    paper: Path
+    """config/paper_numbers.yaml"""
+    out: Path
+    """folder of the figures"""
+    experiments: tuple[Path, ...] = ()
+    """experiment files, the figure's own among them"""
+    curves: tuple[Path, ...] = ()
+    """for figure8: models/MODEL/seedS/curve.jsonl, with dropout first, without it second"""
+    query: Path | None = None
+    """for figure1: the query that `illustrate` worked out"""
+
+
+def main(config: PlotConfig) -> None:
+    known = sorted([*figures.FIGURES, *diagrams.DIAGRAMS])
+    if config.figure not in known:
+        raise UserError(f"--figure {config.figure}: expected one of {', '.join(known)}")
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
+    matplotlib.use("Agg")
+    plt.style.use(figures.STYLE)
+    for name, (figure, numbers) in draw(config).items():
+        save(figure, numbers, config.out / name)
+
+
+def draw(config: PlotConfig) -> dict[str, figures.Drawn]:
+    if config.figure in diagrams.DIAGRAMS:
+        if config.figure == "figure1" and config.query is None:
+            raise UserError("--figure figure1: give --query, the JSON file that illustrate writes")
+        return diagrams.DIAGRAMS[config.figure](files.read_json(config.query) if config.query else {})
+    study = studies.load(config.experiments, config.curves)
+    paper = studies.paper_numbers(config.paper)[config.figure]
+    try:
+        return figures.FIGURES[config.figure](study, paper)
+    except studies.Missing as missing:
+        raise UserError(f"--figure {config.figure}: {missing}; give its experiment file or curves") from None
+
+
+def save(figure: Figure, numbers: pd.DataFrame, out: Path) -> None:
+    """The same bytes at every run: no dates, no version of the drawing program."""
+    for suffix, metadata in (
+        ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
+        ("png", {"Software": None}),
+    ):
+        with files.atomic(out.with_suffix(f".{suffix}")) as tmp:
+            figure.savefig(tmp, format=suffix, metadata=metadata)
+    plt.close(figure)
+    files.write_text(out.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+if __name__ == "__main__":
+    run(main, PlotConfig)

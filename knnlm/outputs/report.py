@@ -1,0 +1,135 @@
+"""One page for the whole study: tables, findings, figures, examples, configuration, cost, versions and deviations."""
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from knnlm.artifacts import files
+from knnlm.artifacts.cli import run
+from knnlm.artifacts.files import UserError
+from knnlm.corpora.text import paragraph
+
+SUMMARY, COST = "claims", "cost"  # tables that have a section of their own
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Gather a study's outputs into one HTML file that opens without a network."""
+
+    study: str
+    """the study's name"""
+    tables: tuple[Path, ...]
+    """Markdown tables in the order shown; claims.md and cost.md get sections of their own"""
+    out: Path
+    """report.html"""
+    figures: tuple[Path, ...] = ()
+    """PNG files, in the order shown"""
+    captions: Path | None = None
+    """folder of a caption for each figure, FIGURE.rst"""
+    examples: Path | None = None
+    """examples.md"""
+    explorer: Path | None = None
+    """explorer.html, which the report links to"""
+    configs: tuple[Path, ...] = ()
+    """configuration files, printed as they are"""
+    metas: tuple[Path, ...] = ()
+    """meta.json of artifacts, for versions and commits"""
+    deviations: Path | None = None
+    """docs/differences.md"""
+    note: str = ""
+    """the study and its scale"""
+
+
+def main(config: ReportConfig) -> None:
+    tables = {path.stem: html(read(path).replace(paragraph(config.note), "", 1)) for path in config.tables}
+    versions, commits = provenance(config.metas)
+    page = environment().get_template("report.html.j2")
+    facts = {
+        "study": config.study,
+        "note": config.note,
+        "held": findings(config.tables),
+        "summary": tables.pop(SUMMARY, None),
+        "cost": tables.pop(COST, None),
+        "tables": tables,
+        "figures": [(path.stem, picture(path), caption(config.captions, path.stem)) for path in config.figures],
+        "examples": html(read(config.examples).replace(paragraph(config.note), "", 1)) if config.examples else None,
+        "explorer": config.explorer.name if config.explorer else None,
+        "configs": [(str(path), read(path)) for path in config.configs],
+        "versions": versions,
+        "commits": commits,
+        "deviations": html(read(config.deviations), trusted=True) if config.deviations else None,
+    }
+    files.write_text(config.out, page.render(**facts))
+
+
+def html(markdown: str, trusted: bool = False) -> Markup:
+    """Markdown as HTML, its headings two levels lower; tags within the text are shown, unless it is `trusted`."""
+    reader = MarkdownIt("commonmark", {"html": trusted}).enable("table")
+    tokens = reader.parse(markdown)
+    for token in tokens:
+        if token.type.startswith("heading_"):
+            token.tag = f"h{min(6, int(token.tag[1:]) + 2)}"
+    page = reader.renderer.render(tokens, reader.options, {})
+    page = page.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    return Markup(re.sub(r"(<strong>|<td[^>]*>)(held|did not hold|cannot be judged at this scale)\b", _badge, page))
+
+
+def _badge(match: re.Match) -> str:
+    before, verdict = match.groups()
+    kind = {"held": "held", "did not hold": "failed"}.get(verdict, "open")
+    return f'{before}<b class="{kind}">{verdict}</b>'
+
+
+def findings(tables: Iterable[Path]) -> Counter[str]:
+    """How many of the paper's claims held, from the claims table's numbers beside its Markdown."""
+    for path in tables:
+        if path.stem == SUMMARY:
+            return Counter(pd.read_csv(path.with_suffix(".csv"))["verdict"].tolist())
+    return Counter()
+
+
+def picture(path: Path) -> str:
+    """A PNG file as the address of an image within the page."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def caption(folder: Path | None, name: str) -> str:
+    """The caption that Snakemake's own report shows too."""
+    path = folder / f"{name}.rst" if folder else None
+    return " ".join(path.read_text(encoding="utf-8").split()) if path and path.is_file() else ""
+
+
+def provenance(metas: Iterable[Path]) -> tuple[dict[str, str], list[str]]:
+    """Versions of packages and commits of this one that the artifacts were made with, each once."""
+    versions: dict[str, set[str]] = {}
+    commits = set()
+    for path in metas:
+        meta = files.read_json(path)
+        commits.add(meta["commit"] or "unknown")
+        for name, version in meta["versions"].items():
+            versions.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(found)) for name, found in sorted(versions.items())}, sorted(commits)
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage that makes it") from None
+
+
+def environment() -> Environment:
+    folder = FileSystemLoader(Path(__file__).parent / "templates")
+    return Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+if __name__ == "__main__":
+    run(main, ReportConfig)

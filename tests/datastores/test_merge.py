@@ -1,0 +1,101 @@
+"""Shards searched apart and merged equal one index over everything, bit for bit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from knnlm.artifacts import files, lineage
+from knnlm.datastores import add, merge, neighbors, search, train_index
+
+D, K = 16, 24
+CUTS = {1: [0, 2400], 3: [0, 700, 1500, 2400]}
+
+
+def write(directory: Path, **arrays: np.ndarray) -> Path:
+    directory.mkdir(parents=True)
+    for name, array in arrays.items():
+        np.save(directory / f"{name}.npy", array)
+    lineage.write_meta(directory, "extract", {}, {}, entries_total=2400)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def datastore(tmp_path_factory) -> Path:
+    """2400 entries in random order of id, every key stored four times in different shards, and 50 queries."""
+    root, rng = tmp_path_factory.mktemp("datastore"), np.random.default_rng(0)
+    keys = rng.permutation(np.repeat(rng.standard_normal((600, D)), 4, axis=0)).astype(np.float16)
+    ids, values = rng.permutation(5000)[:2400].astype(np.int64), rng.integers(0, 99, 2400).astype(np.uint32)
+    for shards, cuts in CUTS.items():
+        for i in range(shards):
+            part = slice(cuts[i], cuts[i + 1])
+            write(root / f"shard{i}of{shards}", keys=keys[part], ids=ids[part], values=values[part])
+    write(root / "queries", keys=rng.standard_normal((50, D)).astype(np.float32), values=values[:50])
+    return root
+
+
+def retrieve(datastore: Path, out: Path, shards: int, settings: dict, k: int = K) -> Path:
+    parts = [datastore / f"shard{i}of{shards}" for i in range(shards)]
+    text = json.dumps(settings)
+    train_index.main(train_index.TrainIndexConfig(tuple(parts), out / "trained.faiss", text))
+    for i, part in enumerate(parts):
+        add.main(add.AddConfig(out / "trained.faiss", part, out / f"{i}.faiss"))
+        search.main(
+            search.SearchConfig(out / f"{i}.faiss", part, (datastore / "queries",), k, (out / f"found{i}",), text)
+        )
+    merge.main(merge.MergeConfig(tuple(out / f"found{i}" for i in range(shards)), (out / "merged",)))
+    return out / "merged"
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("factory", ["Flat", "SQfp16", "IVF16,PQ8x8", "IVF16,PQ8x4fs"])
+def test_sharded_retrieval_equals_one_index_bit_for_bit(datastore, tmp_path, factory, metric):
+    settings = {"factory": factory, "metric": metric, "nprobe": 5, "sample": 1000}
+    one = neighbors.load(retrieve(datastore, tmp_path / "one", 1, settings))
+    three = neighbors.load(retrieve(datastore, tmp_path / "three", 3, settings))
+    assert set(one) == {"ids", "distances", "exact", "values"}
+    for name in one:
+        np.testing.assert_array_equal(one[name], three[name], err_msg=name)
+    assert (np.diff(one["distances"]) >= 0).all()
+    assert (np.diff(one["ids"])[np.diff(one["distances"]) == 0] > 0).all(), "ties are ordered by id"
+    assert files.read_json(tmp_path / "three/merged/meta.json")["entries"] == 2400
+
+
+def test_a_single_shard_merges_to_itself(datastore, tmp_path):
+    merged = neighbors.load(retrieve(datastore, tmp_path, 1, {"factory": "IVF16,PQ8x8", "nprobe": 1}, k=400))
+    itself = neighbors.load(tmp_path / "found0")
+    assert (merged["ids"] == -1).any()
+    for name in merged:
+        np.testing.assert_array_equal(merged[name], itself[name])
+
+
+def test_ids_and_values_are_the_entries_own(datastore, tmp_path):
+    found = neighbors.load(retrieve(datastore, tmp_path, 3, {"factory": "Flat"}))
+    everything = datastore / "shard0of1"
+    keys, ids, values = (np.load(everything / f"{name}.npy") for name in ("keys", "ids", "values"))
+    queries = np.load(datastore / "queries/keys.npy")
+    row = np.argsort(ids)[np.searchsorted(np.sort(ids), found["ids"])]  # [Q, K]
+    np.testing.assert_array_equal(values[row], found["values"])
+    expected = ((queries[:, None] - keys[row].astype(np.float32)) ** 2).sum(-1)
+    np.testing.assert_allclose(found["exact"], expected, rtol=1e-5)
+
+
+def test_without_stored_keys_there_are_no_exact_distances(datastore, tmp_path):
+    retrieve(datastore, tmp_path, 1, {"factory": "IVF16,PQ8x8"})
+    whole = datastore / "shard0of1"
+    quantized = write(tmp_path / "shard", ids=np.load(whole / "ids.npy"), values=np.load(whole / "values.npy"))
+    search.main(search.SearchConfig(tmp_path / "0.faiss", quantized, (datastore / "queries",), K, (tmp_path / "out",)))
+    assert set(neighbors.load(tmp_path / "out")) == {"ids", "distances", "values"}
+
+
+def test_mistakes_are_refused_by_name(datastore, tmp_path):
+    with pytest.raises(files.UserError, match=r"k is 701, .* holds 700 entries"):
+        retrieve(datastore, tmp_path / "k", 3, {"factory": "Flat"}, k=701)
+    retrieve(datastore, tmp_path / "a", 1, {"factory": "Flat"}, k=5)
+    retrieve(datastore, tmp_path / "b", 1, {"factory": "Flat"}, k=6)
+    with pytest.raises(files.UserError, match=r"shape \(50, 6\).*\(50, 5\): search all shards alike"):
+        merge.main(merge.MergeConfig((tmp_path / "a/merged", tmp_path / "b/merged"), (tmp_path / "out",)))
+    with pytest.raises(files.UserError, match="700 ids"):
+        part, queries = datastore / "shard0of3", datastore / "queries"
+        search.main(search.SearchConfig(tmp_path / "a/0.faiss", part, (queries,), 5, (tmp_path / "out",)))

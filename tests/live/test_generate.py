@@ -1,0 +1,91 @@
+"""Next-word distributions, what is drawn from them, and what query and generate print."""
+
+import numpy as np
+import pytest
+import tinystudy
+
+from knnlm.artifacts import files
+from knnlm.live import generate, layout, passages, query, sampling
+from knnlm.live.retrieval import Retriever
+from knnlm.outputs import illustrate
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return tinystudy.write(tmp_path_factory.mktemp("results") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def retriever(study):
+    return Retriever(layout.find(study))
+
+
+@pytest.mark.parametrize("context", ["", "the quick brown", "the lazy dog " * 60])
+def test_full_next_word_distributions_sum_to_one(study, retriever, context):
+    words = passages.encode(passages.Passages(layout.find(study)).vocab, context)
+    found = retriever.next(words)
+    for distribution in (found.lm, found.knn, found.mixed(0), found.mixed(0.3), found.mixed(1)):
+        assert distribution.shape == found.lm.shape and distribution.min() >= 0
+        assert distribution.sum() == pytest.approx(1, abs=1e-6)
+    assert found.found.weights.sum() == pytest.approx(1)
+
+
+def test_a_live_query_finds_what_the_study_found(study, retriever):
+    source = layout.find(study)
+    stream = files.open_array(source.tokens("fox", "test"))
+    for position in (5, 20, 31):  # in the first window, whose context begins with the stream
+        live = retriever.next(stream[:position].tolist())
+        assert live.found.ids.tolist() == files.open_array(source.neighbors("test") / "ids.npy")[position].tolist()
+        stored = [files.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
+        target = int(stream[position])
+        assert [live.lm[target], live.knn[target]] == pytest.approx(np.exp(stored).tolist(), rel=1e-3)
+
+
+def test_temperature_and_nucleus_by_hand():
+    p = np.array([0.5, 0.3, 0.2])
+    assert sampling.tempered(p, 0.5) == pytest.approx(np.array([0.25, 0.09, 0.04]) / 0.38)
+    assert sampling.tempered(p, 0).tolist() == [1, 0, 0]
+    assert sampling.nucleus(p, 0.5).tolist() == [1, 0, 0]
+    assert sampling.nucleus(p, 0.51) == pytest.approx([0.625, 0.375, 0])
+    assert sampling.nucleus(p, 1) == pytest.approx(p)
+
+
+def printed(capsys, study, **settings) -> str:
+    generate.main(generate.GenerateConfig(study=study, prompt="the quick", words=12, **settings))
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", generate.MODES)
+def test_the_same_seed_gives_the_same_text_and_another_another(study, capsys, mode):
+    text = printed(capsys, study, mode=mode, top_p=1.0)
+    assert text.startswith("the quick ")
+    assert printed(capsys, study, mode=mode, top_p=1.0) == text
+    assert printed(capsys, study, mode=mode, top_p=1.0, seed=2) != text
+
+
+def test_explain_tells_where_each_word_came_from(study, capsys):
+    lines = printed(capsys, study, explain=True, mode="knn").splitlines()
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("word ")) + 1 :]
+    assert len(table) == 12 and all("kNN (100%, " in line and "(Story <" in line for line in table)
+
+
+def test_query_prints_neighbors_with_their_targets(study, capsys):
+    query.main(query.QueryConfig(study=study, context="the quick brown fox", neighbors=3))
+    out = capsys.readouterr().out
+    assert "the quick brown fox …" in out and "mixture, λ = " in out
+    assert sum("[" in line and "(Story <" in line for line in out.splitlines()) == 3
+
+
+def test_a_folder_that_is_no_study_is_one_clear_line(tmp_path):
+    with pytest.raises(files.UserError, match="no experiments"):
+        layout.find(tmp_path)
+
+
+def test_figure_1_is_a_query_of_the_study_with_its_own_numbers(study, tmp_path):
+    illustrate.main(illustrate.IllustrateConfig(study=study, out=tmp_path / "figure1.json"))
+    query, source = files.read_json(tmp_path / "figure1.json"), layout.find(study)
+    word = next(word for word in query["words"] if word["word"] == query["target"])
+    stored = [np.exp(files.open_array(path)[query["position"]]) for path in (source.lm("test"), source.knn("test"))]
+    assert [word["lm"], word["knn"]] == pytest.approx(stored, rel=2e-3)
+    assert word["mixture"] == pytest.approx(query["lmbda"] * word["knn"] + (1 - query["lmbda"]) * word["lm"], rel=1e-6)
+    assert len(query["neighbors"]) == 5

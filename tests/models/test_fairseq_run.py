@@ -1,0 +1,138 @@
+"""A whole run of the published code, from its own files to its perplexities (tests/data/oracles/README.md)."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from knnlm.artifacts import lineage
+from knnlm.corpora.vocab import WordVocab
+from knnlm.datastores import import_datastore, search
+from knnlm.datastores.import_datastore import ImportDatastoreConfig
+from knnlm.datastores.search import SearchConfig
+from knnlm.models import evaluate, features, import_fairseq, model
+from knnlm.models import windows as windows_
+from knnlm.models.evaluate import EvaluateConfig
+from knnlm.models.import_fairseq import ImportFairseqConfig
+from knnlm.models.windows import WindowSettings
+from knnlm.scores import mixture, score_knn
+from knnlm.scores.score_knn import ScoreKnnConfig
+
+RUN = Path(__file__).parents[1] / "data/oracles/fairseq_run"
+EVALUATION = {"new": 16, "context": 80, "mode": "complete"}
+DATASTORE = WindowSettings(new=48, context=48)
+N, D, K = 17321, 32, 64
+KEYTYPE = "ffn_input_ln"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_a_cpu():
+    """Where the reference run was made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "device", lambda: "cpu")
+        yield
+
+
+@pytest.fixture(scope="module")
+def published():
+    return np.load(RUN / "results.npz")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, published):
+    """The published files imported, searched and scored with the commands of this package."""
+    at = tmp_path_factory.mktemp("run")
+    words = WordVocab.read(RUN / "dict.txt")
+    words.pretokenized = True
+    for split in ("train", "valid"):
+        np.save(at / f"{split}.npy", words.encode((RUN / f"{split}.txt").read_text()))
+    import_fairseq.main(ImportFairseqConfig(RUN / "checkpoint_best.pt", RUN / "dict.txt", at / "model"))
+    evaluated(at, "packed", EVALUATION)
+    published["keys"].tofile(at / "dstore_keys.npy")  # raw memory maps, as the published code writes them
+    published["values"].tofile(at / "dstore_vals.npy")
+    raw = at / "dstore_keys.npy", at / "dstore_vals.npy"
+    import_datastore.main(ImportDatastoreConfig(*raw, N, D, vocab_size=304, out=at / "keys", dtype="float32", first=48))
+    queries = (at / "packed/queries",)
+    search.main(SearchConfig(RUN / "knn.index", at / "keys", queries, K, (at / "found",), '{"nprobe": 8}'))
+    scores = json.dumps([[distance, K, 1] for distance in score_knn.DISTANCES])
+    score_knn.main(ScoreKnnConfig((at / "found",), queries, (at / "knn",), scores))
+    return SimpleNamespace(at=at, lm=np.load(at / "packed/lm/logprob.npy"))
+
+
+def evaluated(at, name, sizes, directory="model"):
+    """Evaluate the model on valid into {name}/; the LM's perplexity."""
+    out = at / name
+    config = EvaluateConfig(
+        at / directory,
+        (at / "valid.npy",),
+        (out / "lm",),
+        (KEYTYPE,),
+        (out / "queries",),
+        json.dumps(sizes),
+        batch_tokens=960,
+    )
+    evaluate.main(config)
+    return mixture.perplexity(np.load(out / "lm/logprob.npy"))
+
+
+def mixed(run, distance):
+    """Log probabilities [N] of the mixture with λ = 0.25, as the published run's."""
+    return mixture.mix([0.25], [np.load(run.at / f"knn/{distance}-k64-t1.npy")], run.lm)
+
+
+def test_the_dictionary_gives_the_published_token_ids(run, published):
+    np.testing.assert_array_equal(np.load(run.at / "valid.npy"), published["base/targets"])
+
+
+def test_evaluation_windows_pack_whole_lines(run, published):
+    windows = windows_.evaluation(np.load(run.at / "valid.npy"), WindowSettings(**EVALUATION))
+    np.testing.assert_array_equal(windows.end - windows.start, published["base/block_len"])
+    np.testing.assert_array_equal(windows.start - windows.begin, published["base/context_len"])
+
+
+def test_datastore_has_the_published_entries(run, published):
+    tokens = np.load(run.at / "train.npy")
+    chosen = windows_.datastore(len(tokens), DATASTORE, seed=1)
+    lm = model.load(run.at / "model")
+    blocks = list(features.stream(lm, tokens, chosen, DATASTORE.length, (KEYTYPE,), batch_tokens=960))
+    ids = np.concatenate([block.ids for block in blocks])
+    order = np.argsort(ids)  # our windows come in a seeded order
+    np.testing.assert_array_equal(ids[order], np.arange(48, 48 + N))  # the first window has too little context
+    np.testing.assert_array_equal(np.concatenate([block.values for block in blocks])[order], published["values"])
+    keys = np.concatenate([block.keys[KEYTYPE] for block in blocks])[order]  # [N, D]
+    np.testing.assert_allclose(keys, published["keys"], rtol=0, atol=1e-5)
+
+
+def test_base_perplexity(run, published):
+    np.testing.assert_allclose(run.lm, published["base/logp"], rtol=1e-6, atol=1e-5)
+    assert mixture.perplexity(run.lm) == pytest.approx(18.682, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("distance", "name", "perplexity"), [("exact", "full", 13.819), ("quantized", "quant", 13.860)]
+)
+def test_knn_perplexity_with_the_published_index(run, published, distance, name, perplexity):
+    ours = mixed(run, distance)
+    np.testing.assert_allclose(
+        ours, published[f"knn_{name}/logp"], rtol=0, atol=1e-3
+    )  # keys are kept in half precision
+    assert mixture.perplexity(ours) == pytest.approx(perplexity, abs=1e-3)
+
+
+def test_roots_of_quantized_distances(run):
+    assert mixture.perplexity(mixed(run, "quantized_sqrt")) == pytest.approx(13.936, abs=1e-3)
+
+
+def test_evaluation_windows_of_fixed_stride(run):
+    assert evaluated(run.at, "fixed", EVALUATION | {"mode": "fixed"}) == pytest.approx(19.032, abs=1e-3)
+
+
+def test_a_wrong_number_of_heads_fits_every_weight_and_costs_perplexity(run):
+    shutil.copytree(run.at / "model", run.at / "heads8")
+    config = json.loads((run.at / "heads8/config.json").read_text())
+    (run.at / "heads8/config.json").write_text(json.dumps(config | {"heads": 8}))
+    lineage.write_meta(run.at / "heads8", "import_fairseq", {}, {}, role="model")
+    assert evaluated(run.at, "heads8-scores", EVALUATION, "heads8") == pytest.approx(19.237, abs=1e-3)

@@ -1,0 +1,80 @@
+"""Which tokens are context and which are predicted, by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knnlm.artifacts.files import UserError
+from knnlm.models import windows
+from knnlm.models.windows import EOS, WindowSettings
+
+
+def as_tuples(found):
+    return list(zip(*(array.tolist() for array in found), strict=True))
+
+
+def test_fixed_windows_step_by_new_tokens_and_look_back_as_far_as_there_is():
+    found = windows.evaluation(np.arange(10), WindowSettings(new=4, context=3))
+    assert as_tuples(found) == [(0, 0, 4), (1, 4, 8), (5, 8, 10)]
+
+
+def test_complete_windows_pack_whole_lines():
+    tokens = np.array([9, 9, EOS, 9, EOS, 9, 9, 9, 9, 9, EOS, EOS])  # lines of 3, 2, 6 and 1 tokens
+    found = windows.evaluation(tokens, WindowSettings(new=5, context=2, mode="complete"))
+    assert as_tuples(found) == [(0, 0, 5), (4, 5, 11), (9, 11, 12)]
+
+
+def test_a_line_longer_than_the_window_shrinks_the_context():
+    tokens = np.array([9, EOS, 9, 9, 9, 9, EOS])
+    found = windows.evaluation(tokens, WindowSettings(new=2, context=4, mode="complete"))
+    assert as_tuples(found)[1] == (1, 2, 7)
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 60), st.sampled_from(["fixed", "complete"]))
+def test_evaluation_predicts_every_token_exactly_once(total, new, context, mode):
+    tokens = np.random.default_rng(total).integers(2, 6, total)
+    found = windows.evaluation(tokens, WindowSettings(new, context, mode))
+    assert np.array_equal(
+        np.concatenate([np.arange(a, b) for a, b in zip(found.start, found.end, strict=True)]), np.arange(total)
+    )
+    assert (found.start - found.begin <= context).all()
+
+
+def test_datastore_windows_all_have_a_full_context_and_keep_the_last_partial_one():
+    found = windows.datastore(23, WindowSettings(new=5, context=5), seed=1)
+    assert sorted(as_tuples(found)) == [(0, 5, 10), (5, 10, 15), (10, 15, 20), (15, 20, 23)]
+
+
+def test_a_corpus_shorter_than_the_context_is_refused():
+    with pytest.raises(UserError, match="5 tokens"):
+        windows.datastore(5, WindowSettings(new=5, context=5), seed=1)
+
+
+@given(st.integers(1, 7), st.integers(0, 5))
+def test_shards_are_cuts_of_one_order_whatever_their_number(shards, seed):
+    whole = windows.datastore(400, WindowSettings(new=10, context=10), seed)
+    cuts = [windows.shard(whole, i, shards) for i in range(shards)]
+    assert np.array_equal(np.concatenate([cut.start for cut in cuts]), whole.start)
+
+
+def test_more_shards_than_windows_are_refused():
+    whole = windows.datastore(30, WindowSettings(new=10, context=10), 1)
+    with pytest.raises(UserError, match="2 windows"):
+        windows.shard(whole, 0, 3)
+
+
+def test_inputs_are_the_targets_shifted_by_one_with_eos_first():
+    tokens = np.array([11, 12, 13, 14, 15])
+    inputs, targets, predicted = windows.batch(tokens, windows.evaluation(tokens, WindowSettings(new=3, context=1)), 4)
+    assert inputs.tolist() == [[EOS, 11, 12, EOS], [12, 13, 14, EOS]]
+    assert targets[predicted].tolist() == [11, 12, 13, 14, 15]
+
+
+def test_training_blocks_cover_each_epoch_once_in_another_order():
+    epochs = [
+        np.concatenate([windows.training(100, 10, 5, update, seed=3).start for update in pair])
+        for pair in ((0, 1), (2, 3))
+    ]
+    assert [sorted(epoch.tolist()) for epoch in epochs] == [list(range(0, 100, 10))] * 2
+    assert epochs[0].tolist() != epochs[1].tolist()

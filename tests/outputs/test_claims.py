@@ -1,0 +1,89 @@
+import json
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from knnlm.outputs import claims
+from knnlm.outputs.claims import FAILED, HELD, OPEN
+from knnlm.scores import experiments as study
+
+PAPER = study.paper_numbers(Path(__file__).parents[2] / "config/paper_numbers.yaml")
+
+
+def made(changes: dict[str, dict[str, float]] | None = None) -> study.Study:
+    """The synthetic study with other dev and test perplexities in some rows."""
+    experiments = {name: {"experiment": name, "rows": rows} for name, rows in synthetic.experiments().items()}
+    for name, rows in (changes or {}).items():
+        for row in experiments[name]["rows"]:
+            if row["name"] in rows:
+                row |= {"dev": synthetic.split(rows[row["name"]]), "test": synthetic.split(rows[row["name"]])}
+    return study.Study(experiments, {"memorizing": synthetic.curve(60, 10, 0.01, True)})
+
+
+def verdicts(measured: study.Study) -> dict[str, claims.Verdict]:
+    return {verdict.id: verdict for verdict in claims.judge(PAPER, measured)}
+
+
+def test_every_claim_of_the_sheet_has_a_judge_and_every_judge_a_claim():
+    assert set(PAPER["claims"]) == set(claims.judges)
+
+
+def test_a_study_like_the_papers_holds_every_claim_but_the_one_made_to_fail():
+    found = verdicts(made())
+    assert {name for name, verdict in found.items() if verdict.verdict != HELD} == {"enough-entries"}
+    assert found["gain"].ours == "102.00 → 90.27 (−11.73)"
+    assert found["lambda-grows"].ours == "0.30 → 0.40 → 0.45 → 0.55"
+
+
+def test_an_empty_study_judges_nothing():
+    found = verdicts(study.Study({}, {}))
+    assert {verdict.verdict for verdict in found.values()} == {OPEN}
+    assert found["gain"].reason == "table1 was not run"
+
+
+@pytest.mark.parametrize(
+    ("claim", "experiment", "row", "perplexity"),
+    [
+        ("knn", "table1", "knn", 103.0),
+        ("cache-small", "table1", "cache", 50.0),
+        ("cache-small", "table1", "cache", 105.0),
+        ("cache-additive", "table1", "knn-cache", 95.0),
+        ("retrieval-beats-training", "table3", "knn", 130.0),
+        ("keys-ffn", "table5", "output", 80.0),
+        ("keys-normalised", "table5", "output_ln", 99.0),
+        ("k-monotone", "figure4", "k64", 99.0),
+        ("k-eight", "figure4", "k8", 96.0),
+        ("ngram", "figure7", "order3", 70.0),
+        ("memorizing-mix", "memorizing", "memorizing", 80.0),
+    ],
+)
+def test_a_claim_fails_where_the_numbers_say_so(claim: str, experiment: str, row: str, perplexity: float):
+    assert verdicts(made({experiment: {row: perplexity}}))[claim].verdict == FAILED
+
+
+def test_fewer_entries_suffice_when_one_smaller_datastore_beats_the_large_lm():
+    found = verdicts(made({"figure2": {"size4of8": 119.0}}))["enough-entries"]
+    assert (found.verdict, found.ours) == (HELD, "50% of the entries: 119.00 against 120.00")
+
+
+def test_no_gain_at_all_leaves_k_eight_open():
+    assert verdicts(made({"figure4": {"k1024": 101.0}}))["k-eight"].verdict == OPEN
+
+
+def test_a_memorizing_lm_stopped_early_is_not_judged():
+    early = study.Study({}, {"memorizing": synthetic.curve(2, 10, 3.0, True)})
+    assert verdicts(early)["memorizing-zero"].verdict == OPEN
+
+
+def test_a_study_is_loaded_from_its_files(tmp_path: Path):
+    paths = synthetic.write(tmp_path)
+    loaded = study.load(paths["experiments"], paths["curves"])
+    assert loaded.perplexity("table1", "knn", "test") == pytest.approx(91.8)
+    assert set(loaded.curves) == {"wikitext", "memorizing"}
+
+
+def test_a_file_without_rows_is_one_clear_line(tmp_path: Path):
+    (tmp_path / "x.json").write_text(json.dumps({"experiment": "x"}))
+    with pytest.raises(study.UserError, match="expected experiment and rows"):
+        study.load([tmp_path / "x.json"])

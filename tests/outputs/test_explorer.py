@@ -1,0 +1,191 @@
+"""The explorer as a reader has it: a page from a file, in a real browser."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tinystudy
+
+from knnlm.artifacts import files
+from knnlm.live import layout
+from knnlm.outputs import explore, packing, spacing
+from knnlm.scores import knn
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return tinystudy.write(tmp_path_factory.mktemp("results") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def page_path(study):
+    explore.main(explore.ExploreConfig(study=study, out=study / "explorer.html", neighbors=4, words=5, note="A test."))
+    return study / "explorer.html"
+
+
+def test_the_page_has_the_same_bytes_twice_and_no_address_of_another_file(study, page_path: Path):
+    again = study / "again.html"
+    explore.main(explore.ExploreConfig(study=study, out=again, neighbors=4, words=5, note="A test."))
+    page = page_path.read_text()
+    assert page == again.read_text()
+    assert "http" not in page and "src=" not in page and "@import" not in page
+    assert page.count("</script>") == 2  # the corpus has the word </script><b>&amp;
+
+
+def test_what_the_page_tells_of_a_token_is_what_the_study_measured(study):
+    source = layout.find(study)
+    config = explore.ExploreConfig(study=study, out=study / "x.html", words=5)
+    stream = files.open_array(source.tokens("fox", "test"))
+    words, lm, near = explore.candidates(config, source, stream, 100)
+    for position in range(100):
+        seen = dict(zip(words[position].tolist(), zip(lm[position], near[position], strict=True), strict=True))
+        if (target := int(stream[position])) in seen:
+            told = packing.restored(np.array(seen[target]))
+            measured = [files.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
+            assert np.exp(told) == pytest.approx(np.exp(measured), abs=1e-3)
+
+
+def test_weights_of_neighbors_are_shares_of_all_k(study):
+    source = layout.find(study)
+    _, _, weights = explore.nearest(explore.ExploreConfig(study=study, out=study, neighbors=16), source, 50)
+    assert np.exp(packing.restored(weights)).sum(1) == pytest.approx(np.ones(50), abs=2e-3)
+
+
+def test_a_page_beyond_its_size_is_refused_with_the_way_out(study):
+    with pytest.raises(files.UserError, match="lower --tokens or --neighbors"):
+        explore.main(explore.ExploreConfig(study=study, out=study / "x.html", megabytes=0.001))
+
+
+def test_logprobs_survive_16_bits():
+    logprob = np.log(np.array([1, 0.5, 1e-13, 0]), where=[True, True, True, False], out=np.full(4, -np.inf))
+    assert np.exp(packing.restored(packing.quantized(logprob))) == pytest.approx(np.exp(logprob), rel=3e-4)
+
+
+def test_kept_contexts_end_at_their_document():
+    kept = packing.windows(np.array([1, 6]), np.array([0, 5]), 10, before=3, after=1)
+    assert np.flatnonzero(kept).tolist() == [0, 1, 2, 5, 6, 7]
+
+
+def test_pieces_of_three_vocabularies_join():
+    assert [spacing.piece(token)[1] for token in ("fox", ",", "(", "@-@", "##ing", '"', "</s>")] == [
+        0,
+        1,
+        2,
+        3,
+        1,
+        4,
+        8,
+    ]
+    assert spacing.subword("▁fox") == ("fox", 0) and spacing.subword("es") == ("es", 1)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="the explorer is tested with playwright: install it")
+    if not CHROMIUM:
+        pytest.skip("the explorer is tested in chromium: apt-get install chromium")
+    with playwright.sync_playwright() as tools:
+        running = tools.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield running
+        running.close()
+
+
+@pytest.fixture(params=[(1366, 820), (390, 844)], ids=["desktop", "phone"])
+def page(request, browser, page_path):
+    width, height = request.param
+    opened = browser.new_page(viewport={"width": width, "height": height})
+    complaints: list[str] = []
+    opened.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(page_path.as_uri())
+    opened.wait_for_selector("body[data-ready]")
+    yield opened
+    assert complaints == []
+    opened.close()
+
+
+def chosen(page) -> int:
+    return int(page.locator("#text .chosen").get_attribute("data-i"))
+
+
+def test_every_token_stands_there_and_nothing_is_wider_than_the_screen(page, study):
+    stream = files.open_array(layout.find(study).tokens("fox", "test"))
+    assert page.locator("#text span").count() == len(stream)
+    assert page.locator("#text").inner_text().count("</script><b>&amp;") > 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_click_shows_neighbors_and_top_words(page, study):
+    page.locator("#text span").nth(50).click()
+    assert chosen(page) == 50
+    assert page.locator("#panel .neighbors li").count() == 4
+    assert page.locator("#panel .neighbors mark").count() == 4
+    assert page.locator("#panel .tops ol").count() == 3
+    first = page.locator("#panel .tops div").nth(1).locator("li").first.inner_text().split("\n")
+    words, shares = explore_words(study, 50)
+    assert float(first[-1]) == pytest.approx(shares[0], abs=0.006)
+    assert first[0] == words[0]
+
+
+def explore_words(study: Path, position: int) -> tuple[list[str], np.ndarray]:
+    source = layout.find(study)
+    near = files.open_array(source.neighbors("test") / "exact.npy")[position]
+    words, shares = knn.distribution(near, files.open_array(source.neighbors("test") / "values.npy")[position])
+    return explore.vocab.load(source.vocab).tokens(words.tolist()), shares
+
+
+def test_the_slider_recomputes_the_mixture(page, study):
+    source = layout.find(study)
+    lm, near = (files.open_array(path).astype(float) for path in (source.lm("test"), source.knn("test")))
+    page.locator("#lambda").fill("0.4")
+    page.wait_for_function("document.getElementById('lambda-value').textContent === '0.40'")
+    expected = np.exp(-np.log(0.6 * np.exp(lm) + 0.4 * np.exp(near)).mean())
+    assert float(page.locator("#ppl-mix").inner_text()) == pytest.approx(expected, rel=1e-3)
+    assert float(page.locator("#ppl-lm").inner_text()) == pytest.approx(np.exp(-lm.mean()), rel=1e-3)
+    page.locator("#tuned").click()
+    page.wait_for_function(f"document.getElementById('lambda').value == {source.lmbda:.2f}")
+
+
+def test_colors_switch(page):
+    before = page.locator("#text span").nth(10).get_attribute("style")
+    for number, name in enumerate(("gain of kNN-LM", "p kNN", "p LM", "p cache"), start=1):
+        page.keyboard.press(str(number))
+        assert page.locator("#modes [aria-checked=true]").inner_text() == name
+    page.locator("#modes button").first.click()
+    assert page.locator("#text span").nth(10).get_attribute("style") == before
+
+
+def test_the_page_works_from_the_keyboard(page):
+    page.locator("#text span").nth(60).click()
+    page.keyboard.press("ArrowRight")
+    assert chosen(page) == 61
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowDown")
+    assert chosen(page) > 60
+    page.keyboard.press("ArrowUp")
+    assert abs(chosen(page) - 60) < 3
+    page.keyboard.press("]")
+    page.keyboard.press("b")
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+
+
+def test_search_finds_words_in_order(page):
+    page.keyboard.press("/")
+    page.keyboard.type("fox")
+    found = page.locator("#text .match").count()
+    assert found and f"{found} found" in page.locator("#matches").text_content()
+    page.keyboard.press("Enter")
+    first = chosen(page)
+    page.keyboard.press("Enter")
+    assert page.locator("#text .chosen").inner_text() == "fox" and chosen(page) != first
+    page.keyboard.press("Escape")
+    page.keyboard.press("N")
+    assert chosen(page) == first

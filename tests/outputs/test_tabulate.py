@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+
+from knnlm.artifacts.files import UserError
+from knnlm.outputs import tabulate
+
+PAPER = Path(__file__).parents[2] / "config/paper_numbers.yaml"
+TABLES = ("table1", "table2", "table3", "table4", "table5", "precision", "metric", "temperature", "memorizing")
+
+
+def tabulated(folder: Path, table: str, **more: object) -> Path:
+    paths = {name: tuple(found) for name, found in synthetic.write(folder / "study").items()}
+    config = tabulate.TabulateConfig(
+        table=table, paper=PAPER, out=folder / "tables", note="Mini study.", **{**paths, **more}
+    )
+    tabulate.main(config)
+    return folder / "tables"
+
+
+@pytest.mark.parametrize("table", [*TABLES, "claims"])
+def test_every_table_is_written_in_three_formats(tmp_path: Path, table: str):
+    out = tabulated(tmp_path, table)
+    assert sorted(path.name for path in out.iterdir()) == [f"{table}.csv", f"{table}.md", f"{table}.tex"]
+    assert "Mini study." in (out / f"{table}.md").read_text()
+    assert r"\toprule" in (out / f"{table}.tex").read_text()
+    assert not set("λ–−→²") & set((out / f"{table}.tex").read_text())
+
+
+def test_table1_shows_the_papers_number_beside_ours_and_quotes_other_work(tmp_path: Path):
+    out = tabulated(tmp_path, "table1")
+    lines = (out / "table1.md").read_text().splitlines()
+    cells = [cell.strip() for cell in next(line for line in lines if "+ kNN-LM " in line).strip("|").split("|")]
+    assert cells == ["+ kNN-LM", "3.46M", "0.25", "90.00 [87.30, 92.70]", "16.06", "91.80 [89.05, 94.55]", "16.12"]
+    assert any("Transformer-XL (Dai et al. 2019), quoted" in line and "18.30" in line for line in lines)
+    assert any(line.startswith("- **held** – kNN-LM with the LM's own") for line in lines)
+    numbers = pd.read_csv(out / "table1.csv", index_col="name")
+    assert numbers.loc["knn-cache", ["dev", "paper_dev"]].tolist() == [88.5, 15.81]
+
+
+def test_a_missing_perplexity_is_a_dash(tmp_path: Path):
+    row = synthetic.row("base", 100, test=None)
+    _, shown = tabulate.perplexities("table2", [row], {})
+    assert shown["Test"].tolist() == ["–"]
+
+
+def test_cost_sums_seconds_and_bytes_by_stage(tmp_path: Path):
+    for name, seconds in (("train/a", 10.0), ("train/b", 2.5), ("extract/c", 4.0)):
+        path = tmp_path / f"benchmarks/{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"s": seconds, "h:m:s": "0:00:01", "max_rss": "NA"}) + "\n")
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/keys.npy").write_bytes(b"0" * 1000)
+    benchmarks = tuple(sorted(tmp_path.glob("benchmarks/*/*")))
+    out = tabulated(tmp_path, "cost", benchmarks=benchmarks, artifacts=(tmp_path / "keys",))
+    numbers = pd.read_csv(out / "cost.csv", index_col="stage")
+    assert numbers.index.tolist() == ["train", "extract", "all"]
+    assert numbers.loc["train", ["jobs", "seconds", "longest"]].tolist() == [2, 12.5, 10.0]
+    assert numbers.loc["extract", ["seconds", "bytes"]].tolist() == [4.0, 1000]
+    assert numbers.loc["all", "seconds"] == 16.5
+
+
+def test_a_table_without_its_experiment_is_one_clear_line(tmp_path: Path):
+    with pytest.raises(UserError, match=r"give table9\.json"):
+        tabulated(tmp_path, "table9")
