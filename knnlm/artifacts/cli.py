@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,11 +19,12 @@ C = TypeVar("C")
 log = logging.getLogger("knnlm")
 
 
-def run(main: Callable[[C], None], config_type: type[C]) -> None:
-    """Parse the command line into `config_type`, run `main`; a UserError is one line and exit code 1."""
+def run(main: Callable[[C], None], config_type: type[C], verb: str, arguments: Sequence[str]) -> None:
+    """Parse `arguments` into `config_type` and run `main`; a UserError is shown as one line, with exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        config, began = tyro.cli(config_type, config=(tyro.conf.FlagCreatePairsOff,)), time.perf_counter()
+        flags = {"prog": f"knnlm {verb}", "args": arguments, "config": (tyro.conf.FlagCreatePairsOff,)}
+        config, began = tyro.cli(config_type, **flags), time.perf_counter()
         with explained(Path.cwd()):
             main(config)
         log.info("took %.2f s", time.perf_counter() - began)

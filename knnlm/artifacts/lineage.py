@@ -165,8 +165,9 @@ def _source(path: Path, folder: Path) -> dict:
 
 def _command() -> str | None:
     """The command line of the running verb, if it is one."""
-    words = sys.orig_argv[sys.orig_argv.index("-m") :] if "-m" in sys.orig_argv else []
-    return shlex.join(["python", *words]) if words and words[1].startswith("knnlm.") else None
+    program = Path(sys.argv[0])
+    is_ours = program.name == "knnlm" or program.parts[-2:] == ("knnlm", "__main__.py")
+    return shlex.join(["knnlm", *sys.argv[1:]]) if is_ours else None
 
 
 @cache

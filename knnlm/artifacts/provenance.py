@@ -8,7 +8,6 @@ from typing import Annotated
 import tyro
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import run
 from knnlm.artifacts.files import UserError
 
 
@@ -49,7 +48,3 @@ def tell(path: Path, indent: str = "", name: str = "", seen: set[Path] | None = 
             yield f"{inner}{role}: {place}  [{source['digest']}] missing: another artifact lies there now"
         else:
             yield from tell(place, inner, f"{role}: ", seen)
-
-
-if __name__ == "__main__":
-    run(main, ProvenanceConfig)

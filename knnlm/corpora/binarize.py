@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import run
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
 from knnlm.corpora.corpus import is_pretokenized, read_document, read_index
@@ -96,7 +95,3 @@ def join(parts: tuple[Path, ...], out: Path) -> None:
 
 def encode_document(words: vocab.Vocab, dtype: type, text: str) -> np.ndarray:
     return words.encode(text).astype(dtype)
-
-
-if __name__ == "__main__":
-    run(main, BinarizeConfig)

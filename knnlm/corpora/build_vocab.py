@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import run, settings
+from knnlm.artifacts.cli import settings
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
 from knnlm.corpora.corpus import is_pretokenized, read_document, read_documents, read_index
@@ -73,7 +73,3 @@ def sample(corpora: tuple[Path, ...], asked: VocabSettings) -> Iterator[str]:
         kept = int(np.searchsorted(ends, left)) + 1
         yield "\n".join(lines[:kept])
         left -= int(ends[-1])
-
-
-if __name__ == "__main__":
-    run(main, BuildVocabConfig)

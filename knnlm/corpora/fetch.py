@@ -16,7 +16,6 @@ import yaml
 
 from knnlm.artifacts import disk, files
 from knnlm.artifacts.archives import sha256
-from knnlm.artifacts.cli import run
 
 AGENT = "Mozilla/5.0 (compatible; knnlm; +https://pypi.org/project/requests)"  # some servers answer 403 to urllib's own
 BLOCK = 1 << 20  # bytes
@@ -143,6 +142,3 @@ KINDS: dict[str, Callable[[dict, Path], None]] = {
     "url": fetch_url,
     "huggingface": fetch_huggingface,
 }
-
-if __name__ == "__main__":
-    run(main, FetchConfig)

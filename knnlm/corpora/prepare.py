@@ -7,7 +7,7 @@ from pathlib import Path
 
 from knnlm.artifacts import files, lineage
 from knnlm.artifacts.archives import check
-from knnlm.artifacts.cli import run, settings
+from knnlm.artifacts.cli import settings
 from knnlm.corpora.corpus import CorpusSettings, deduplicate, shorten, split_documents, spool, write_split
 from knnlm.corpora.sources import SPLITS, read
 
@@ -67,7 +67,3 @@ def parse_pairs(pairs: tuple[str, ...], flag: str, expected: str) -> dict[str, s
         if "=" not in pair:
             raise files.UserError(f"{flag}: found {pair!r}, expected {expected}")
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
-
-
-if __name__ == "__main__":
-    run(main, PrepareConfig)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import run
 from knnlm.corpora.corpus import Entry, is_pretokenized, random_documents, read_index, write_split
 
 
@@ -36,7 +35,3 @@ def main(config: SubsetConfig) -> None:
                 shutil.copyfile(files.check(config.corpus / name), tmp / name)
         facts = {"pretokenized": is_pretokenized(config.corpus), "documents": {"train": len(entries)}}
         lineage.write_meta(tmp, "subset", config, {"corpus": config.corpus}, **facts)
-
-
-if __name__ == "__main__":
-    run(main, SubsetConfig)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import run
 from knnlm.datastores import ann
 
 log = logging.getLogger("knnlm")
@@ -34,7 +33,3 @@ def main(config: AddConfig) -> None:
     inputs = {"trained": config.trained, "keys": config.keys}
     lineage.write_meta(config.out, "add", {}, inputs, shared, entries=index.ntotal)
     log.info("%s entries, %s bytes", f"{index.ntotal:,}", f"{config.out.stat().st_size:,}")
-
-
-if __name__ == "__main__":
-    run(main, AddConfig)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import progress, run, settings
+from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.models import features, model, windows
 from knnlm.models.windows import WindowSettings
@@ -85,7 +85,3 @@ def main(config: ExtractConfig) -> None:
                 dim=dim,
                 vocab_size=lm.config.vocab_size,
             )
-
-
-if __name__ == "__main__":
-    run(main, ExtractConfig)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import progress, run
+from knnlm.artifacts.cli import progress
 from knnlm.artifacts.files import UserError
 from knnlm.models import fairseq
 
@@ -69,7 +69,3 @@ def checked(values: np.ndarray, path: Path, vocab_size: int) -> np.ndarray:
         if not 0 <= value < vocab_size:
             raise UserError(f"{path}: value {value} is outside the vocabulary's {vocab_size:,} words")
     return values.astype(np.uint32)
-
-
-if __name__ == "__main__":
-    run(main, ImportDatastoreConfig)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import progress, run
+from knnlm.artifacts.cli import progress
 from knnlm.datastores import neighbors
 
 CELLS = 1 << 21  # neighbors of all shards held at a time
@@ -72,7 +72,3 @@ def check(paths: tuple[Path, ...], shards: list[dict], metas: list[dict]) -> Non
         ):
             if found != expected:
                 raise files.UserError(f"{path} has {what} {found}, {paths[0]} {expected}: search all shards alike")
-
-
-if __name__ == "__main__":
-    run(main, MergeConfig)

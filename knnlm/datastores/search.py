@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import progress, run, settings
+from knnlm.artifacts.cli import progress, settings
 from knnlm.datastores import ann, exact, neighbors
 
 BLOCK = 1024  # queries searched at a time
@@ -93,7 +93,3 @@ def check(config: SearchConfig, index: object, ids: np.ndarray, values: np.ndarr
         )
     for split, keys in zip(config.queries, queries, strict=True):
         ann.check_dimension(index, keys, f"{split}/keys.npy")
-
-
-if __name__ == "__main__":
-    run(main, SearchConfig)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import progress, run, settings
+from knnlm.artifacts.cli import progress, settings
 from knnlm.datastores import ann
 from knnlm.models import features, model, windows
 from knnlm.models.windows import WindowSettings
@@ -95,7 +95,3 @@ def add(indexes: list, waiting: list[np.ndarray]) -> None:
         for index in indexes:
             ann.add(index, keys)
         waiting.clear()
-
-
-if __name__ == "__main__":
-    run(main, StreamConfig)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import run, settings
+from knnlm.artifacts.cli import settings
 from knnlm.datastores import ann
 
 log = logging.getLogger("knnlm")
@@ -53,7 +53,3 @@ def sample(shards: list[np.ndarray], size: int, seed: int) -> np.ndarray:
         here = slice(*np.searchsorted(chosen, [start, end]))
         keys[here] = shard[chosen[here] - start]
     return keys
-
-
-if __name__ == "__main__":
-    run(main, TrainIndexConfig)

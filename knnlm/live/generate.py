@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from knnlm.artifacts.cli import progress, run
+from knnlm.artifacts.cli import progress
 from knnlm.artifacts.files import UserError
 from knnlm.live import layout, passages, sampling
 from knnlm.live.retrieval import Next, Retriever
@@ -101,7 +101,3 @@ def told(step: Step, train: passages.Passages) -> str:
     count = int((found.values == step.word).sum())
     who = f"kNN ({step.from_knn:.0%}, {count} of {len(found.ids)} neighbors)"
     return f"{line}  {who}: … {passage.before} [{name}]  ({passage.title})"
-
-
-if __name__ == "__main__":
-    run(main, GenerateConfig)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts.cli import run
 from knnlm.live import layout, passages
 from knnlm.live.retrieval import Next, Retriever
 
@@ -69,7 +68,3 @@ def nearest(found: Next, train: passages.Passages, count: int) -> str:
         shown = f"… {passage.before} [{passage.target or '↵'}] {passage.after}"
         lines.append(f"{near.weights[i]:7.4f} {near.distances[i]:9.3f}  {shown}  ({passage.title})")
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    run(main, QueryConfig)

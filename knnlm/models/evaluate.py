@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import progress, run, settings
+from knnlm.artifacts.cli import progress, settings
 from knnlm.models import features, model, windows
 from knnlm.models.model import LanguageModel
 from knnlm.models.windows import WindowSettings
@@ -87,7 +87,3 @@ def evaluate(
         if scores:
             files.save_array(scores / "logprob.npy", logprob)
             lineage.write_meta(scores, "evaluate", facts, inputs, shared, tokens=len(tokens))
-
-
-if __name__ == "__main__":
-    run(main, EvaluateConfig)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import run
 from knnlm.artifacts.files import UserError
 from knnlm.corpora.vocab import WordVocab
 from knnlm.models import fairseq, model
@@ -44,7 +43,3 @@ def main(config: ImportFairseqConfig) -> None:
         told, shared = {"architecture": architecture}, lineage.agree((config.dictionary,), "vocab")
         lineage.write_meta(tmp, "import_fairseq", told, inputs, shared, "model", training_tokens=None)
     log.info("%s: %.2fM parameters", config.out, model.parameter_count(lm) / 1e6)
-
-
-if __name__ == "__main__":
-    run(main, ImportFairseqConfig)

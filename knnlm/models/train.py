@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from knnlm.artifacts import disk, distributed, files, lineage
-from knnlm.artifacts.cli import progress, run, settings
+from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.models import checkpoint, features, model, schedule, windows
 from knnlm.models.checkpoint import Progress
@@ -205,7 +205,3 @@ def _evaluate(state: Progress, dev: np.ndarray, recipe: TrainingSettings, train_
     if recipe.keep == "last" or dev_loss < state.best:
         state.best = dev_loss
         state.kept = {name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()}
-
-
-if __name__ == "__main__":
-    run(main, TrainConfig)

@@ -8,7 +8,6 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import run
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import vocab
 from knnlm.corpora.text import paragraph, plain
@@ -190,7 +189,3 @@ def render(name: str, **facts: object) -> str:
 def probability(value: float) -> str:
     """Three decimals, or a power of ten where they would show 0."""
     return f"{value:.3f}" if value >= 0.0005 or value == 0 else f"{value:.1e}"
-
-
-if __name__ == "__main__":
-    run(main, ExamplesConfig)

@@ -9,7 +9,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader
 
 from knnlm.artifacts import files
-from knnlm.artifacts.cli import progress, run
+from knnlm.artifacts.cli import progress
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import vocab
 from knnlm.live import layout
@@ -203,7 +203,3 @@ def render(data: dict, note: str) -> str:
     folder = FileSystemLoader(Path(__file__).parent / "templates")
     page = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return page.get_template("explorer.html.j2").render(data=data, note=note)
-
-
-if __name__ == "__main__":
-    run(main, ExploreConfig)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files
-from knnlm.artifacts.cli import run
 from knnlm.artifacts.files import UserError
 from knnlm.datastores import neighbors
 from knnlm.live import layout, passages
@@ -102,7 +101,3 @@ def words(found: Next, lmbda: float, train: passages.Passages, count: int, targe
         {"word": spelled(word), "knn": found.knn[word], "lm": found.lm[word], "mixture": mixed[word]}
         for word in sorted(shown[:count], key=lambda word: -mixed[word])
     ]
-
-
-if __name__ == "__main__":
-    run(main, IllustrateConfig)

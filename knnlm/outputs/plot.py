@@ -10,7 +10,6 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from knnlm.artifacts import files
-from knnlm.artifacts.cli import run
 from knnlm.artifacts.files import UserError
 from knnlm.outputs import diagrams, figures
 from knnlm.scores import experiments as studies
@@ -68,7 +67,3 @@ def save(figure: Figure, numbers: pd.DataFrame, out: Path) -> None:
             figure.savefig(tmp, format=suffix, metadata=metadata)
     plt.close(figure)
     files.write_text(out.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-
-
-if __name__ == "__main__":
-    run(main, PlotConfig)

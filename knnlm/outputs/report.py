@@ -13,7 +13,6 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from knnlm.artifacts import files
-from knnlm.artifacts.cli import run
 from knnlm.artifacts.files import UserError
 from knnlm.corpora.text import paragraph
 
@@ -129,7 +128,3 @@ def read(path: Path) -> str:
 def environment() -> Environment:
     folder = FileSystemLoader(Path(__file__).parent / "templates")
     return Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-
-
-if __name__ == "__main__":
-    run(main, ReportConfig)

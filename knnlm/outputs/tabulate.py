@@ -9,7 +9,6 @@ from statistics import median
 import pandas as pd
 
 from knnlm.artifacts import files
-from knnlm.artifacts.cli import run
 from knnlm.artifacts.files import UserError
 from knnlm.outputs import claims
 from knnlm.outputs.tables import latex, markdown, millions, number, text
@@ -228,7 +227,3 @@ def _benchmark(path: Path) -> pd.DataFrame:
     parts = path.with_suffix("").parts
     stage = parts[parts.index("benchmarks") + 1] if "benchmarks" in parts[:-1] else path.stem
     return pd.DataFrame({"stage": stage, **measured})
-
-
-if __name__ == "__main__":
-    run(main, TabulateConfig)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from knnlm.artifacts.cli import run
 from knnlm.artifacts.files import UserError
 
 INTERVALS = ("_low", "_high")
@@ -118,7 +117,3 @@ def show(differences: list[Difference]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
-
-
-if __name__ == "__main__":
-    run(main, VerifyConfig)

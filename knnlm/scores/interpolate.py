@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import progress, run, settings
+from knnlm.artifacts.cli import progress, settings
 from knnlm.scores import mixture, stats
 
 SPLITS = ("dev", "test")
@@ -245,7 +245,3 @@ def datastore_facts(datastore: dict | None) -> dict | None:
         meta = files.described(datastore["neighbors"])
         facts |= {"entries": meta["entries"], "entries_total": meta["entries_total"]}
     return facts
-
-
-if __name__ == "__main__":
-    run(main, InterpolateConfig)

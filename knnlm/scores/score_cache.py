@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import progress, run
+from knnlm.artifacts.cli import progress
 from knnlm.scores import continuous_cache as cache
 
 
@@ -55,7 +55,3 @@ def main(config: ScoreCacheConfig) -> None:
                 array[start:end] = grid[sizes.index(c), thetas.index(t)]
         inputs = {"queries": config.queries, "documents": config.documents}
         lineage.write_meta(tmp, "score_cache", {"sizes": sizes, "thetas": thetas}, inputs, shared)
-
-
-if __name__ == "__main__":
-    run(main, ScoreCacheConfig)

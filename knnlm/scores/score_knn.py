@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import progress, run
+from knnlm.artifacts.cli import progress
 from knnlm.datastores import neighbors
 from knnlm.scores import knn
 
@@ -105,7 +105,3 @@ def check(source: Path, targets_dir: Path, found: dict, targets: np.ndarray, sco
             raise files.UserError(f"{source} has no exact distances (no keys are stored): use quantized")
         if distance == "quantized_sqrt" and metric != "l2":
             raise files.UserError(f"{source} holds inner products: quantized_sqrt needs the metric l2")
-
-
-if __name__ == "__main__":
-    run(main, ScoreKnnConfig)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knnlm.artifacts import files, lineage
-from knnlm.artifacts.cli import run
 from knnlm.scores import ngram
 
 log = logging.getLogger("knnlm")
@@ -81,7 +80,3 @@ def open_stream(tokens: Path, documents: Path) -> tuple:
             f"{documents} does not fit the {len(stream):,} tokens of {tokens}: tokenize the split again"
         )
     return stream, starts
-
-
-if __name__ == "__main__":
-    run(main, ScoreNgramConfig)

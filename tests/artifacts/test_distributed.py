@@ -31,15 +31,15 @@ def corpus(tmp_path_factory):
 
 
 def command(corpus, out, architecture=None, **recipe):
-    """The module `knnlm.models.train` and its flags."""
+    """The command `knnlm train` and its flags."""
     told = {"architecture": ARCHITECTURE | (architecture or {}), "training": RECIPE | {"evaluate_every": 100} | recipe}
     told = {name: json.dumps(value) for name, value in told.items()} | {"out": out, "vocab": corpus / "vocab.json"}
     told |= {split: corpus / f"{split}.npy" for split in ("train", "dev")}
-    return ["knnlm.models.train", *(part for name, value in told.items() for part in (f"--{name}", str(value)))]
+    return ["knnlm", "train", *(part for name, value in told.items() for part in (f"--{name}", str(value)))]
 
 
 def start(corpus, out, launcher=(), architecture=None, **recipe):
-    """`python -m … knnlm.models.train` in the background."""
+    """`python -m … knnlm train` in the background."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     told = command(corpus, out, architecture, **recipe)
     return subprocess.Popen([sys.executable, "-m", *launcher, *told], env=environment)

@@ -49,7 +49,8 @@ def test_its_commands_make_the_same_artifact_again(tokens, tmp_path):
     out = tmp_path / "study/vocabs/it's again"
     python(
         "-m",
-        "knnlm.corpora.build_vocab",
+        "knnlm",
+        "build_vocab",
         "--corpora",
         tmp_path / "study/corpora/small",
         "--out",
@@ -58,14 +59,10 @@ def test_its_commands_make_the_same_artifact_again(tokens, tmp_path):
         "{}",
     )
     identity, meta = files.identity(out), (out / "meta.json").read_bytes()
-    command = python("-m", "knnlm.artifacts.provenance", out).splitlines()[1].strip().removeprefix("$ ")
-    assert shlex.split(command)[-1] == "{}" and shlex.split(command)[:3] == [
-        "python",
-        "-m",
-        "knnlm.corpora.build_vocab",
-    ]
+    command = python("-m", "knnlm", "provenance", out).splitlines()[1].strip().removeprefix("$ ")
+    assert shlex.split(command)[-1] == "{}" and shlex.split(command)[:2] == ["knnlm", "build_vocab"]
     (out / "dict.txt").unlink()
-    python(*shlex.split(command)[1:])
+    python("-m", *shlex.split(command))
     assert files.identity(out) == identity and (out / "meta.json").read_bytes() == meta
 
 

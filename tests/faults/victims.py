@@ -7,7 +7,6 @@ import http.server
 import json
 import multiprocessing
 import os
-import runpy
 import shlex
 import shutil
 import signal
@@ -24,6 +23,8 @@ import synthetic
 import tinystudy
 import yaml
 from conftest import ROOT
+
+from knnlm.__main__ import main
 
 MODULES = {path.stem: f"knnlm.{path.parent.name}.{path.stem}" for path in (ROOT / "knnlm").glob("*/*.py")}
 PARAGRAPHS = (Path(__file__).parent / "commands.txt").read_text().split("\n\n")
@@ -139,10 +140,10 @@ def _live(folder: Path, verb: str, fatal: int, after: float, told: Connection) -
     os.chdir(folder)
     os.dup2(os.open(f"{os.getpid()}.stderr", os.O_WRONLY | os.O_CREAT), 2)
     hook, seen = _watch(fatal, after)
-    sys.argv = [verb, *COMMANDS[verb]]
+    sys.argv = ["knnlm", verb, *COMMANDS[verb]]
     sys.addaudithook(hook)
     try:
-        runpy.run_module(MODULES[verb], run_name="__main__", alter_sys=True)
+        main()
     finally:
         told.send((len(seen), time.monotonic() - seen[0] if seen else 0.0))
 

@@ -21,6 +21,8 @@ FORMULAS = Formulas(STUDY, len(OTHER_KEYTYPES))
 for name, bytes_ in (("MMAP_THRESHOLD_", 1 << 32), ("TRIM_THRESHOLD_", 1 << 32), ("TOP_PAD_", 1 << 28)):
     os.environ.setdefault(f"MALLOC_{name}", str(bytes_))
 os.environ.setdefault("PYTHONPATH", workflow.basedir)
+# The command `knnlm` beside the running Snakemake is used, whether or not its environment is activated.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 R = f"{STUDY['results']}/{STUDY['study']}"
 TOKENS = R + "/tokens/{vocab}/{corpus}"

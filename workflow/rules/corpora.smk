@@ -33,7 +33,7 @@ rule fetch:
     params:
         catalogue=STUDY["archives"],
     shell:
-        "python -m knnlm.corpora.fetch"
+        "knnlm fetch"
         " --archive {wildcards.archive:q}"
         " --catalogue {params.catalogue:q}"
         " --out {output:q}"
@@ -57,7 +57,7 @@ rule prepare:
         sha256=lambda w, input: pinned(Path(path).name for path in input),
         settings=lambda w: as_json({"seed": STUDY["seed"]} | without(STUDY["corpora"][w.corpus], "token_shards")),
     shell:
-        "python -m knnlm.corpora.prepare"
+        "knnlm prepare"
         " --archives {params.archives:q}"
         " --sha256 {params.sha256:q}"
         " --settings {params.settings:q}"
@@ -82,7 +82,7 @@ rule subset:
         fraction=lambda w: STUDY["corpora"][w.corpus]["fraction"],
         seed=STUDY["seed"],
     shell:
-        "python -m knnlm.corpora.subset"
+        "knnlm subset"
         " --corpus {params.corpus:q}"
         " --fraction {params.fraction:q}"
         " --seed {params.seed:q}"
@@ -104,7 +104,7 @@ rule vocab:
         out=lambda w, output: folder(output[0]),
         settings=lambda w: as_json({"seed": STUDY["seed"]} | without(STUDY["vocabs"][w.vocab], "corpora")),
     shell:
-        "python -m knnlm.corpora.build_vocab"
+        "knnlm build_vocab"
         " --corpora {params.corpora:q}"
         " --settings {params.settings:q}"
         " --out {params.out:q}"
@@ -132,7 +132,7 @@ rule binarize_shard:
         corpus=lambda w, input: folder(input.corpus),
         out=lambda w, output: folder(output[0]),
     shell:
-        "python -m knnlm.corpora.binarize"
+        "knnlm binarize"
         " --vocab {params.vocab:q}"
         " --corpus {params.corpus:q}"
         " --shard {wildcards.shard:q}"
@@ -158,7 +158,7 @@ rule binarize:
         parts=lambda w: ["--parts", *map(folder, token_shards(w))] if token_shards(w) else "",
         out=lambda w, output: folder(output[0]),
     shell:
-        "python -m knnlm.corpora.binarize"
+        "knnlm binarize"
         " --vocab {params.vocab:q}"
         " --corpus {params.corpus:q}"
         " {params.parts:q}"

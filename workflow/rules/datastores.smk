@@ -49,7 +49,7 @@ rule extract:
         batch_tokens=model_setting("batch_tokens"),
         seed=STUDY["seed"],
     shell:
-        "workflow/launch {resources.gpu:q} knnlm.datastores.extract"
+        "workflow/launch {resources.gpu:q} extract"
         " --model {params.model:q}"
         " --tokens {input.tokens:q}"
         " --windows {params.windows:q}"
@@ -99,7 +99,7 @@ rule sample_keys:
         entries=OVERSAMPLED * max(index["sample"] for index in STUDY["indexes"].values()),
         seed=STUDY["seed"],
     shell:
-        "workflow/launch {resources.gpu:q} knnlm.datastores.extract"
+        "workflow/launch {resources.gpu:q} extract"
         " --model {params.model:q}"
         " --tokens {input.tokens:q}"
         " --windows {params.windows:q}"
@@ -124,7 +124,7 @@ rule train_index:
         datastore=lambda w, input: folders(input),
         settings=index_settings("factory", "metric", "sample", "seed"),
     shell:
-        "python -m knnlm.datastores.train_index"
+        "knnlm train_index"
         " --keys {params.datastore:q}"
         " --settings {params.settings:q}"
         " --out {output[0]:q}"
@@ -146,7 +146,7 @@ rule add:
     params:
         datastore=lambda w, input: folder(input.datastore),
     shell:
-        "python -m knnlm.datastores.add"
+        "knnlm add"
         " --trained {input.trained:q}"
         " --keys {params.datastore:q}"
         " --out {output[0]:q}"
@@ -178,7 +178,7 @@ for DATASTORE in STREAMED:
             batch_tokens=model_setting("batch_tokens"),
             seed=STUDY["seed"],
         shell:
-            "workflow/launch {resources.gpu:q} knnlm.datastores.stream"
+            "workflow/launch {resources.gpu:q} stream"
             " --model {params.model:q}"
             " --tokens {input.tokens:q}"
             " --trained {input.trained:q}"
@@ -215,7 +215,7 @@ rule search:
         k=STUDY["retrieval"]["k"],
         out=lambda w, output: folders(output),
     shell:
-        "python -m knnlm.datastores.search"
+        "knnlm search"
         " --index {input.index:q}"
         " --keys {params.datastore:q}"
         " --queries {params.queries:q}"
@@ -246,4 +246,4 @@ rule merge:
         shards=lambda w, input: folders(input),
         out=lambda w, output: folders(output),
     shell:
-        "python -m knnlm.datastores.merge" " --shards {params.shards:q}" " --out {params.out:q}"
+        "knnlm merge" " --shards {params.shards:q}" " --out {params.out:q}"

@@ -27,7 +27,7 @@ rule import_fairseq:
         dictionary=lambda w, input: f"{folder(input.vocab)}/dict.txt",
         out=lambda w, output: folder(output[0]),
     shell:
-        "python -m knnlm.models.import_fairseq"
+        "knnlm import_fairseq"
         " --checkpoint {input.checkpoint:q}"
         " --dictionary {params.dictionary:q}"
         " --out {params.out:q}"
@@ -54,7 +54,7 @@ rule train:
         architecture=model_setting("architecture"),
         training=model_setting("training"),
     shell:
-        "workflow/launch {resources.gpu:q}/{resources.nodes:q} knnlm.models.train"
+        "workflow/launch {resources.gpu:q}/{resources.nodes:q} train"
         " --train {input.train:q}"
         " --dev {input.dev:q}"
         " --vocab {input.vocab:q}"
@@ -86,7 +86,7 @@ rule evaluate:
         windows=model_setting("windows", "evaluation"),
         batch_tokens=model_setting("batch_tokens"),
     shell:
-        "workflow/launch {resources.gpu:q} knnlm.models.evaluate"
+        "workflow/launch {resources.gpu:q} evaluate"
         " --model {params.model:q}"
         " --tokens {input.tokens:q}"
         " --windows {params.windows:q}"
@@ -119,7 +119,7 @@ rule evaluate_keytypes:
         windows=model_setting("windows", "evaluation"),
         batch_tokens=model_setting("batch_tokens"),
     shell:
-        "workflow/launch {resources.gpu:q} knnlm.models.evaluate"
+        "workflow/launch {resources.gpu:q} evaluate"
         " --model {params.model:q}"
         " --tokens {input.tokens:q}"
         " --windows {params.windows:q}"

@@ -63,7 +63,7 @@ rule table:
         note=lambda w: STUDY["note"],
         curves=lambda w, input: ["--curves", *input.curves] if input.curves else "",
     shell:
-        "python -m knnlm.outputs.tabulate"
+        "knnlm tabulate"
         " --table {wildcards.table:q}"
         " --experiments {input.experiment:q}"
         " {params.curves:q}"
@@ -87,7 +87,7 @@ rule claims_table:
         note=lambda w: STUDY["note"],
         curves=lambda w, input: ["--curves", *input.curves] if input.curves else "",
     shell:
-        "python -m knnlm.outputs.tabulate"
+        "knnlm tabulate"
         " --table claims"
         " --experiments {input.experiments:q}"
         " {params.curves:q}"
@@ -111,7 +111,7 @@ rule cost:
         out=R + "/tables",
         note=lambda w: STUDY["note"],
     shell:
-        "python -m knnlm.outputs.tabulate"
+        "knnlm tabulate"
         " --table cost"
         " --benchmarks {params.benchmarks:q}"
         " --artifacts {params.artifacts:q}"
@@ -130,7 +130,7 @@ rule illustrate:
     params:
         study=R,
     shell:
-        "python -m knnlm.outputs.illustrate" " --study {params.study:q}" " --out {output:q}"
+        "knnlm illustrate" " --study {params.study:q}" " --out {output:q}"
 
 
 for FIGURE in FIGURES:
@@ -158,7 +158,7 @@ for FIGURE in FIGURES:
                 for word in (f"--{flag}", *as_list(input[flag]))
             ],
         shell:
-            "python -m knnlm.outputs.plot"
+            "knnlm plot"
             " --figure {params.figure:q}"
             " {params.given:q}"
             " --paper {input.paper:q}"
@@ -190,7 +190,7 @@ rule examples_pages:
         examples=STUDY["examples"]["count"],
         note=lambda w: STUDY["note"],
     shell:
-        "python -m knnlm.outputs.examples"
+        "knnlm examples"
         " --neighbors {params.neighbors:q}"
         " --lm {input.scores:q}"
         " --knn {params.knn:q}"
@@ -225,7 +225,7 @@ rule explore:
         study=R,
         note=lambda w: STUDY["note"],
     shell:
-        "python -m knnlm.outputs.explore" " --study {params.study:q}" " --note={params.note:q}" " --out {output:q}"
+        "knnlm explore" " --study {params.study:q}" " --note={params.note:q}" " --out {output:q}"
 
 
 rule report:
@@ -249,7 +249,7 @@ rule report:
         example=lambda w, input: ["--examples", input.examples, "--explorer", input.explorer] if EXAMPLE else "",
         figures=lambda w, input: ["--figures", *input.figures] if input.figures else "",
     shell:
-        "python -m knnlm.outputs.report"
+        "knnlm report"
         " --study {params.study:q}"
         " --tables {input.tables:q}"
         " {params.figures:q}"
@@ -316,4 +316,4 @@ rule verify:
         run=R,
         reference=f"{STUDY['results']}/reference/{STUDY['study']}",
     shell:
-        "python -m knnlm.outputs.verify --run {params.run:q} --reference {params.reference:q}"
+        "knnlm verify --run {params.run:q} --reference {params.reference:q}"

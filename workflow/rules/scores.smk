@@ -28,7 +28,7 @@ rule score_knn:
             )
         ),
     shell:
-        "python -m knnlm.scores.score_knn"
+        "knnlm score_knn"
         " --neighbors {params.neighbors:q}"
         " --targets {params.targets:q}"
         " --scores {params.scores:q}"
@@ -52,7 +52,7 @@ rule score_cache:
         sizes=STUDY["cache"]["sizes"],
         thetas=STUDY["cache"]["thetas"],
     shell:
-        "python -m knnlm.scores.score_cache"
+        "knnlm score_cache"
         " --queries {params.queries:q}"
         " --documents {input.documents:q}"
         " --sizes {params.sizes:q}"
@@ -82,7 +82,7 @@ rule score_ngram:
         out=lambda w, output: folders(output),
         orders=STUDY["ngram"]["orders"],
     shell:
-        "python -m knnlm.scores.score_ngram"
+        "knnlm score_ngram"
         " --train {input.train:q}"
         " --train-documents {input.train_documents:q}"
         " --eval {input.eval:q}"
@@ -170,7 +170,7 @@ rule interpolate:
         ),
         settings=as_json({"seed": STUDY["seed"]} | STUDY["mixture"]),
     shell:
-        "python -m knnlm.scores.interpolate"
+        "knnlm interpolate"
         " --rows {params.rows:q}"
         " --documents {params.documents:q}"
         " --settings {params.settings:q}"
