@@ -1,1 +1,1 @@
-"""Keys and values of training tokens, and the search for the nearest (equation 1)."""
+"""The datastore of keys and values (equation 1), its indexes, and the search for nearest neighbors."""

@@ -1,4 +1,4 @@
-"""Add one shard's keys to the trained index."""
+"""Add one shard's keys to a copy of the trained index."""
 
 import logging
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ log = logging.getLogger("knnlm")
 
 @dataclass(frozen=True)
 class AddConfig:
-    """Add one shard's keys to the trained index; entry i of the index is row i of the shard."""
+    """Add one shard's keys to a copy of the trained index; entry i of the index is row i of the shard."""
 
     trained: Path
     """trained.faiss, shared by all shards"""

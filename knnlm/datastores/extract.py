@@ -1,22 +1,35 @@
-"""Stage: one shard of a datastore: the keys and values of its training tokens (paper, Section 2)."""
+"""Compute a shard's keys and values (equation 1), to disk or straight into indexes.
+
+Equation 1 of the paper is the datastore D = {(f(c_i), w_i)}: for every training token w_i a key f(c_i), which is the
+LM's representation of the context c_i before the token, and the token itself as the value. Row r of keys.npy,
+values.npy and ids.npy is one entry; its id is the token's position in the training stream.
+"""
 
 import contextlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from knnlm.artifacts import files, lineage
 from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
+from knnlm.datastores import ann
 from knnlm.models import features, model, windows
-from knnlm.models.windows import WindowSettings
+from knnlm.models.windows import Windows, WindowSettings
+
+BUFFERED = 1 << 24  # key components handed to an index at a time
+VALUE_AND_ID = 4 + 8  # bytes of an entry besides its key
 
 
 @dataclass(frozen=True)
 class ExtractConfig:
-    """Run the LM over one shard of the training tokens and keep a key and a value for each."""
+    """Run the LM over one shard of the training tokens and keep a key and a value for each.
+
+    With --trained and --index the keys of one key type go straight into those indexes and are not written to disk.
+    """
 
     model: Path
     """model directory"""
@@ -25,63 +38,163 @@ class ExtractConfig:
     keytypes: tuple[str, ...]
     """which representations to keep"""
     out: tuple[Path, ...]
-    """one directory for each key type, in the same order"""
+    """one datastore shard directory for each key type, in the same order"""
     windows: str = '{"new": 1536, "context": 1536}'
     """WindowSettings as JSON"""
     shard: int = 0
     shards: int = 1
     seed: int = 1
-    """of the order that windows are dealt to shards in"""
+    """of the order in which windows are dealt to shards"""
     batch_tokens: int = 12288
     """tokens in one forward pass: bounds the memory"""
     entries: int | None = None
-    """about so many entries only, the first of the seeded order: a sample to train an index on"""
+    """keep only about this many entries, the first of the seeded order: a sample to train an index on"""
+    trained: tuple[Path, ...] = ()
+    """trained.faiss of each index that the keys go into"""
+    index: tuple[Path, ...] = ()
+    """the shard's .faiss of each index, in the same order"""
 
     def __post_init__(self) -> None:
         if len(self.keytypes) != len(self.out):
             raise UserError(f"--keytypes names {len(self.keytypes)} key types and --out {len(self.out)} directories")
+        if len(self.trained) != len(self.index):
+            raise UserError(f"--trained names {len(self.trained)} files and --index {len(self.index)}: give pairs")
+        if self.trained and len(self.keytypes) != 1:
+            raise UserError(
+                f"--keytypes names {len(self.keytypes)} key types: with --trained and --index give exactly one, "
+                "and run once for each key type"
+            )
+
+
+class Sink(Protocol):
+    """Where the keys of a shard go."""
+
+    stage: str
+    """the stage that the shard's description names"""
+    entry_bytes: int
+    """bytes that the keys, or codes, of one entry take on disk"""
+
+    def begin(self, folders: list[Path], entries: int) -> None: ...
+
+    def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
+        """The keys of these rows, which come in ascending order: {key type: float16 [n, D]}."""
+
+    def end(self) -> None: ...
+
+    def save(self, shared: dict[str, str]) -> None:
+        """Called when the shard's directories are in place; `shared` is their lineage."""
+
+
+class ToDisk:
+    """Writes keys.npy, float16 [n, D], into the directory of each key type."""
+
+    stage = "extract"
+
+    def __init__(self, config: ExtractConfig, dim: int) -> None:
+        self.keytypes, self.dim, self.entry_bytes = config.keytypes, dim, len(config.keytypes) * 2 * dim
+        self.arrays: dict[str, np.memmap] = {}
+
+    def begin(self, folders: list[Path], entries: int) -> None:
+        for name, folder in zip(self.keytypes, folders, strict=True):
+            self.arrays[name] = files.create_array(folder / "keys.npy", (entries, self.dim), "float16")
+
+    def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
+        for name, array in self.arrays.items():
+            array[rows] = keys[name]
+
+    def end(self) -> None:
+        for array in self.arrays.values():
+            array.flush()
+
+    def save(self, shared: dict[str, str]) -> None:
+        """Nothing is left to do: the keys lie in the shard's directories."""
+
+
+class IntoIndexes:
+    """Adds the keys of one key type to copies of trained indexes."""
+
+    stage = "stream"
+
+    def __init__(self, config: ExtractConfig) -> None:
+        self.config = config
+        self.indexes = [ann.load(path) for path in config.trained]
+        self.entry_bytes = sum(map(ann.entry_bytes, self.indexes))
+        self.waiting: list[np.ndarray] = []  # [n, D] float16 each, as a stored datastore would hold them
+
+    def begin(self, folders: list[Path], entries: int) -> None:
+        self.indexes = [ann.on_gpu(index) for index in self.indexes]
+
+    def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
+        self.waiting += keys.values()
+        if sum(block.size for block in self.waiting) >= BUFFERED:
+            self.end()
+
+    def end(self) -> None:
+        if self.waiting:
+            keys = np.concatenate(self.waiting)  # [n, D]
+            for index in self.indexes:
+                ann.add(index, keys)
+            self.waiting.clear()
+
+    def save(self, shared: dict[str, str]) -> None:
+        for index, trained, path in zip(self.indexes, self.config.trained, self.config.index, strict=True):
+            ann.save(index, path)
+            inputs = {"trained": trained, "keys": self.config.out[0]}
+            roles = lineage.agree(inputs.values(), *shared, "index", "keys")
+            lineage.write_meta(path, self.stage, {}, inputs, roles, entries=index.ntotal)
 
 
 def main(config: ExtractConfig) -> None:
     sizes = settings(WindowSettings, config.windows, "--windows")
-    shared = lineage.agree((config.model, config.tokens), "vocab", "model", "text")
+    shared = agreed(config)
     tokens = files.open_array(config.tokens, "integer", ndim=1)
     lm = model.load(config.model, features.device())
     everything = windows.datastore(len(tokens), sizes, config.seed)
     chosen = windows.shard(everything, config.shard, config.shards)
     if config.entries:
         chosen = chosen.take(np.arange(min(len(chosen.start), -(-config.entries // sizes.new))))
-    entries, dim = chosen.tokens, lm.config.dim
-    files.check_room(config.out[0], len(config.out) * entries * (2 * dim + 12))
+    sink: Sink = IntoIndexes(config) if config.trained else ToDisk(config, lm.config.dim)
+    files.check_room(config.out[0], chosen.tokens * (sink.entry_bytes + len(config.out) * VALUE_AND_ID))
+    recorded: dict[str, Any] = {"windows": asdict(sizes), "shards": config.shards, "seed": config.seed}
+    shared["deal"] = json.dumps(recorded)
+    inputs = {"model": config.model, "tokens": config.tokens}
+    facts: dict[str, Any] = {"entries": chosen.tokens, "entries_total": everything.tokens}
+    facts |= {"dim": lm.config.dim, "vocab_size": lm.config.vocab_size}
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
-        keys = [files.create_array(folder / "keys.npy", (entries, dim), "float16") for folder in folders]
-        values = np.empty(entries, dtype=np.uint32)
-        ids = np.empty(entries, dtype=np.int64)
-        row = 0
-        with progress(None, f"keys of shard {config.shard} of {config.shards}", entries, "tok") as bar:
-            for block in features.stream(lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens):
-                here = slice(row, row := row + len(block.values))
-                for array, name in zip(keys, config.keytypes, strict=True):
-                    array[here] = features.half(block.keys[name], name)
-                values[here], ids[here] = block.values, block.ids
-                bar.update(len(block.values))
-        for array in keys:
-            array.flush()
-        told = {"windows": asdict(sizes), "shards": config.shards, "seed": config.seed}
-        shared["deal"] = json.dumps(told)
+        sink.begin(folders, chosen.tokens)
+        values, ids = compute(config, lm, tokens, chosen, sizes.length, sink)
+        sink.end()
         for folder, name in zip(folders, config.keytypes, strict=True):
             files.save_array(folder / "values.npy", values)
             files.save_array(folder / "ids.npy", ids)
-            lineage.write_meta(
-                folder,
-                "extract",
-                told | {"shard": config.shard},
-                {"model": config.model, "tokens": config.tokens},
-                shared | {"keytype": name},
-                "keys",
-                entries=entries,
-                entries_total=everything.tokens,
-                dim=dim,
-                vocab_size=lm.config.vocab_size,
-            )
+            roles = shared | {"keytype": name}
+            lineage.write_meta(folder, sink.stage, recorded | {"shard": config.shard}, inputs, roles, "keys", **facts)
+    sink.save(shared)
+
+
+def agreed(config: ExtractConfig) -> dict[str, str]:
+    """The lineage that model, tokens and trained indexes share; raises UserError where they do not fit together."""
+    paths = (config.model, config.tokens, *config.trained)
+    shared = lineage.agree(paths, "vocab", "model", "text", "keytype")
+    if config.trained and shared.setdefault("keytype", config.keytypes[0]) != config.keytypes[0]:
+        raise UserError(
+            f"--keytypes {config.keytypes[0]}: {config.trained[0]} was trained on {shared['keytype']}: give that"
+        )
+    return shared
+
+
+def compute(
+    config: ExtractConfig, lm: model.LanguageModel, tokens: np.ndarray, chosen: Windows, length: int, sink: Sink
+) -> tuple[np.ndarray, np.ndarray]:
+    """Send the keys f(c_i) to the sink; returns the values w_i, uint32 [n], and the ids i, int64 [n]."""
+    values, ids = np.empty(chosen.tokens, np.uint32), np.empty(chosen.tokens, np.int64)
+    row = 0
+    with progress(None, f"keys of shard {config.shard} of {config.shards}", chosen.tokens, "tok") as bar:
+        for block in features.stream(lm, tokens, chosen, length, config.keytypes, config.batch_tokens):
+            rows = slice(row, row := row + len(block.values))
+            values[rows], ids[rows] = block.values, block.ids
+            fix = "choose another key type"
+            sink.add(rows, {name: features.half(keys, name, fix) for name, keys in block.keys.items()})
+            bar.update(len(block.values))
+    return values, ids

@@ -1,25 +1,25 @@
-"""Stage: a published datastore as a key shard directory, in place of extraction."""
+"""Import a datastore that the published code saved, in place of extraction (equation 1)."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from knnlm.artifacts import files, lineage
 from knnlm.artifacts.cli import progress
 from knnlm.artifacts.files import UserError
-from knnlm.models import fairseq
+from knnlm.models import fairseq, features
 
 CHUNK = 1 << 24  # key components converted at a time
 
 
 @dataclass(frozen=True)
 class ImportDatastoreConfig:
-    """Turn a published pair of raw memory maps into a key shard directory, for `search` with any index over it."""
+    """Turn a published pair of raw memory maps into a datastore shard directory, over which any index can be built."""
 
     keys: Path
-    """the keys' memory map (…_keys.npy, which is no .npy file)"""
+    """the keys' memory map (…_keys.npy, which in spite of its name is not in the .npy format)"""
     values: Path
     """the values' memory map (…_vals.npy): 64-bit, or 16-bit if the vocabulary has at most 65,536 words"""
     size: int
@@ -29,7 +29,7 @@ class ImportDatastoreConfig:
     vocab_size: int
     """words in the model's dictionary, the four special ones included"""
     out: Path
-    """key shard directory"""
+    """datastore shard directory"""
     dtype: Literal["float16", "float32"] = "float16"
     """of the keys in the file; they are kept as float16"""
     first: int = 0
@@ -47,24 +47,16 @@ def main(config: ImportDatastoreConfig) -> None:
         step = max(1, CHUNK // config.dim)
         for start in progress(range(0, config.size, step), "import", unit="block"):
             rows = slice(start, start + step)
-            kept[rows] = half(keys[rows], config.keys)
+            kept[rows] = features.half(keys[rows], str(config.keys), "is --dtype right?")
             words[rows] = checked(values[rows], config.values, config.vocab_size)
         files.save_array(tmp / "ids.npy", np.arange(config.first, config.first + config.size, dtype=np.int64))
         inputs = {"keys": config.keys, "values": config.values}
-        facts = {"entries": config.size, "dim": config.dim, "vocab_size": config.vocab_size}
+        facts: dict[str, Any] = {"entries": config.size, "dim": config.dim, "vocab_size": config.vocab_size}
         lineage.write_meta(tmp, "import_datastore", config, inputs, role="keys", **facts)
 
 
-def half(keys: np.ndarray, path: Path) -> np.ndarray:
-    """[n, D] -> float16 [n, D]; raises UserError for a component that half precision cannot hold."""
-    largest = float(np.abs(keys).max(initial=0))
-    if not largest <= float(np.finfo(np.float16).max):
-        raise UserError(f"{path}: a key component of {largest:.3g} does not fit float16: is dtype right?")
-    return keys.astype(np.float16)
-
-
 def checked(values: np.ndarray, path: Path, vocab_size: int) -> np.ndarray:
-    """[n] -> uint32 [n]; raises UserError for a value outside the vocabulary."""
+    """Values [n] as uint32 [n]; raises UserError for one outside the vocabulary."""
     for value in (values.min(initial=0), values.max(initial=0)):
         if not 0 <= value < vocab_size:
             raise UserError(f"{path}: value {value} is outside the vocabulary's {vocab_size:,} words")

@@ -1,4 +1,4 @@
-"""Merge the neighbors found in several shards into those of one index over all of them, exactly."""
+"""Merge the neighbors of several shards into exactly those of one index over all of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ CELLS = 1 << 21  # neighbors of all shards held at a time
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """Merge the neighbors of several shards by (index distance, id)."""
+    """Keep each query's k nearest neighbors of all shards, by (index distance, id)."""
 
     shards: tuple[Path, ...]
-    """neighbors directories of the shards; of several splits, one split's shards after another's"""
+    """neighbors directories: all shards of the first split, then all shards of the next"""
     out: tuple[Path, ...]
     """neighbors directories, one a split"""
 
@@ -25,11 +25,12 @@ class MergeConfig:
 def main(config: MergeConfig) -> None:
     if len(config.shards) % len(config.out):
         raise files.UserError(
-            f"--shards names {len(config.shards)} directories for {len(config.out)} splits: give each the same"
+            f"--shards names {len(config.shards)} directories for {len(config.out)} splits: "
+            "give the same number for each split"
         )
     size = len(config.shards) // len(config.out)
-    found = [neighbors.load(paths) for paths in config.shards[::size]]
-    needed = sum(len(one["ids"]) * neighbors.query_bytes(one["ids"].shape[1], "exact" in one) for one in found)
+    splits = [neighbors.load(path) for path in config.shards[::size]]
+    needed = sum(len(one["ids"]) * neighbors.query_bytes(one["ids"].shape[1], "exact" in one) for one in splits)
     files.check_room(config.out[0], needed)
     for number, out in enumerate(config.out):
         merge(config.shards[number * size : (number + 1) * size], out)

@@ -1,8 +1,9 @@
-"""Search one shard's index: each query's k nearest entries with both distances and their values."""
+"""Search one shard's index for each query's k nearest entries, with values and distances."""
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,52 +21,73 @@ class SearchConfig:
     index: Path
     """the shard's index, a .faiss file"""
     keys: Path
-    """datastore shard directory (values and ids; keys for exact distances where they are stored)"""
+    """datastore shard directory: values, ids and, where they are stored, keys for exact distances"""
     queries: tuple[Path, ...]
-    """directories of keys to search for, one a split"""
+    """directories of queries, one a split"""
     k: int
     """neighbors per query"""
     out: tuple[Path, ...]
-    """directories of ids, distances, exact and values, in the same order"""
+    """neighbors directories (ids, values, distances, exact), in the same order"""
     settings: str = "{}"
-    """IndexSettings as JSON; searching reads only nprobe"""
+    """IndexSettings as JSON, of which only nprobe is used"""
+
+
+class Shard(NamedTuple):
+    """The arrays of a datastore shard."""
+
+    ids: np.ndarray  # [n] int64
+    values: np.ndarray  # [n] uint32
+    keys: np.ndarray | None  # [n, d] float16; None where they were not stored
 
 
 def main(config: SearchConfig) -> None:
     chosen = settings(ann.IndexSettings, config.settings, "index settings")
     roles = shared(config)
     index = ann.load(config.index, chosen.nprobe)
-    ids = files.open_array(config.keys / "ids.npy", "int64", 1)  # [n]
-    values = files.open_array(config.keys / "values.npy", "integer", 1)  # [n]
-    described = files.described(config.keys)
-    stored = "keys.npy" in described["outputs"]
-    keys = files.open_array(config.keys / "keys.npy", "float16", 2) if stored else None  # [n, d]
+    shard, described = open_shard(config.keys), files.described(config.keys)
     queries = [files.open_array(split / "keys.npy", "floating", 2) for split in config.queries]  # [Q, d] each
-    check(config, index, ids, values, queries)
-    files.check_room(config.out[0], sum(map(len, queries)) * neighbors.query_bytes(config.k, keys is not None))
+    check(config, index, shard, queries)
+    stored = shard.keys is not None
+    files.check_room(config.out[0], sum(map(len, queries)) * neighbors.query_bytes(config.k, stored))
     inner_product, searcher = ann.is_inner_product(index), ann.on_gpus(index)
-    rerank = partial(exact.distances_on, "cuda") if ann.has_gpus() else exact.distances
-    facts = {"entries": len(ids), "metric": "ip" if inner_product else "l2"}
-    facts["entries_total"] = described.get("entries_total", len(ids))
-    for split, split_queries, out, roles_here in zip(config.queries, queries, config.out, roles, strict=True):
+    facts: dict[str, Any] = {"entries": len(shard.ids), "metric": "ip" if inner_product else "l2"}
+    facts["entries_total"] = described.get("entries_total", len(shard.ids))
+    for split, split_queries, out, lineage_of_split in zip(config.queries, queries, config.out, roles, strict=True):
         with files.atomic(out, directory=True) as tmp:
-            found = neighbors.create(tmp, (len(split_queries), config.k), exact=keys is not None)
+            arrays = neighbors.create(tmp, (len(split_queries), config.k), stored)
             for start in progress(range(0, len(split_queries), BLOCK), f"search {out}", unit="block"):
                 block = np.asarray(split_queries[start : start + BLOCK], dtype=np.float32)  # [B, d]
-                distances, rows = ann.search(searcher, block, config.k, ids)  # [B, K]
-                part = {"ids": np.where(rows < 0, -1, ids[rows]), "values": np.where(rows < 0, 0, values[rows])}
-                part["distances"] = distances
-                if keys is not None:
-                    part["exact"] = rerank(keys, block, rows, inner_product)
-                for name, array in part.items():
-                    found[name][start : start + BLOCK] = array
+                for name, part in nearest(searcher, block, config.k, shard, inner_product).items():
+                    arrays[name][start : start + BLOCK] = part
             inputs = {"index": config.index, "keys": config.keys, "queries": split}
-            told = {"settings": chosen, "k": config.k}
-            lineage.write_meta(tmp, "search", told, inputs, roles_here, **facts)
+            recorded = {"settings": chosen, "k": config.k}
+            lineage.write_meta(tmp, "search", recorded, inputs, lineage_of_split, **facts)
+
+
+def open_shard(directory: Path) -> Shard:
+    keys = directory / "keys.npy"
+    stored = keys.name in files.described(directory)["outputs"]
+    return Shard(
+        files.open_array(directory / "ids.npy", "int64", 1),
+        files.open_array(directory / "values.npy", "integer", 1),
+        files.open_array(keys, "float16", 2) if stored else None,
+    )
+
+
+def nearest(index: ann.Index, queries: np.ndarray, k: int, shard: Shard, inner_product: bool) -> dict[str, np.ndarray]:
+    """The arrays [B, K] of the neighbors artifact for one block of queries [B, d]."""
+    distances, rows = ann.search(index, queries, k, shard.ids)  # [B, K]
+    missing = rows < 0
+    found = {"ids": np.where(missing, -1, shard.ids[rows]), "values": np.where(missing, 0, shard.values[rows])}
+    found["distances"] = distances
+    if shard.keys is not None:
+        rerank = partial(exact.distances_on, "cuda") if ann.has_gpus() else exact.distances
+        found["exact"] = rerank(shard.keys, queries, rows, inner_product)
+    return found
 
 
 def shared(config: SearchConfig) -> list[dict[str, str]]:
-    """What each split's neighbors belong to; raises UserError where index, keys and queries do not belong together."""
+    """The lineage of each split's neighbors; raises UserError where index, keys and queries do not fit together."""
     common = ("vocab", "model", "keytype")
     store = lineage.agree((config.index, config.keys), *common, "text", "deal", "index", "keys")
     if "text" in store:
@@ -75,12 +97,12 @@ def shared(config: SearchConfig) -> list[dict[str, str]]:
     return [lineage.of(split) | store for split in config.queries]
 
 
-def check(config: SearchConfig, index: object, ids: np.ndarray, values: np.ndarray, queries: list) -> None:
-    """Raise UserError where index, shard and queries do not belong together."""
-    if not index.ntotal == len(ids) == len(values):
+def check(config: SearchConfig, index: ann.Index, shard: Shard, queries: list[np.ndarray]) -> None:
+    """Raise UserError where the sizes of index, shard and queries do not fit together."""
+    if not index.ntotal == len(shard.ids) == len(shard.values):
         raise files.UserError(
-            f"{config.index} has {index.ntotal:,} entries, {config.keys} {len(ids):,} ids and {len(values):,} values: "
-            "add the shard's keys again"
+            f"{config.index} has {index.ntotal:,} entries, {config.keys} {len(shard.ids):,} ids and "
+            f"{len(shard.values):,} values: add the shard's keys again"
         )
     if not 1 <= config.k <= index.ntotal:
         raise files.UserError(

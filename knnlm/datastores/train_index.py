@@ -1,4 +1,4 @@
-"""Train an index on a seeded sample of a datastore's keys: every shard's index starts from this one file."""
+"""Train an index on a seeded sample of a datastore's keys; all shards' indexes start from it."""
 
 import logging
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ log = logging.getLogger("knnlm")
 
 @dataclass(frozen=True)
 class TrainIndexConfig:
-    """Train an index on a sample of keys, drawn over all shards together."""
+    """Train an index on a sample of keys that is drawn from all shards together."""
 
     keys: tuple[Path, ...]
-    """datastore shard directories, in order (any number of shards gives the same sample)"""
+    """datastore shard directories, in order; the sample does not depend on the number of shards"""
     out: Path
     """trained.faiss; its description is written beside it"""
     settings: str = "{}"
@@ -35,13 +35,13 @@ def main(config: TrainIndexConfig) -> None:
     index = ann.train(keys, chosen)
     facts = {"dimension": keys.shape[1], "sampled": len(keys), "entries": sum(map(len, shards))}
     ann.save(index, config.out)
-    shared.pop("deal", None)  # any number of shards gives the same sample
+    shared.pop("deal", None)  # the sample does not depend on how entries were dealt to shards
     inputs = {f"shard{i}": path for i, path in enumerate(config.keys)}
     lineage.write_meta(config.out, "train_index", chosen, inputs, shared, "index", **facts)
 
 
 def sample(shards: list[np.ndarray], size: int, seed: int) -> np.ndarray:
-    """`size` rows drawn without replacement from the shards laid end to end, in ascending order: [size, d] float32."""
+    """`size` rows drawn without replacement from the shards' concatenation, in ascending order: float32 [size, d]."""
     starts = np.cumsum([0, *map(len, shards)])
     total = int(starts[-1])
     if size < total:

@@ -1,4 +1,7 @@
-"""The forward pass over windows, as a stream of context vectors and target log-probabilities."""
+"""The forward pass over windows: context representations f(c), which become keys and queries, and log-probabilities.
+
+The datastore of equation 1 and the queries of equation 2 use the same representations.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,11 +16,11 @@ from knnlm.models.windows import Windows
 
 
 class Block(NamedTuple):
-    """The predicted tokens of one batch of windows, in stream order within each window."""
+    """The n predicted tokens of one batch of windows, in the order of the token stream within each window."""
 
-    keys: dict[str, np.ndarray]  # keytype -> [n, D] float32
-    values: np.ndarray  # [n] uint32, the predicted tokens
-    ids: np.ndarray  # [n] int64, their positions in the stream
+    keys: dict[str, np.ndarray]  # {key type: [n, D] float32}, the representation before each token
+    values: np.ndarray  # [n] uint32, the tokens
+    ids: np.ndarray  # [n] int64, their positions in the token stream
     logprob: np.ndarray | None  # [n] float32, nats
 
 
@@ -35,10 +38,10 @@ def stream(
     batch_tokens: int,
     logprob: bool = False,
 ) -> Iterator[Block]:
-    """Representations at the positions that predict each window's new tokens.
+    """Run the model over the chosen windows, batch by batch; `length` is the tokens of a whole window.
 
-    Every batch has the same shape [batch_tokens // length, length], so that a key does not depend on
-    where its window falls. Raises UserError when a key is not finite.
+    Every batch has the same shape [batch_tokens // length, length], so that a key does not depend on the batch that
+    its window is in. Raises UserError where a key or log-probability is not finite.
     """
     where = next(model.parameters()).device
     size = max(1, batch_tokens // length)
@@ -59,15 +62,16 @@ def stream(
         if logprob:
             scored = model.target_logprob(features[mask], torch.from_numpy(targets[predicted]).to(where)).cpu().numpy()
             if not np.isfinite(scored).all():
-                first = int(rows.start[0])
-                raise UserError(f"a log-probability is not finite in the window at token {first}: the model diverged")
+                raise UserError(
+                    f"a log-probability is not finite in the window at token {int(rows.start[0])}: the model diverged"
+                )
         ids = rows.begin[:, None] + np.arange(inputs.shape[1])  # [B, T]
         yield Block(keys, targets[predicted].astype(np.uint32), ids[predicted], scored)
 
 
-def half(keys: np.ndarray, name: str) -> np.ndarray:
-    """float32 [n, D] -> float16 [n, D]; raises UserError beyond half precision's range."""
+def half(keys: np.ndarray, name: str, fix: str) -> np.ndarray:
+    """Keys [n, D] as float16 [n, D]; raises UserError, which ends with `fix`, for a component that does not fit."""
     largest = float(np.abs(keys).max(initial=0))
     if not largest <= float(np.finfo(np.float16).max):
-        raise UserError(f"{name}: a key component of {largest:.3g} does not fit float16 (65504 at most)")
+        raise UserError(f"{name}: a key component of {largest:.3g} does not fit float16 (65504 at most): {fix}")
     return keys.astype(np.float16)

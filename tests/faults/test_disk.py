@@ -90,7 +90,7 @@ def test_a_read_only_disk_for_every_verb(victims, mounted, verb):
     check_read_only(victims, mounted, verb)
 
 
-@pytest.mark.parametrize("verb", ["extract", "search", "stream", "import_datastore"])
+@pytest.mark.parametrize("verb", ["extract", "search", "extract:stream", "import_datastore"])
 def test_room_is_checked_before_work_starts(victims, mounted, verb):
     victims.clear()
     mounted(victims.folder / "out", PAGE)

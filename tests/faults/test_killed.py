@@ -40,7 +40,7 @@ def check_again(victims, verb, whole):
 
 
 def test_every_verb_that_writes_is_killed():
-    assert set(COMMANDS) == VERBS - READERS
+    assert {name.partition(":")[0] for name in COMMANDS} == VERBS - READERS
 
 
 @pytest.mark.parametrize("verb", QUICK)

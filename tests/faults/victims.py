@@ -92,12 +92,15 @@ class Ended:
 
 
 class Victims:
-    """Starts commands in `folder`, forked from a process that has everything imported."""
+    """Starts commands in `folder`, forked from a process that has everything imported.
+
+    A command is named by its verb, or by verb:use where commands.txt has several uses of one verb.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([*(MODULES[verb] for verb in COMMANDS), *IMPORTED_LATE])
+        self.context.set_forkserver_preload([*(MODULES[verb.partition(":")[0]] for verb in COMMANDS), *IMPORTED_LATE])
 
     def start(self, verb: str, fatal: int = 0, seconds: float = 0) -> tuple:
         """The process and what it tells; it dies before its change number `fatal`, or so long after its first."""
@@ -140,7 +143,7 @@ def _live(folder: Path, verb: str, fatal: int, after: float, told: Connection) -
     os.chdir(folder)
     os.dup2(os.open(f"{os.getpid()}.stderr", os.O_WRONLY | os.O_CREAT), 2)
     hook, seen = _watch(fatal, after)
-    sys.argv = ["knnlm", verb, *COMMANDS[verb]]
+    sys.argv = ["knnlm", verb.partition(":")[0], *COMMANDS[verb]]
     sys.addaudithook(hook)
     try:
         main()

@@ -1,4 +1,4 @@
-"""Keys that go straight into an index: the same index as from stored keys."""
+"""Keys to disk, and straight into an index: the same index as from stored keys."""
 
 import copy
 import json
@@ -11,13 +11,14 @@ import yaml
 from conftest import ROOT
 
 from knnlm.artifacts import files, lineage
-from knnlm.datastores import add, ann, extract, search, stream, train_index
+from knnlm.datastores import add, ann, extract, search, train_index
 from knnlm.models import model
 
 sys.path.insert(0, str(ROOT / "workflow"))
 import study as workflow_study
 
 WINDOWS = '{"new": 16, "context": 16}'
+FLAT = json.dumps({"factory": "Flat", "sample": 400})
 INDEX = json.dumps({"factory": "IVF8,PQ4x4", "nprobe": 4, "sample": 400})
 
 
@@ -45,23 +46,12 @@ def extracted(at, out, **options):
 
 
 @pytest.mark.parametrize("shard", [0, 1])
-@pytest.mark.parametrize("buffered", [stream.BUFFERED, 1000])
+@pytest.mark.parametrize("buffered", [extract.BUFFERED, 1000])
 def test_a_streamed_shard_is_the_stored_shards_index(made, tmp_path, monkeypatch, shard, buffered):
-    monkeypatch.setattr(stream, "BUFFERED", buffered)
+    monkeypatch.setattr(extract, "BUFFERED", buffered)
     add.main(add.AddConfig(made / "trained.faiss", made / f"keys{shard}", tmp_path / "stored.faiss"))
-    stream.main(
-        stream.StreamConfig(
-            made / "model",
-            made / "train.npy",
-            (made / "trained.faiss",),
-            (tmp_path / "streamed.faiss",),
-            tmp_path / "keys",
-            windows=WINDOWS,
-            shard=shard,
-            shards=2,
-            batch_tokens=96,
-        )
-    )
+    pair = {"trained": (made / "trained.faiss",), "index": (tmp_path / "streamed.faiss",)}
+    extracted(made, tmp_path / "keys", shard=shard, shards=2, **pair)
     assert (tmp_path / "streamed.faiss").read_bytes() == (tmp_path / "stored.faiss").read_bytes()
     for name in ("values", "ids"):
         np.testing.assert_array_equal(np.load(tmp_path / f"keys/{name}.npy"), np.load(made / f"keys{shard}/{name}.npy"))
@@ -76,6 +66,45 @@ def test_a_streamed_shard_is_the_stored_shards_index(made, tmp_path, monkeypatch
     np.testing.assert_array_equal(*found)
     assert not (tmp_path / "of_streamed/exact.npy").exists()
     assert ann.load(tmp_path / "streamed.faiss").ntotal == len(np.load(tmp_path / "keys/ids.npy"))
+
+
+def test_two_indexes_are_filled_by_one_forward_pass(made, tmp_path):
+    train_index.main(train_index.TrainIndexConfig((made / "keys0", made / "keys1"), tmp_path / "flat.faiss", FLAT))
+    trained = made / "trained.faiss", tmp_path / "flat.faiss"
+    index = tmp_path / "a.faiss", tmp_path / "b.faiss"
+    extracted(made, tmp_path / "keys", shard=1, shards=2, trained=trained, index=index)
+    for one, other in zip(trained, index, strict=True):
+        add.main(add.AddConfig(one, made / "keys1", tmp_path / "stored.faiss"))
+        assert other.read_bytes() == (tmp_path / "stored.faiss").read_bytes()
+        described, stored = (files.described(path) for path in (other, tmp_path / "stored.faiss"))
+        assert described["lineage"] == stored["lineage"] | {
+            "keys": files.described(tmp_path / "keys")["lineage"]["keys"]
+        }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keytypes": ("output", "ffn_input_ln")}, "--keytypes names 2 key types and --out 1 directories"),
+        ({"trained": ("a", "b"), "index": ("c",)}, "--trained names 2 files and --index 1: give pairs"),
+        ({"index": ("c",)}, "--trained names 0 files and --index 1"),
+        (
+            {"keytypes": ("output", "ffn_input_ln"), "out": ("a", "b"), "trained": ("a",), "index": ("c",)},
+            "--keytypes names 2 key types: with --trained and --index give exactly one",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit_together_are_refused(options, message):
+    with pytest.raises(files.UserError, match=message):
+        extract.ExtractConfig(**{"model": "m", "tokens": "t", "keytypes": ("output",), "out": ("o",)} | options)
+
+
+def test_an_index_of_another_key_type_is_refused(made, tmp_path):
+    pair = {"trained": (made / "trained.faiss",), "index": (tmp_path / "x.faiss",)}
+    config = extract.ExtractConfig(made / "model", made / "train.npy", ("output",), (tmp_path / "k",), WINDOWS, **pair)
+    with pytest.raises(files.UserError, match=r"--keytypes output: .*trained.faiss was trained on ffn_input_ln"):
+        extract.main(config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sample_is_the_beginning_of_the_seeded_order(made, tmp_path):
