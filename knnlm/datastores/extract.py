@@ -69,17 +69,17 @@ class ExtractConfig:
 class Sink(Protocol):
     """Where the keys of a shard go."""
 
-    stage: str
-    """the stage that the shard's description names"""
-    entry_bytes: int
-    """bytes that the keys, or codes, of one entry take on disk"""
+    stage: str  # the stage that the descriptions name
+    entry_bytes: int  # what the keys or codes of one entry take on disk
 
-    def begin(self, folders: list[Path], entries: int) -> None: ...
+    def begin(self, folders: list[Path], entries: int) -> None:
+        """Called once there is room; `folders` will be the shard's directories, one a key type."""
 
     def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
         """The keys of these rows, which come in ascending order: {key type: float16 [n, D]}."""
 
-    def end(self) -> None: ...
+    def flush(self) -> None:
+        """Called after the last `add`."""
 
     def save(self, shared: dict[str, str]) -> None:
         """Called when the shard's directories are in place; `shared` is their lineage."""
@@ -92,18 +92,18 @@ class ToDisk:
 
     def __init__(self, config: ExtractConfig, dim: int) -> None:
         self.keytypes, self.dim, self.entry_bytes = config.keytypes, dim, len(config.keytypes) * 2 * dim
-        self.arrays: dict[str, np.memmap] = {}
+        self.arrays: list[tuple[str, np.memmap]] = []
 
     def begin(self, folders: list[Path], entries: int) -> None:
-        for name, folder in zip(self.keytypes, folders, strict=True):
-            self.arrays[name] = files.create_array(folder / "keys.npy", (entries, self.dim), "float16")
+        arrays = [files.create_array(folder / "keys.npy", (entries, self.dim), "float16") for folder in folders]
+        self.arrays = list(zip(self.keytypes, arrays, strict=True))
 
     def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
-        for name, array in self.arrays.items():
+        for name, array in self.arrays:
             array[rows] = keys[name]
 
-    def end(self) -> None:
-        for array in self.arrays.values():
+    def flush(self) -> None:
+        for _, array in self.arrays:
             array.flush()
 
     def save(self, shared: dict[str, str]) -> None:
@@ -127,9 +127,9 @@ class IntoIndexes:
     def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
         self.waiting += keys.values()
         if sum(block.size for block in self.waiting) >= BUFFERED:
-            self.end()
+            self.flush()
 
-    def end(self) -> None:
+    def flush(self) -> None:
         if self.waiting:
             keys = np.concatenate(self.waiting)  # [n, D]
             for index in self.indexes:
@@ -164,7 +164,7 @@ def main(config: ExtractConfig) -> None:
         folders = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
         sink.begin(folders, chosen.tokens)
         values, ids = compute(config, lm, tokens, chosen, sizes.length, sink)
-        sink.end()
+        sink.flush()
         for folder, name in zip(folders, config.keytypes, strict=True):
             files.save_array(folder / "values.npy", values)
             files.save_array(folder / "ids.npy", ids)

@@ -1,1 +1,1 @@
-"""The language model: architecture, training, evaluation, and imported checkpoints."""
+"""The language model: its architecture, windows over tokens, training, evaluation, and published checkpoints."""

@@ -1,4 +1,4 @@
-"""Adaptive input embeddings and adaptive softmax with tied weights (Baevski & Auli, 2019)."""
+"""Adaptive input embeddings and adaptive softmax with tied weights (Baevski & Auli, 2019; paper, Section 4.2)."""
 
 import torch
 import torch.nn.functional as F
@@ -8,39 +8,43 @@ PAD = 1
 
 
 class AdaptiveEmbedding(nn.Module):
-    """Band i holds the words [cutoffs[i-1], cutoffs[i]) at dimension dim / factor^i, mapped to dim."""
+    """Word embeddings in bands: band i holds the words [cutoffs[i-1], cutoffs[i]).
+
+    Its embeddings have dim // factor^i components, which a linear projection maps to dim.
+    """
 
     def __init__(self, vocab_size: int, dim: int, cutoffs: tuple[int, ...], factor: int) -> None:
         super().__init__()
-        self.edges = [0, *cutoffs, vocab_size]
+        self.edges = [0, *cutoffs, vocab_size]  # band i is [edges[i], edges[i+1])
         widths = [dim // factor**i for i in range(len(cutoffs) + 1)]
         sizes = [high - low for low, high in zip(self.edges[:-1], self.edges[1:], strict=True)]
         self.words = nn.ModuleList(nn.Embedding(n, w, PAD) for n, w in zip(sizes, widths, strict=True))
         self.projections = nn.ModuleList(nn.Linear(w, dim, bias=False) for w in widths)
         for words, projection in zip(self.words, self.projections, strict=True):
             nn.init.normal_(words.weight, std=words.embedding_dim**-0.5)
-            nn.init.zeros_(words.weight[PAD])  # in every band, as published; as inputs they get no gradient
+            nn.init.zeros_(words.weight[PAD])  # row PAD of every band, as published; it gets no gradient as an input
             nn.init.xavier_uniform_(projection.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens int64 [B, T] -> embeddings [B, T, D]."""
         flat = tokens.flatten()
         out = self.projections[0].weight.new_empty(len(flat), self.projections[0].out_features)  # [B*T, D]
-        parts, places = [], []
+        parts, positions = [], []
         for low, high, words, project in zip(
             self.edges[:-1], self.edges[1:], self.words, self.projections, strict=True
         ):
-            place = torch.nonzero((flat >= low) & (flat < high)).squeeze(1)
-            parts.append(project(words(flat[place] - low)))
-            places.append(place)
-        out = out.to(parts[0].dtype).index_copy(0, torch.cat(places), torch.cat(parts))
+            inside = torch.nonzero((flat >= low) & (flat < high)).squeeze(1)
+            parts.append(project(words(flat[inside] - low)))
+            positions.append(inside)
+        out = out.to(parts[0].dtype).index_copy(0, torch.cat(positions), torch.cat(parts))
         return out.view(*tokens.shape, -1)
 
 
 class AdaptiveSoftmax(nn.Module):
-    """Band 0 and one logit a tail in the head; tail i is the input's projection transposed, then its words.
+    """A softmax in two steps: the head chooses a word of band 0 or another band (a tail), a tail then its word.
 
-    Only the tails' logits are its own weights; words and projections are the embedding's.
+    The logits of tail i are the features times the embedding's projection of band i, transposed, times its words. Only
+    the weights of the head's logits for the tails are its own; all others are the embedding's.
     """
 
     def __init__(self, embedding: AdaptiveEmbedding, dropout: float) -> None:
@@ -51,7 +55,7 @@ class AdaptiveSoftmax(nn.Module):
         nn.init.xavier_uniform_(self.tails.weight)
 
     def target_logprob(self, features: Tensor, targets: Tensor) -> Tensor:
-        """features [N, D], targets int64 [N] -> float32 [N], nats."""
+        """features [N, D], targets int64 [N] -> natural-log probabilities of the targets, float32 [N]."""
         embedding = self.embedding[0]
         features = F.dropout(features, self.dropout, self.training)
         head_targets, tail_rows = targets, []
@@ -68,7 +72,7 @@ class AdaptiveSoftmax(nn.Module):
         return logprob
 
     def logprob(self, features: Tensor) -> Tensor:
-        """features [N, D] -> float32 [N, V], nats; sums to one over V."""
+        """features [N, D] -> natural-log probabilities of all words, float32 [N, V]."""
         head = F.log_softmax(self._head(features), dim=-1, dtype=torch.float32)
         first = self.embedding[0].edges[1]
         bands = [head[:, :first]]

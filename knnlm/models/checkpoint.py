@@ -1,4 +1,4 @@
-"""The state of a training, saved whole beside the model: a resumed run ends with the same weights."""
+"""The state of a running training, saved so that a resumed run ends with the same weights."""
 
 import contextlib
 import logging
@@ -16,30 +16,34 @@ from knnlm.models.model import LanguageModel
 
 log = logging.getLogger("knnlm")
 SAVED = ("update", "best", "kept", "curve", "loss", "tokens")
+SAVED_BY_TORCH = ("model", "optimizer", "scaler")
 
 
 @dataclass
 class Progress:
-    """All that training changes."""
+    """Everything that changes during training."""
 
     model: LanguageModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     update: int = 0
-    best: float = math.inf
-    kept: dict = field(default_factory=dict)
-    curve: list[dict] = field(default_factory=list)
-    loss: float = 0.0  # summed nats since the last point of the curve
-    tokens: int = 0  # targets since then
+    best: float = math.inf  # dev loss, nats per token, of the weights kept
+    kept: dict = field(default_factory=dict)  # the weights that the finished model will have
+    curve: list[dict] = field(default_factory=list)  # points of the learning curve
+    loss: float = 0.0  # training loss since the last point, in nats summed over tokens
+    tokens: int = 0  # their number
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Called by every process; the first one writes. Raises UserError where a weight is not finite."""
+        """Save the state for `restore`; every process calls this, and the first one writes.
+
+        `fingerprint` identifies settings and tokens. Raises UserError where a weight is not finite.
+        """
         if not all(torch.isfinite(weight).all() for weight in self.model.parameters()):
             raise UserError(
                 f"{path}: not written after update {self.update}: a weight is not finite; lower training.lr"
             )
         state = {name: getattr(self, name) for name in SAVED} | {"fingerprint": fingerprint}
-        state |= {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scaler")}
+        state |= {name: getattr(self, name).state_dict() for name in SAVED_BY_TORCH}
         state["rng"] = distributed.gather(torch.get_rng_state())
         if torch.cuda.is_available():
             state["cuda_rng"] = distributed.gather(torch.cuda.get_rng_state())
@@ -48,21 +52,17 @@ class Progress:
                 torch.save(state, tmp)
 
     def restore(self, path: Path, fingerprint: str) -> None:
-        """Go on from a saved state of the same recipe, whatever the number of processes that saved it."""
+        """Go on from a saved state of the same recipe; the number of processes may be another than when it was saved.
+
+        Random numbers go on as well if it is the same. Raises UserError for a damaged file.
+        """
         if not path.exists():
             return
-        try:
-            with zipfile.ZipFile(path) as archive:  # torch.load compares no checksum
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(f"{damaged} is damaged")
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch, pickle and zip raise their own kinds
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{path}: not a whole training state ({reason}): delete it to train anew") from None
+        state = _read(path)
         if state["fingerprint"] != fingerprint:
-            log.info("%s was made by another recipe: starting anew", path)
+            log.info("%s was saved by a training with other settings or tokens: starting anew", path)
             return
-        for name in ("model", "optimizer", "scaler"):
+        for name in SAVED_BY_TORCH:
             getattr(self, name).load_state_dict(state[name])
         for name in SAVED:
             setattr(self, name, state[name])
@@ -73,9 +73,20 @@ class Progress:
         log.info("resuming after update %d", self.update)
 
 
+def _read(path: Path) -> dict:
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch, pickle and zipfile raise errors of many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a whole training state ({reason}): delete it to train anew") from None
+
+
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: an orphan of a killed workflow may still be training the same model."""
+    """Hold the folder's lock: a process left behind by a killed workflow may still be training the same model."""
     with disk.only_one(folder) if distributed.rank() == 0 else contextlib.nullcontext():
         distributed.barrier()
         yield

@@ -1,10 +1,12 @@
-"""Stage: the queries of held-out splits and the LM's own log-probabilities, in one forward pass."""
+"""Compute the LM's log-probabilities of held-out splits and their queries, in one pass."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from knnlm.artifacts import files, lineage
 from knnlm.artifacts.cli import progress, settings
@@ -15,18 +17,18 @@ from knnlm.models.windows import WindowSettings
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score every token of held-out splits with the LM and keep its context vectors as queries."""
+    """Score each token of held-out splits with the LM, and keep the representation of its context as a query."""
 
     model: Path
     """model directory"""
     tokens: tuple[Path, ...]
     """token ids, one .npy a split"""
     logprob: tuple[Path, ...] = ()
-    """directories that receive logprob.npy, float32 [N], nats: one a split, or none"""
+    """one directory a split, or none, for logprob.npy: float32 [N], nats"""
     keytypes: tuple[str, ...] = ()
     """which representations to keep"""
     out: tuple[Path, ...] = ()
-    """a directory (keys.npy float32 [N, D], values.npy, ids.npy) for each key type of the first split, then the next"""
+    """one for each key type of the first split, then of the next: keys.npy float32 [N, D], values.npy, ids.npy"""
     windows: str = "{}"
     """WindowSettings as JSON"""
     batch_tokens: int = 12288
@@ -54,32 +56,24 @@ def main(config: EvaluateConfig) -> None:
 def evaluate(
     config: EvaluateConfig, lm: LanguageModel, path: Path, logprob_dir: Path | None, out: tuple[Path, ...]
 ) -> None:
-    """One split: all of its windows, in stream order."""
+    """One split: all of its windows, in order, so that row i of each array belongs to token i."""
     sizes = settings(WindowSettings, config.windows, "--windows")
     shared = lineage.agree((config.model, path), "vocab", "model", "text")
-    tokens = files.open_array(path, "integer", ndim=1)
-    if len(tokens) and int(tokens.max()) >= lm.config.vocab_size:
-        raise files.UserError(f"{path}: token {tokens.max()} is outside {config.model}'s {lm.config.vocab_size} words")
+    tokens = files.open_array(path, "integer", ndim=1)  # [N]
+    windows.check_words(tokens, lm.config.vocab_size, path, config.model)
+    shape = len(tokens), lm.config.dim
     facts, inputs = {"windows": asdict(sizes)}, {"model": config.model, "tokens": path}
     with contextlib.ExitStack() as stack:
         scores = stack.enter_context(files.atomic(logprob_dir, directory=True)) if logprob_dir else None
         folders = [stack.enter_context(files.atomic(directory, directory=True)) for directory in out]
-        shape = (len(tokens), lm.config.dim)
-        keys = [files.create_array(folder / "keys.npy", shape, "float32") for folder in folders]
+        arrays = [files.create_array(folder / "keys.npy", shape, "float32") for folder in folders]
+        keys = list(zip(config.keytypes, arrays, strict=True))
         logprob = np.empty(len(tokens) if scores else 0, dtype=np.float32)
-        row = 0
         chosen = windows.evaluation(tokens, sizes)
         blocks = features.stream(lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens, bool(scores))
         with progress(None, f"LM on {path}", len(tokens), "tok") as bar:
-            for block in blocks:
-                here = slice(row, row := row + len(block.values))
-                for array, name in zip(keys, config.keytypes, strict=True):
-                    array[here] = block.keys[name]
-                if block.logprob is not None:
-                    logprob[here] = block.logprob
-                bar.update(len(block.values))
-        for folder, array, name in zip(folders, keys, config.keytypes, strict=True):
-            array.flush()
+            fill(keys, logprob, blocks, bar)
+        for folder, name in zip(folders, config.keytypes, strict=True):
             files.save_array(folder / "values.npy", np.asarray(tokens, dtype=np.uint32))
             files.save_array(folder / "ids.npy", np.arange(len(tokens), dtype=np.int64))
             roles = shared | {"keytype": name}
@@ -87,3 +81,17 @@ def evaluate(
         if scores:
             files.save_array(scores / "logprob.npy", logprob)
             lineage.write_meta(scores, "evaluate", facts, inputs, shared, tokens=len(tokens))
+
+
+def fill(keys: list[tuple[str, np.memmap]], logprob: np.ndarray, blocks: Iterator[features.Block], bar: tqdm) -> None:
+    """Write the blocks, one after another, into the arrays: keys [N, D] of each key type, and logprob [N]."""
+    row = 0
+    for block in blocks:
+        rows = slice(row, row := row + len(block.values))
+        for name, array in keys:
+            array[rows] = block.keys[name]
+        if block.logprob is not None:
+            logprob[rows] = block.logprob
+        bar.update(len(block.values))
+    for _, array in keys:
+        array.flush()

@@ -1,6 +1,6 @@
-"""The published code's files: what its checkpoints call things, and its memory-mapped datastores.
+"""Files of the published code: read its checkpoints and its memory-mapped datastores.
 
-The names and defaults are those of the fairseq that kNN-LM was published with (github.com/urvashik/knnlm).
+Names and defaults are those of the fairseq version that kNN-LM was published with (github.com/urvashik/knnlm).
 """
 
 import argparse
@@ -17,7 +17,7 @@ from torch import Tensor
 from knnlm.artifacts.files import UserError
 from knnlm.models.model import LanguageModel, ModelConfig
 
-FIXED = {  # options of which the model implements one value only; a file that lacks one means that value
+FIXED = {  # options of which the model implements this value only; a file without one means it too
     "activation_fn": "relu",
     "add_bos_token": False,
     "character_embeddings": False,
@@ -31,7 +31,7 @@ FIXED = {  # options of which the model implements one value only; a file that l
     "no_token_positional_embeddings": False,
     "output_dictionary_size": -1,
 }
-LAYER = {
+LAYER = {  # our name of a layer's weight: the published names of the matrices stacked in it
     "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "attention.out": ("self_attn.out_proj",),
     "attention_norm": ("self_attn_layer_norm",),
@@ -40,18 +40,21 @@ LAYER = {
     "ffn_out": ("fc2",),
 }
 WEIGHTLESS = ("version", "_float_tensor")  # buffers without content
-VALUE_TYPES = {8: "int64", 4: "int32", 2: "uint16"}  # by width; int16 wraps, so unsigned it holds 65,536 words
+VALUE_TYPES = {8: "int64", 4: "int32", 2: "uint16"}  # by bytes; read as unsigned, 16 bits hold 65,536 words
 
 
 class Meter:
-    """Stands for the training statistics in a checkpoint, of which nothing is used."""
+    """Takes the place of the training statistics in a checkpoint, which are not used."""
 
 
 METERS = tuple((Meter, f"fairseq.meters.{name}") for name in ("AverageMeter", "TimeMeter", "StopwatchMeter"))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The arguments and the weights of a published .pt file; no code in it is run."""
+    """The arguments and the weights of a published .pt file, without running code in it.
+
+    Raises UserError for a file that asks for code, or is damaged or no such checkpoint.
+    """
     try:
         with torch.serialization.safe_globals([argparse.Namespace, *METERS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -68,7 +71,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def architecture(arguments: Mapping[str, Any], vocab_size: int) -> ModelConfig:
-    """What a checkpoint's arguments say; raises UserError, by name, for what the model does not implement."""
+    """The architecture of a checkpoint; raises UserError naming an argument that the model does not implement."""
     for name, value in FIXED.items():
         if arguments.get(name, value) != value:
             raise UserError(f"{name} is {arguments[name]!r}: only {value!r} is supported")
@@ -96,7 +99,7 @@ def architecture(arguments: Mapping[str, Any], vocab_size: int) -> ModelConfig:
 
 
 def names(config: ModelConfig) -> dict[str, tuple[str, ...]]:
-    """Our name of each weight -> the published names of the matrices stacked in it."""
+    """{our name of a weight: the published names of the matrices that are stacked in it}."""
     found: dict[str, tuple[str, ...]] = {}
     if config.adaptive_cutoffs:
         for band in range(len(config.adaptive_cutoffs) + 1):
@@ -115,7 +118,7 @@ def names(config: ModelConfig) -> dict[str, tuple[str, ...]]:
 
 
 def copies(config: ModelConfig) -> dict[str, str]:
-    """Published names under which a tied weight appears a second time -> its first name."""
+    """{published name under which a tied weight appears a second time: the name of its first appearance}."""
     if not config.adaptive_cutoffs:
         return {}
     found = {"decoder.adaptive_softmax.head.word_proj.weight": "decoder.embed_tokens.embeddings.0.0.weight"}
@@ -126,7 +129,7 @@ def copies(config: ModelConfig) -> dict[str, str]:
 
 
 def convert(state: Mapping[str, Tensor], model: LanguageModel) -> dict[str, Tensor]:
-    """Published weights (or gradients) under the model's names, float32; UserError names one that does not fit."""
+    """Published weights (or gradients) by the model's names, float32; raises UserError naming one that does not fit."""
     expected = model.state_dict()
     converted: dict[str, Tensor] = {}
     used: set[str] = set()
@@ -154,8 +157,8 @@ def open_datastore(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A published pair of raw memory maps: keys [N, D] float16 or float32, values [N] integers.
 
-    The values' type follows from their file's size. Raises UserError where a file does not have the size that
-    N, D and a type give, and for 16-bit values that cannot tell `vocab_size` words apart.
+    The values' type follows from the size of their file. Raises UserError where a file does not have the size that
+    N, D and a type give, and for 16-bit values with a vocabulary of more than 65,536 words.
     """
     found, expected = _bytes(keys), size * dim * np.dtype(dtype).itemsize
     if found != expected:
@@ -179,7 +182,7 @@ def _needed(arguments: Mapping[str, Any], name: str) -> Any:
 
 
 def _cutoffs(arguments: Mapping[str, Any]) -> tuple[int, ...]:
-    """Of the adaptive input and softmax, which must be one; () for a plain embedding and softmax."""
+    """The cutoffs of the adaptive input and softmax, which must be the same; () for a plain embedding and softmax."""
     cutoffs, factors = (
         [arguments.get(f"adaptive_{part}_{what}") for part in ("input", "softmax")] for what in ("cutoff", "factor")
     )

@@ -1,4 +1,4 @@
-"""Stage: a published checkpoint as a model directory, in place of training."""
+"""Import a model that the published code trained, in place of training."""
 
 import logging
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ log = logging.getLogger("knnlm")
 
 @dataclass(frozen=True)
 class ImportFairseqConfig:
-    """Turn a checkpoint of the published code into a model directory; its architecture comes from the file."""
+    """Turn a checkpoint of the published code into a model directory, with the architecture that the file states."""
 
     checkpoint: Path
     """a .pt file as published"""
@@ -40,6 +40,6 @@ def main(config: ImportFairseqConfig) -> None:
         model.save(lm, tmp)
         (tmp / "curve.jsonl").touch()  # how it was trained is not in the file
         inputs = {"checkpoint": config.checkpoint, "dictionary": config.dictionary}
-        told, shared = {"architecture": architecture}, lineage.agree((config.dictionary,), "vocab")
-        lineage.write_meta(tmp, "import_fairseq", told, inputs, shared, "model", training_tokens=None)
+        recorded, shared = {"architecture": architecture}, lineage.agree((config.dictionary,), "vocab")
+        lineage.write_meta(tmp, "import_fairseq", recorded, inputs, shared, "model", training_tokens=None)
     log.info("%s: %.2fM parameters", config.out, model.parameter_count(lm) / 1e6)

@@ -47,6 +47,8 @@ class ModelConfig:
 
 
 class Attention(nn.Module):
+    """Multi-head causal self-attention."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, config.attention_dropout
@@ -66,7 +68,10 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm block; `forward` can record the six representations that Table 5 uses as keys (Figure 3)."""
+    """A Transformer block with layer norms before attention and feed-forward network.
+
+    `forward` can record the six representations that Table 5 compares as keys (Figure 3).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -95,6 +100,8 @@ class Layer(nn.Module):
 
 
 class LanguageModel(nn.Module):
+    """A Transformer decoder; its taps are the context representations f(c) of equation 1."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -116,8 +123,8 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, taps: dict[str, Tensor] | None = None) -> Tensor:
         """tokens int64 [B, T] -> features [B, T, D], the input of the softmax.
 
-        `taps`, a dict given empty, receives the key types of the last layer by name and those of the
-        second-last layer with the suffix `-second_last`, each [B, T, D].
+        Into `taps`, an empty dict, go the key types of the last layer by name, and those of the second-last layer with
+        the suffix `-second_last`; each is [B, T, D].
         """
         x = math.sqrt(self.config.dim) * self.embedding(tokens) + self._sinusoids(tokens.shape[1], tokens.device)
         x = F.dropout(x, self.config.dropout, self.training)
@@ -132,13 +139,13 @@ class LanguageModel(nn.Module):
         return x
 
     def target_logprob(self, features: Tensor, targets: Tensor) -> Tensor:
-        """features [N, D], targets int64 [N] -> float32 [N], nats."""
+        """features [N, D], targets int64 [N] -> natural-log probabilities of the targets, float32 [N]."""
         if isinstance(self.softmax, AdaptiveSoftmax):
             return self.softmax.target_logprob(features, targets)
         return -F.cross_entropy(self._logits(features).float(), targets, reduction="none")
 
     def logprob(self, features: Tensor) -> Tensor:
-        """features [N, D] -> float32 [N, V], nats: the full next-word distribution."""
+        """features [N, D] -> the full next-word distribution: natural-log probabilities, float32 [N, V]."""
         if isinstance(self.softmax, AdaptiveSoftmax):
             return self.softmax.logprob(features)
         return F.log_softmax(self._logits(features), dim=-1, dtype=torch.float32)
@@ -147,7 +154,7 @@ class LanguageModel(nn.Module):
         return F.linear(features, (self.softmax or self.embedding).weight)
 
     def _sinusoids(self, time: int, device: torch.device) -> Tensor:
-        """Positions 2, 3, … [T, D]: sines in the first half, cosines in the second."""
+        """Embeddings of the positions 2, 3, … [T, D]: sines in the first half, cosines in the second, as published."""
         if self._positions is None or len(self._positions) < time or self._positions.device != device:
             half = self.config.dim // 2
             frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1)))
@@ -170,7 +177,7 @@ def save(model: LanguageModel, directory: Path) -> None:
 
 
 def load(directory: Path, device: str = "cpu") -> LanguageModel:
-    """The model of a directory, in evaluation mode; raises UserError when weights and config disagree."""
+    """The model of a directory, in evaluation mode; raises UserError where its weights do not fit its config."""
     facts = read_json(check(Path(directory) / "config.json"))
     facts.pop("parameters", None)
     model = LanguageModel(ModelConfig(**facts))

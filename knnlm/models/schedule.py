@@ -1,4 +1,4 @@
-"""The recipe of a training: its settings, the published optimiser and learning-rate schedule."""
+"""How a model is trained: settings, the published optimiser and the learning-rate schedule (paper, Section 4.2)."""
 
 import math
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ def cosine(update: int, warmup: int, updates: int, lr: float, min_lr: float, war
 class NAG(torch.optim.Optimizer):
     """Nesterov momentum as published: the velocity is rescaled whenever the learning rate changes.
 
-    With c = lr / lr_previous: p += m²·c·buf − (1 + m)·lr·g, then buf = m·c·buf − lr·g.
+    With momentum m, gradient g and c = lr / lr_previous: p += m²·c·buf − (1 + m)·lr·g, then buf = m·c·buf − lr·g.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.99) -> None:

@@ -1,4 +1,4 @@
-"""Stage: train a Transformer LM (paper, Section 4.2); the memorizing LM is one without dropout (Section 6)."""
+"""Train a Transformer LM (paper, Section 4.2) or, without dropout, the memorizing LM (Section 6)."""
 
 import contextlib
 import json
@@ -23,8 +23,8 @@ from knnlm.models.schedule import TrainingSettings
 from knnlm.models.windows import Windows
 
 log = logging.getLogger("knnlm")
-SAVED_FLOATS = 4  # for each parameter: itself, its best so far, its momentum, and the finished model beside them
-SMALLEST_SCALE = 1.0  # of float16 losses: below, the gradients themselves overflow
+SAVED_FLOATS = 4  # on disk for each parameter: its value, best value and momentum in the state, and the finished model
+SMALLEST_SCALE = 1.0  # of float16 losses; if gradients overflow even at this scale, training has diverged
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TrainConfig:
     train: Path
     """training tokens, .npy"""
     dev: Path
-    """tokens that choose the best weights, .npy"""
+    """held-out tokens, on which the best weights are chosen, .npy"""
     vocab: Path
     """vocab.json, for the vocabulary's size"""
     out: Path
@@ -53,19 +53,14 @@ def main(config: TrainConfig) -> None:
     architecture = settings(
         ModelConfig, json.dumps(json.loads(config.architecture) | {"vocab_size": size}), "--architecture"
     )
-    tokens = files.open_array(config.train, "integer", ndim=1)[: recipe.train_tokens]
-    dev = files.open_array(config.dev, "integer", ndim=1)
-    for path, array in ((config.train, tokens), (config.dev, dev)):
-        if not len(array):
-            raise UserError(f"{path}: no tokens")
-        if int(array.max()) >= size:
-            raise UserError(f"{path}: token {array.max()} is outside {config.vocab}'s {size} words")
+    tokens = _tokens(config.train, config.vocab, size, recipe.train_tokens)
+    dev = _tokens(config.dev, config.vocab, size)
     facts = {"architecture": asdict(architecture), "training": asdict(recipe), "seed": config.seed}
     fingerprint = json.dumps([*facts.values(), *map(files.digest, (config.train, config.dev))])
     distributed.start()
     resume = config.out.parent / f".{config.out.name}.resume"
     with checkpoint.only_one(resume):
-        if _finished(config.out, fingerprint):
+        if _is_finished(config.out, fingerprint):  # by the process whose lock this one has waited for
             log.info("%s: already trained", config.out)
         else:
             state = begin(architecture, recipe, config.seed)
@@ -80,8 +75,17 @@ def main(config: TrainConfig) -> None:
     distributed.stop()
 
 
-def _finished(out: Path, fingerprint: str) -> bool:
-    """Whether the training that was waited for has written this very model."""
+def _tokens(path: Path, vocab: Path, vocab_size: int, first: int | None = None) -> np.ndarray:
+    """Tokens [N], at most the `first`; raises UserError where there are none, or one is not in the vocabulary."""
+    tokens = files.open_array(path, "integer", ndim=1)[:first]
+    if not len(tokens):
+        raise UserError(f"{path}: no tokens: binarize a text that is not empty")
+    windows.check_words(tokens, vocab_size, path, vocab)
+    return tokens
+
+
+def _is_finished(out: Path, fingerprint: str) -> bool:
+    """Whether `out` is a whole model of the same settings and tokens."""
     try:
         return files.described(files.check(out)).get("fingerprint") == fingerprint
     except UserError:
@@ -89,7 +93,7 @@ def _finished(out: Path, fingerprint: str) -> bool:
 
 
 def begin(architecture: ModelConfig, recipe: TrainingSettings, seed: int) -> Progress:
-    """The same weights in every process, then random numbers of its own."""
+    """A new training: every process has the same initial weights, and random numbers of its own for dropout."""
     torch.manual_seed(seed)
     lm = LanguageModel(architecture).to(features.device())
     if distributed.rank():
@@ -113,7 +117,7 @@ def _write(config: TrainConfig, state: Progress, settings: dict, shared: dict, *
 
 
 def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: TrainingSettings, seed: int, save) -> None:
-    """Run the remaining updates; SIGTERM saves the state and exits with code 1."""
+    """Run the remaining updates; at a SIGTERM, save the state and raise UserError."""
     saved = time.monotonic()
     total = recipe.updates * recipe.tokens_per_update
     with _noted_signals() as stopping, progress(None, "training", total, "tok") as bar:
@@ -135,7 +139,7 @@ def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: Trainin
 
 @contextlib.contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """SIGTERMs that came in the meantime, to be heeded between two updates."""
+    """Collect SIGTERMs instead of ending at once, so that training can stop between two updates."""
     came: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     try:
@@ -146,8 +150,27 @@ def _noted_signals() -> Iterator[list[int]]:
 
 def update(state: Progress, tokens: np.ndarray, recipe: TrainingSettings, seed: int) -> None:
     """One optimiser step: gradients summed over tokens, divided by their number, clipped."""
-    lm, where = state.model.train(), next(state.model.parameters()).device
     blocks = windows.training(len(tokens), recipe.block, recipe.tokens_per_update // recipe.block, state.update, seed)
+    loss = _backward(state, tokens, blocks, recipe)
+    state.scaler.unscale_(state.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
+    overflowed = state.scaler.is_enabled() and state.scaler.get_scale() > SMALLEST_SCALE  # the scaler skips the step
+    if not math.isfinite(loss) or not (math.isfinite(norm) or overflowed):
+        raise UserError(
+            f"update {state.update}: loss {loss:.4g}, gradient norm {norm:.4g} in the blocks at tokens "
+            f"{blocks.start[:4].tolist()}…: lower training.lr or raise training.warmup"
+        )
+    for group in state.optimizer.param_groups:
+        group["lr"] = schedule.cosine(state.update, recipe.warmup, recipe.updates, recipe.lr, recipe.min_lr)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.loss += loss * blocks.tokens
+    state.tokens += blocks.tokens
+
+
+def _backward(state: Progress, tokens: np.ndarray, blocks: Windows, recipe: TrainingSettings) -> float:
+    """Gradients of the mean loss over all blocks, batch by batch, on all processes; returns the loss in nats."""
+    lm, where = state.model.train(), next(state.model.parameters()).device
     state.optimizer.zero_grad(set_to_none=True)
     rows = recipe.tokens_per_batch // recipe.block
     batches = range(0, len(blocks.start), rows)
@@ -163,24 +186,11 @@ def update(state: Progress, tokens: np.ndarray, recipe: TrainingSettings, seed: 
         local += loss.item()
     (total,) = distributed.total(local)
     distributed.sum_gradients(lm.parameters())
-    state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(lm.parameters(), recipe.clip_norm)
-    overflowed = state.scaler.is_enabled() and state.scaler.get_scale() > SMALLEST_SCALE  # the scaler skips the step
-    if not math.isfinite(total) or not (math.isfinite(norm) or overflowed):
-        raise UserError(
-            f"update {state.update}: loss {total:.4g}, gradient norm {norm:.4g} in the blocks at tokens "
-            f"{blocks.start[:4].tolist()}…: lower training.lr or raise training.warmup"
-        )
-    for group in state.optimizer.param_groups:
-        group["lr"] = schedule.cosine(state.update, recipe.warmup, recipe.updates, recipe.lr, recipe.min_lr)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.loss += total * blocks.tokens
-    state.tokens += blocks.tokens
+    return total
 
 
 def _evaluate(state: Progress, dev: np.ndarray, recipe: TrainingSettings, train_tokens: int) -> None:
-    """Add a point to the learning curve and keep the weights if they are the ones wanted."""
+    """Add a point to the learning curve, and keep the weights if they are the best or `keep` is "last"."""
     start = np.arange(0, len(dev), recipe.block)
     blocks = Windows(start, start, np.minimum(start + recipe.block, len(dev)))
     total = sum(

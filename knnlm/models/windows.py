@@ -1,7 +1,8 @@
-"""Which tokens a forward pass sees as context and which it predicts: pure index arithmetic."""
+"""Windows over a token stream: which tokens a forward pass predicts and which it sees as context (Section 4.2)."""
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ EOS = 2  # `</s>`, the input at the very first position of a stream
 
 
 class Windows(NamedTuple):
-    """W windows over a stream: tokens [start, end) are predicted after the context [begin, start)."""
+    """W windows over a token stream: the tokens [start, end) are predicted after the context [begin, start)."""
 
     begin: np.ndarray  # [W] int64
     start: np.ndarray  # [W] int64
@@ -50,34 +51,40 @@ class WindowSettings:
 
 
 def evaluation(tokens: np.ndarray, settings: WindowSettings) -> Windows:
-    """Windows that predict every one of the stream's N tokens exactly once, in order."""
+    """Windows that predict each of the stream's N tokens exactly once, in order.
+
+    A window of mode "complete" can be longer than `new` tokens, where a line is; its context is shortened by as many.
+    """
     if settings.mode == "fixed":
         start = np.arange(0, len(tokens), settings.new, dtype=np.int64)  # [W]
     else:
-        start = _packed_lines(tokens, settings.new)
+        start = _line_blocks(tokens, settings.new)
     end = np.append(start[1:], len(tokens))
     context = np.minimum(settings.context, settings.length - (end - start)).clip(0)
     return Windows(np.maximum(start - context, 0), start, end)
 
 
 def datastore(total: int, settings: WindowSettings, seed: int) -> Windows:
-    """Fixed-stride windows with a full context, in the one seeded order that shards are cut from.
+    """Windows of `new` tokens with a full context, in one seeded order, which shards are cut from.
 
-    Entries with less than `context` tokens before them are left out (the published code loses its
-    first window too); the last, partial window is kept.
+    Tokens with less than `context` tokens before them get no entry (the published code leaves its first window out
+    too); the last window may be shorter. Raises UserError for a corpus without a window.
     """
     start = np.arange(0, total, settings.new, dtype=np.int64)
     start = start[start >= settings.context]
     if not len(start):
-        raise UserError(f"a corpus of {total:,} tokens has no window after {settings.context} tokens of context")
+        raise UserError(
+            f"a corpus of {total:,} tokens has no window after {settings.context} tokens of context: "
+            "use a larger corpus or less context"
+        )
     start = np.random.default_rng(seed).permutation(start)
     return Windows(start - settings.context, start, np.minimum(start + settings.new, total))
 
 
 def training(total: int, block: int, blocks: int, update: int, seed: int) -> Windows:
-    """The blocks of one update: the stream is cut every `block` tokens, in a new order every epoch."""
+    """The blocks of one update: the stream is cut every `block` tokens; every epoch has an order of its own."""
     starts = np.arange(0, total, block, dtype=np.int64)
-    place = np.arange(update * blocks, (update + 1) * blocks)  # in the concatenation of all epochs
+    place = np.arange(update * blocks, (update + 1) * blocks)  # positions in the concatenation of all epochs
     epochs = place // len(starts)
     start = np.concatenate(
         [
@@ -94,19 +101,31 @@ def _epoch_order(blocks: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def shard(windows: Windows, index: int, shards: int) -> Windows:
-    """Contiguous cut `index` of `shards`; the concatenation of all cuts is the same for every `shards`."""
+    """Shard `index` of `shards`: a contiguous part, so that all shards together are the same for any number of them."""
     if not 0 <= index < shards <= len(windows.start):
-        raise UserError(f"shard {index} of {shards}: the datastore has {len(windows.start)} windows")
+        raise UserError(
+            f"shard {index} of {shards}: the datastore has {len(windows.start)} windows: give a shard below the number "
+            "of shards, and no more shards than windows"
+        )
     cuts = np.arange(shards + 1) * len(windows.start) // shards
     return windows.take(np.arange(cuts[index], cuts[index + 1]))
+
+
+def check_words(tokens: np.ndarray, vocab_size: int, path: Path, owner: Path) -> None:
+    """Raise UserError where the tokens of `path` hold a word that the vocabulary of `owner` does not have."""
+    largest = int(tokens.max(initial=0))
+    if largest >= vocab_size:
+        raise UserError(
+            f"{path}: token {largest} is outside {owner}'s {vocab_size} words: binarize the text with that vocabulary"
+        )
 
 
 def batch(tokens: np.ndarray, windows: Windows, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Model inputs and targets of B windows, padded on the right to one length T.
 
-    The input at each position is the token before its target; padding after the last target cannot
-    reach an earlier position of a causal model. Returns inputs int64 [B, T], targets int64 [B, T],
-    predicted bool [B, T].
+    The input at each position is the token before its target. Padding follows the last target, and a causal model does
+    not see what follows. Returns inputs int64 [B, T], targets int64 [B, T], and predicted bool [B, T], which is True at
+    the tokens [start, end) of each window.
     """
     size = len(windows.start)
     width = max(length, int((windows.end - windows.begin).max()))
@@ -122,14 +141,18 @@ def batch(tokens: np.ndarray, windows: Windows, length: int) -> tuple[np.ndarray
     return inputs, targets, predicted
 
 
-def _packed_lines(tokens: np.ndarray, most: int) -> np.ndarray:
-    """Starts of blocks of whole lines with at most `most` tokens; a longer line is a block of its own."""
-    ends = np.flatnonzero(np.asarray(tokens) == EOS) + 1  # [lines]
-    if not len(ends) or ends[-1] != len(tokens):
-        ends = np.append(ends, len(tokens))
-    starts, line = [], 0
-    while line < len(ends):
-        start = ends[line - 1] if line else 0
+def _line_blocks(tokens: np.ndarray, most: int) -> np.ndarray:
+    """Starts of the blocks [W] that hold as many whole lines as fit `most` tokens; a longer line is a block of its own.
+
+    A line ends with EOS or with the stream. In the published code this is the `complete` break mode.
+    """
+    line_ends = np.flatnonzero(np.asarray(tokens) == EOS) + 1  # [L]
+    if not len(line_ends) or line_ends[-1] != len(tokens):
+        line_ends = np.append(line_ends, len(tokens))
+    starts, lines_done = [], 0
+    while lines_done < len(line_ends):
+        start = line_ends[lines_done - 1] if lines_done else 0
         starts.append(start)
-        line = max(line + 1, int(np.searchsorted(ends, start + most, side="right")))
+        lines_that_fit = int(np.searchsorted(line_ends, start + most, side="right"))
+        lines_done = max(lines_done + 1, lines_that_fit)
     return np.array(starts, dtype=np.int64)
