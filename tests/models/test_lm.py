@@ -159,7 +159,7 @@ def test_evaluation_scores_every_token_and_agrees_with_the_full_distribution(tra
 
 
 def test_keys_beyond_half_precision_are_refused(monkeypatch):
-    with pytest.raises(UserError, match="output: a key component of 1e\\+06 does not fit .*65504.*: another key type"):
+    with pytest.raises(UserError, match=r"output: a key component of 1e\+06 does not fit .*65504.*: another key type"):
         features.half(np.array([[1e6]], np.float32), "output", "another key type")
 
 
