@@ -172,8 +172,8 @@ def search(index: Index, queries: np.ndarray, k: int, ids: np.ndarray) -> tuple[
 def _candidates(index: Index, queries: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The `width` nearest entries of each query: distances [q, width], ascending, and rows [q, width]; a bound [q].
 
-    No entry that was left out is nearer than the bound. In a flat index, candidates are found by a matrix product, which
-    is fast, but its rounding depends on the shape of the block. So their distances are computed again pair by pair, and
+    No entry that was left out is nearer than the bound. In a flat index, a matrix product finds the candidates, which is
+    fast, but its rounding depends on the shape of the block. So their distances are computed again pair by pair, and
     the bound allows for the product's rounding.
     """
     near, rows = _with_blas(isinstance(index, faiss.IndexFlat), index.search, queries, width)

@@ -1,4 +1,4 @@
-"""Train an index on a seeded sample of a datastore's keys; all shards' indexes start from it."""
+"""Train the index that every shard of a datastore starts from, on a seeded sample of its keys."""
 
 import logging
 from dataclasses import dataclass

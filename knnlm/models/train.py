@@ -1,4 +1,4 @@
-"""Train a Transformer LM (paper, Section 4.2) or, without dropout, the memorizing LM (Section 6)."""
+"""Train a Transformer LM (paper, Section 4.2), or the memorizing LM of Section 6."""
 
 import contextlib
 import json
