@@ -172,9 +172,9 @@ def search(index: Index, queries: np.ndarray, k: int, ids: np.ndarray) -> tuple[
 def _candidates(index: Index, queries: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The `width` nearest entries of each query: distances [q, width], ascending, and rows [q, width]; a bound [q].
 
-    No entry that was left out is nearer than the bound. In a flat index, a matrix product finds the candidates, which is
-    fast, but its rounding depends on the shape of the block. So their distances are computed again pair by pair, and
-    the bound allows for the product's rounding.
+    No entry that was left out is nearer than the bound. In a flat index, a matrix product finds the candidates. It is
+    fast, but its rounding depends on the shape of the block: their distances are computed again pair by pair, and the
+    bound allows for the rounding.
     """
     near, rows = _with_blas(isinstance(index, faiss.IndexFlat), index.search, queries, width)
     sign = -1 if is_inner_product(index) else 1

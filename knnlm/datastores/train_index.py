@@ -1,4 +1,4 @@
-"""Train the index that every shard of a datastore starts from, on a seeded sample of its keys."""
+"""Train the index that all shards of a datastore start from, on a seeded sample of its keys."""
 
 import logging
 from dataclasses import dataclass
