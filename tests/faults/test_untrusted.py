@@ -165,7 +165,8 @@ def test_paths_and_notes_reach_the_commands_as_they_are(tmp_path):
     run = snakemake("-n", "--nolock", "--printshellcmds", "--configfile", "config/smoke.yaml", *overrides)
     assert run.returncode == 0, run.stderr[-2000:]
     commands = re.findall(r"(?m)^Shell command: (?!None$)(.*)$", run.stdout + run.stderr)
-    assert len(commands) > 100
+    assert len(commands) > 100 and all(command.count(" 2> ") == 1 for command in commands)
+    commands = [command.replace(" 2> ", " '2>' ") for command in commands]  # the log's path is shown, not opened
     shown = "".join(f"printf '%s\\n' {command}\n" for command in commands)  # what bash makes of each
     words = subprocess.run(["bash"], input=shown, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert words.splitlines() == [word for command in commands for word in shlex.split(command)]

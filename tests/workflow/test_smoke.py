@@ -5,6 +5,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT, snakemake
@@ -12,8 +13,9 @@ from test_prepare import assert_no_leak
 
 from knnlm.scores.mixture import perplexity
 
-TABLES = ["table1", "table2", "table3", "table4", "table5", "precision", "metric", "memorizing", "claims", "cost"]
-FIGURES = ["figure2a", "figure2b", "figure4", "figure5", "figure7", "figure8"]
+EXTRA_TABLES = ["precision", "metric", "temperature", "memorizing", "claims", "cost"]
+TABLES = [*(f"table{number}" for number in range(1, 6)), *EXTRA_TABLES]
+FIGURES = ["figure1", "figure2a", "figure2b", *(f"figure{number}" for number in (3, 4, 5, 7, 8))]
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +41,36 @@ def test_the_study_runs_to_its_end(study):
     for name in FIGURES:
         assert all((results / f"figures/{name}.{end}").stat().st_size for end in ("pdf", "png", "csv"))
     assert (results / "examples/examples.html").stat().st_size
+
+
+def test_the_run_ends_by_saying_once_where_everything_is(study):
+    _, results, run = study
+    assert run.stderr.count(f"Done. {results} holds {len(TABLES)} tables, {len(FIGURES)} figures, ") == 1
+    assert run.stderr.count(f"{results}/report.html in a browser") == 1
+
+
+def test_rows_of_the_temperature_table_differ_in_temperature_alone(study):
+    found = rows(study[1], "temperature")
+    stores = [found[name]["datastore"] for name in ("knn", "t3", "t10", "t30")]
+    assert [store.pop("temperature") for store in stores] == [1, 3, 10, 30]
+    assert all(store == stores[0] for store in stores)
+    assert found["knn"]["dev"]["per_seed"] == rows(study[1], "table1")["knn"]["dev"]["per_seed"][:1]
+
+
+def test_figure_1_mixes_the_numbers_that_it_shows(study):
+    query = json.loads((study[1] / "figures/figure1.json").read_text())
+    assert [near["distance"] for near in query["neighbors"]] == sorted(near["distance"] for near in query["neighbors"])
+    for word in query["words"]:
+        shown = sum(near["weight"] for near in query["neighbors"] if near["target"] == word["word"])
+        assert shown <= word["knn"] + 1e-6
+        mixture = query["lmbda"] * word["knn"] + (1 - query["lmbda"]) * word["lm"]
+        assert word["mixture"] == pytest.approx(mixture, rel=1e-5)
+
+
+def test_figure_3_names_the_key_types_of_table_5(study):
+    shown = set(pd.read_csv(study[1] / "figures/figure3.csv")["keytype"])
+    compared = {row["datastore"]["keytype"] for row in rows(study[1], "table5").values() if row["datastore"]}
+    assert shown == {keytype for keytype in compared if not keytype.endswith("-second_last")}
 
 
 def test_knn_improves_on_the_base_model_on_dev(study):

@@ -9,10 +9,6 @@ from conftest import ROOT, snakemake
 WORDS = ["the", "old", "young", "fox", "dog", "mill", "river", "runs", "sleeps", "over", "near", "and", "was", "very"]
 
 
-def test_the_configuration_has_at_most_ten_lines():
-    assert len((ROOT / "config/your-corpus.yaml").read_text().splitlines()) <= 10
-
-
 def test_a_folder_of_plain_files_becomes_table_1(tmp_path):
     generator = np.random.default_rng(0)
     texts = tmp_path / "my-texts"

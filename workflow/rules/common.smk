@@ -1,3 +1,5 @@
+# What all rules share: the study, its environment, the paths of its artifacts, and small functions.
+
 import json
 import os
 import sys
@@ -9,6 +11,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 from references import source_is_there
 from resources import Formulas, directives
 from study import MAIN_KEYTYPE, OTHER_KEYTYPES, SPLITS, StudyError, load, rows, scores_needed
+from summary import summary
 
 try:
     STUDY = load(config, workflow.configfiles)
@@ -16,23 +19,37 @@ except StudyError as error:
     sys.exit(f"error: {error}")
 
 FORMULAS = Formulas(STUDY, len(OTHER_KEYTYPES))
+CATALOGUE = yaml.safe_load(Path(STUDY["archives"]).read_text(encoding="utf-8"))
 
 # glibc gives freed blocks of this size back to the system by default; keeping them speeds up training by a third.
-for name, bytes_ in (("MMAP_THRESHOLD_", 1 << 32), ("TRIM_THRESHOLD_", 1 << 32), ("TOP_PAD_", 1 << 28)):
-    os.environ.setdefault(f"MALLOC_{name}", str(bytes_))
+for name, size in (("MMAP_THRESHOLD_", 1 << 32), ("TRIM_THRESHOLD_", 1 << 32), ("TOP_PAD_", 1 << 28)):
+    os.environ.setdefault(f"MALLOC_{name}", str(size))
 os.environ.setdefault("PYTHONPATH", workflow.basedir)
-# The command `knnlm` beside the running Snakemake is used, whether or not its environment is activated.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+# Jobs find the `knnlm` and `python3` that stand beside the running Snakemake, even in an environment not activated.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 
-R = f"{STUDY['results']}/{STUDY['study']}"
-TOKENS = R + "/tokens/{vocab}/{corpus}"
-MODEL = R + "/models/{model}/seed{seed}"
-KEYS = R + "/keys/{model}/seed{seed}/{corpus}/{split}/{keytype}"
-QUERIES = KEYS + "/shard0of1"
-INDEX = R + "/indexes/{model}/seed{seed}/{datastore}/{keytype}/{index}"
-NEIGHBORS = R + "/neighbors/{model}/seed{seed}/{corpus}/{split}/{datastore}/{keytype}/{index}"
+DOWNLOADS = Path(STUDY["downloads"])
+RESULTS = Path(STUDY["results"]) / STUDY["study"]
+LOGS = RESULTS / "logs"
+BENCHMARKS = RESULTS / "benchmarks"
+CORPUS = RESULTS / "corpora/{corpus}"
+VOCAB = RESULTS / "vocabs/{vocab}"
+TOKENS = RESULTS / "tokens/{vocab}/{corpus}"
+MODEL = RESULTS / "models/{model}/seed{seed}"
+SHARD = "shard{shard}of{shards}"
+KEYS = RESULTS / "keys/{model}/seed{seed}/{corpus}/train/{keytype}"
+DATASTORE_KEYS = RESULTS / "keys/{model}/seed{seed}/{datastore}/train/{keytype}"
+QUERIES = RESULTS / "keys/{model}/seed{seed}/{corpus}/{split}/{keytype}/shard0of1"
+INDEX = RESULTS / "indexes/{model}/seed{seed}/{datastore}/{keytype}/{index}"
+NEIGHBORS = RESULTS / "neighbors/{model}/seed{seed}/{corpus}/{split}/{datastore}/{keytype}/{index}"
+LOGPROBS = RESULTS / "logprobs/{corpus}/{split}"
+EXPERIMENT = RESULTS / "experiments/{output}.json"
+
+SPLIT_FILES = [f"{split}{end}" for split in ("train", *SPLITS) for end in (".txt", ".documents.jsonl")]
+TOKEN_FILES = [f"{split}{end}" for split in ("train", *SPLITS) for end in (".npy", ".documents.npy")]
+MODEL_FILES = ("config.json", "model.safetensors", "curve.jsonl")
 KEY_FILES = ("keys.npy", "values.npy", "ids.npy")
-LOGPROBS = R + "/logprobs/{corpus}/{split}"
+NEIGHBOR_FILES = ("ids.npy", "distances.npy", "values.npy")
 
 
 wildcard_constraints:
@@ -49,70 +66,72 @@ wildcard_constraints:
     first=r"\d+",
 
 
+def one_of(names):
+    """A wildcard's constraint; one that nothing meets where there are no names."""
+    return "|".join(names) or "none"
+
+
 def as_json(settings):
     """One parameter, whatever the number of keys: Snakemake compares parameters as a set of values."""
     return json.dumps(settings, sort_keys=True)
 
 
 def without(settings, name):
+    """The settings but for one key."""
     return {key: value for key, value in settings.items() if key != name}
 
 
-def artifact(folder, *names):
-    """The declared files of an artifact directory, its meta.json first."""
-    return [f"{folder}/{name}" for name in ("meta.json", *names)]
-
-
-def file_artifact(path):
-    """The declared files of an artifact that is one file: itself first, then its description."""
-    return [path, f"{path}.meta.json"]
-
-
-def needs(rule, **fixed):
-    """What stands after a rule's `resources:`."""
-    return directives(FORMULAS, rule, fixed)
-
-
-def cpus(rule, **fixed):
-    return lambda wildcards: getattr(FORMULAS, rule)(dict(wildcards) | fixed).cpus
-
-
-def splits(pattern):
-    """One path for dev and one for test: jobs that take seconds score both."""
-    return [pattern.replace("{split}", split) for split in SPLITS]
-
-
-def of_keytype(pattern, keytype):
-    return pattern.replace("{keytype}", keytype)
+# Paths.
 
 
 def folder(path):
+    """The folder that holds a file."""
     return str(Path(path).parent)
 
 
 def folders(paths):
+    """The artifact folders whose meta.json files are among the paths."""
     return [folder(path) for path in paths if path.endswith("meta.json")]
 
 
-def model_setting(key, *path):
-    """A function of wildcards that gives one part of the model's settings as JSON."""
-
-    def setting(wildcards):
-        value = STUDY["models"][wildcards.model][key]
-        for part in path:
-            value = value[part]
-        return as_json(value)
-
-    return setting
+def artifact(directory, *names):
+    """The declared files of an artifact directory, its meta.json first."""
+    return [f"{directory}/{name}" for name in ("meta.json", *names)]
 
 
-def vocab_of(wildcards):
-    return STUDY["models"][wildcards.model]["vocab"]
+def artifacts(directories, *names):
+    """The declared files of several artifact directories with the same files."""
+    return [path for directory in directories for path in artifact(directory, *names)]
 
 
-def tokens_of(wildcards, split):
-    """The token file of a split in the vocabulary of the model."""
-    return f"{R}/tokens/{vocab_of(wildcards)}/{wildcards.corpus}/{split}.npy"
+def of_keytype(pattern, keytype):
+    """The pattern with its key type filled in."""
+    return str(pattern).replace("{keytype}", keytype)
+
+
+def splits(pattern):
+    """One path for dev and one for test: jobs that take seconds do both."""
+    return [str(pattern).replace("{split}", split) for split in SPLITS]
+
+
+def of_datastore(pattern, datastore):
+    """The pattern with its datastore filled in."""
+    return str(pattern).replace("{datastore}", datastore)
+
+
+def queries(*keytypes):
+    """The folders of dev's and test's keys of these types."""
+    return [of_keytype(path, keytype) for path in splits(QUERIES) for keytype in keytypes]
+
+
+def datastore_keys(*keytypes):
+    """The folders of a shard's keys of these types."""
+    return [of_keytype(KEYS / SHARD, keytype) for keytype in keytypes]
+
+
+def filled(pattern, wildcards, **others):
+    """The path of a pattern with its wildcards replaced by their values."""
+    return str(pattern).format(**dict(wildcards) | others)
 
 
 def merged(first, shards):
@@ -121,4 +140,84 @@ def merged(first, shards):
 
 
 def documents(vocab, corpus, split):
-    return f"{R}/tokens/{vocab}/{corpus}/{split}.documents.npy"
+    """The file of the split's document boundaries."""
+    return f"{RESULTS}/tokens/{vocab}/{corpus}/{split}.documents.npy"
+
+
+def command(*parts):
+    """A shell command that several rules share, with the flags of one of them."""
+    return " ".join(parts)
+
+
+# Resources: what stands after `threads:` and `resources:`.
+
+
+def cpus(formula, fixed=None):
+    """The cores of a job, by the formula in workflow/resources.py; `fixed` adds to its wildcards."""
+    return lambda wildcards: getattr(FORMULAS, formula)(dict(wildcards) | (fixed or {})).cpus
+
+
+def needs(formula, fixed=None, **others):
+    """Memory, time, disk and GPUs of a job, by the formula in workflow/resources.py, and other resources."""
+    return directives(FORMULAS, formula, fixed or {}) | others
+
+
+# Parameters: each function below returns a function that Snakemake calls for each job.
+
+
+def input_folder(name):
+    """The artifact folder of the input file of this name."""
+    return lambda wildcards, input: folder(input[name])
+
+
+def input_folders(name):
+    """The artifact folders of the inputs of this name."""
+    return lambda wildcards, input: folders(input[name])
+
+
+def output_folder():
+    """The folder of the first output file."""
+    return lambda wildcards, output: folder(output[0])
+
+
+def output_folders(name=None):
+    """The artifact folders of all outputs, or of those of this name."""
+    return lambda wildcards, output: folders(output[name] if name else output)
+
+
+def flags(*names):
+    """The inputs of these names as a verb's flags, `--name path …`, without those that have no files."""
+
+    def words(wildcards, input):
+        return [word for name in names if input[name] for word in (f"--{name}", *input[name])] or ""
+
+    return words
+
+
+def model_setting(*keys):
+    """One part of the model's settings as JSON: `windows`, `evaluation` is windows.evaluation."""
+
+    def setting(wildcards):
+        value = STUDY["models"][wildcards.model]
+        for key in keys:
+            value = value[key]
+        return as_json(value)
+
+    return setting
+
+
+def index_settings(*names):
+    """Some of the index's settings as JSON; a change to the others reruns nothing."""
+    return lambda wildcards: as_json({name: STUDY["indexes"][wildcards.index][name] for name in names})
+
+
+# Parameters that are functions themselves.
+
+
+def study_folder(wildcards):
+    return str(RESULTS)
+
+
+def study_note(wildcards):
+    """A function, because Snakemake would take braces in a plain text for wildcards."""
+    return STUDY["note"]

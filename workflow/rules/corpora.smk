@@ -1,34 +1,19 @@
-with open(STUDY["archives"]) as file:
-    CATALOGUE = yaml.safe_load(file)
-SPLIT_FILES = [f"{split}{end}" for split in ("train", "dev", "test") for end in (".txt", ".documents.jsonl")]
-TOKEN_FILES = [f"{split}{end}" for split in ("train", "dev", "test") for end in (".npy", ".documents.npy")]
+# Archives to corpora, vocabularies and tokens.
+
 PREPARED = [name for name, corpus in STUDY["corpora"].items() if "sources" in corpus]
 SUBSETS = [name for name, corpus in STUDY["corpora"].items() if "subset_of" in corpus]
 
 
-def archives(wildcards):
-    sources = STUDY["corpora"][wildcards.corpus]["sources"]
-    for number, source in enumerate(sources):
-        if not (
-            workflow.dryrun or source_is_there(source) or Path(f"{R}/corpora/{wildcards.corpus}/meta.json").exists()
-        ):
-            where = f"corpora.{wildcards.corpus}.sources[{number}].path"
-            sys.exit(f"error: {where}: {source['path']} is not there; fill it or name another")
-    named = {source["archive"] for source in sources if "archive" in source}
-    return [f"{STUDY['downloads']}/{name}" for name in sorted(named)]
-
-
-def pinned(names):
-    return [f"{name}={CATALOGUE[name]['sha256']}" for name in names if CATALOGUE[name].get("sha256")]
-
-
 rule fetch:
+    """Download an archive of text and check its digest."""
     output:
-        STUDY["downloads"] + "/{archive}",
+        DOWNLOADS / "{archive}",
+    log:
+        LOGS / "fetch/{archive}.log",
     benchmark:
-        R + "/benchmarks/fetch/{archive}.jsonl"
+        BENCHMARKS / "fetch/{archive}.jsonl"
     wildcard_constraints:
-        archive="|".join(CATALOGUE),
+        archive=one_of(CATALOGUE),
     localrule: True
     params:
         catalogue=STUDY["archives"],
@@ -37,100 +22,110 @@ rule fetch:
         " --archive {wildcards.archive:q}"
         " --catalogue {params.catalogue:q}"
         " --out {output:q}"
+        " 2> {log:q}"
 
 
 rule prepare:
+    """Turn archives or a folder of text into the documents of train, dev and test."""
     input:
         archives,
     output:
-        artifact(R + "/corpora/{corpus}", *SPLIT_FILES),
+        artifact(CORPUS, *SPLIT_FILES),
+    log:
+        LOGS / "prepare/{corpus}.log",
     benchmark:
-        R + "/benchmarks/prepare/{corpus}.jsonl"
+        BENCHMARKS / "prepare/{corpus}.jsonl"
     wildcard_constraints:
-        corpus="|".join(PREPARED),
+        corpus=one_of(PREPARED),
     threads: cpus("prepare")
     resources:
         **needs("prepare"),
     params:
-        out=lambda w, output: folder(output[0]),
-        archives=lambda w, input: [f"{Path(path).name}={path}" for path in input],
-        sha256=lambda w, input: pinned(Path(path).name for path in input),
-        settings=lambda w: as_json({"seed": STUDY["seed"]} | without(STUDY["corpora"][w.corpus], "token_shards")),
+        archives=archive_paths,
+        sha256=archive_digests,
+        settings=corpus_settings,
+        out=output_folder(),
     shell:
         "knnlm prepare"
         " --archives {params.archives:q}"
         " --sha256 {params.sha256:q}"
         " --settings {params.settings:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule subset:
+    """Keep a random part of another corpus's training documents."""
     input:
-        lambda w: artifact(f"{R}/corpora/{STUDY['corpora'][w.corpus]['subset_of']}", *SPLIT_FILES),
+        whole_corpus,
     output:
-        artifact(R + "/corpora/{corpus}", *SPLIT_FILES),
+        artifact(CORPUS, *SPLIT_FILES),
+    log:
+        LOGS / "prepare/{corpus}.log",
     benchmark:
-        R + "/benchmarks/prepare/{corpus}.jsonl"
+        BENCHMARKS / "prepare/{corpus}.jsonl"
     wildcard_constraints:
-        corpus="|".join(SUBSETS) or "none",
+        corpus=one_of(SUBSETS),
     threads: cpus("subset")
     resources:
         **needs("subset"),
     params:
-        corpus=lambda w, input: folder(input[0]),
-        out=lambda w, output: folder(output[0]),
-        fraction=lambda w: STUDY["corpora"][w.corpus]["fraction"],
+        corpus=input_folder(0),
+        fraction=lambda wildcards: STUDY["corpora"][wildcards.corpus]["fraction"],
         seed=STUDY["seed"],
+        out=output_folder(),
     shell:
         "knnlm subset"
         " --corpus {params.corpus:q}"
         " --fraction {params.fraction:q}"
         " --seed {params.seed:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule vocab:
+    """Choose the vocabulary from training text: words, or subwords of a tokenizer trained here."""
     input:
-        lambda w: [f"{R}/corpora/{corpus}/meta.json" for corpus in STUDY["vocabs"][w.vocab]["corpora"]],
+        corpora=vocab_corpora,
     output:
-        artifact(R + "/vocabs/{vocab}", "vocab.json"),
+        artifact(VOCAB, "vocab.json"),
+    log:
+        LOGS / "vocab/{vocab}.log",
     benchmark:
-        R + "/benchmarks/vocab/{vocab}.jsonl"
+        BENCHMARKS / "vocab/{vocab}.jsonl"
     threads: cpus("vocab")
     resources:
         **needs("vocab"),
     params:
-        corpora=lambda w, input: folders(input),
-        out=lambda w, output: folder(output[0]),
-        settings=lambda w: as_json({"seed": STUDY["seed"]} | without(STUDY["vocabs"][w.vocab], "corpora")),
+        corpora=input_folders("corpora"),
+        settings=vocab_settings,
+        out=output_folder(),
     shell:
         "knnlm build_vocab"
         " --corpora {params.corpora:q}"
         " --settings {params.settings:q}"
         " --out {params.out:q}"
-
-
-def token_shards(wildcards):
-    """The shards that train is encoded in by jobs of their own; none where the corpus asks for one."""
-    shards = STUDY["corpora"][wildcards.corpus].get("token_shards", 1)
-    return [f"{TOKENS}/shard{i}of{shards}/meta.json".format(**dict(wildcards)) for i in range(shards) if shards > 1]
+        " 2> {log:q}"
 
 
 rule binarize_shard:
+    """Encode one part of a large training text as tokens."""
     input:
-        vocab=R + "/vocabs/{vocab}/meta.json",
-        corpus=R + "/corpora/{corpus}/meta.json",
+        vocab=VOCAB / "meta.json",
+        corpus=CORPUS / "meta.json",
     output:
-        artifact(TOKENS + "/shard{shard}of{shards}", "train.npy", "train.documents.npy"),
+        artifact(TOKENS / SHARD, "train.npy", "train.documents.npy"),
+    log:
+        LOGS / "binarize/{vocab}/{corpus}" / f"{SHARD}.log",
     benchmark:
-        R + "/benchmarks/binarize/{vocab}/{corpus}/shard{shard}of{shards}.jsonl"
+        BENCHMARKS / "binarize/{vocab}/{corpus}" / f"{SHARD}.jsonl"
     threads: cpus("binarize_shard")
     resources:
         **needs("binarize_shard"),
     params:
-        vocab=lambda w, input: folder(input.vocab),
-        corpus=lambda w, input: folder(input.corpus),
-        out=lambda w, output: folder(output[0]),
+        vocab=input_folder("vocab"),
+        corpus=input_folder("corpus"),
+        out=output_folder(),
     shell:
         "knnlm binarize"
         " --vocab {params.vocab:q}"
@@ -138,28 +133,33 @@ rule binarize_shard:
         " --shard {wildcards.shard:q}"
         " --shards {wildcards.shards:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule binarize:
+    """Encode train, dev and test as tokens, or join the parts of train that are encoded."""
     input:
         token_shards,
-        vocab=R + "/vocabs/{vocab}/meta.json",
-        corpus=R + "/corpora/{corpus}/meta.json",
+        vocab=VOCAB / "meta.json",
+        corpus=CORPUS / "meta.json",
     output:
         artifact(TOKENS, *TOKEN_FILES),
+    log:
+        LOGS / "binarize/{vocab}/{corpus}/all.log",
     benchmark:
-        R + "/benchmarks/binarize/{vocab}/{corpus}/all.jsonl"
+        BENCHMARKS / "binarize/{vocab}/{corpus}/all.jsonl"
     threads: cpus("binarize")
     resources:
         **needs("binarize"),
     params:
-        vocab=lambda w, input: folder(input.vocab),
-        corpus=lambda w, input: folder(input.corpus),
-        parts=lambda w: ["--parts", *map(folder, token_shards(w))] if token_shards(w) else "",
-        out=lambda w, output: folder(output[0]),
+        vocab=input_folder("vocab"),
+        corpus=input_folder("corpus"),
+        parts=token_parts,
+        out=output_folder(),
     shell:
         "knnlm binarize"
         " --vocab {params.vocab:q}"
         " --corpus {params.corpus:q}"
         " {params.parts:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"

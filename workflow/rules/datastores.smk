@@ -1,249 +1,218 @@
-def datastore_shards(pattern):
-    """A function of wildcards: one path for each shard of the datastore."""
-
-    def paths(wildcards):
-        shards = STUDY["datastores"][wildcards.datastore]["shards"]
-        return [pattern.format(**dict(wildcards), shard=i, shards=shards) for i in range(shards)]
-
-    return paths
-
-
-def training_keys(wildcards):
-    """What an index is trained on: the stored keys, or a sample of those that are not."""
-    if wildcards.datastore in STREAMED:
-        return (DATASTORE_KEYS.replace(SHARD, "/sample") + "/meta.json").format(**dict(wildcards))
-    return datastore_shards(DATASTORE_KEYS + "/meta.json")(wildcards)
-
-
-def index_settings(*names):
-    """A function of wildcards: some of the index's settings as JSON, so that others rerun nothing."""
-    return lambda wildcards: as_json({name: STUDY["indexes"][wildcards.index][name] for name in names})
-
+# Models to datastores, indexes and neighbors.
 
 STREAMED = [name for name, datastore in STUDY["datastores"].items() if not datastore["store_keys"]]
-STORED = "|".join(name for name in STUDY["datastores"] if name not in STREAMED) or "none"
-OVERSAMPLED = 4  # entries to draw an index's training sample from, for each one drawn; whole windows are extracted
-SHARD = "/shard{shard}of{shards}"
-TRAIN_KEYS = KEYS.replace("{split}", "train") + SHARD
-DATASTORE_KEYS = TRAIN_KEYS.replace("{corpus}", "{datastore}")
+STORED = [name for name in STUDY["datastores"] if name not in STREAMED]
+OVERSAMPLED = 4  # entries extracted for each one that trains an index, because whole windows are extracted
+EXTRACTION = {
+    "model": input_folder("model"),
+    "windows": model_setting("windows", "datastore"),
+    "batch_tokens": model_setting("batch_tokens"),
+    "seed": STUDY["seed"],
+}
+# The command that the rules below complete, and its flags for one shard of a datastore.
+EXTRACT = (
+    "workflow/launch {resources.gpu:q} extract"
+    " --model {params.model:q}"
+    " --tokens {input.tokens:q}"
+    " --windows {params.windows:q}"
+    " --batch-tokens {params.batch_tokens:q}"
+    " --seed {params.seed:q}"
+    " --keytypes {params.keytypes:q}"
+    " --out {params.out:q}"
+)
+ONE_SHARD = "--shard {wildcards.shard:q} --shards {wildcards.shards:q}"
 
 
 rule extract:
+    """Store the keys and values of one shard of the training tokens (equation 1)."""
     input:
-        model=MODEL + "/meta.json",
-        tokens=lambda w: tokens_of(w, "train"),
+        model=MODEL / "meta.json",
+        tokens=train_tokens(),
     output:
-        artifact(of_keytype(TRAIN_KEYS, MAIN_KEYTYPE), *KEY_FILES),
+        artifacts(datastore_keys(MAIN_KEYTYPE), *KEY_FILES),
+    log:
+        LOGS / "extract/{model}/seed{seed}/{corpus}" / f"{SHARD}.log",
     benchmark:
-        R + "/benchmarks/extract/{model}/seed{seed}/{corpus}/shard{shard}of{shards}.jsonl"
+        BENCHMARKS / "extract/{model}/seed{seed}/{corpus}" / f"{SHARD}.jsonl"
     wildcard_constraints:
-        corpus=STORED,
+        corpus=one_of(STORED),
     threads: cpus("extract")
     resources:
         **needs("extract"),
     params:
-        model=lambda w, input: folder(input.model),
+        **EXTRACTION,
         keytypes=MAIN_KEYTYPE,
-        out=lambda w, output: folders(output),
-        windows=model_setting("windows", "datastore"),
-        batch_tokens=model_setting("batch_tokens"),
-        seed=STUDY["seed"],
+        out=output_folders(),
     shell:
-        "workflow/launch {resources.gpu:q} extract"
-        " --model {params.model:q}"
-        " --tokens {input.tokens:q}"
-        " --windows {params.windows:q}"
-        " --shard {wildcards.shard:q}"
-        " --shards {wildcards.shards:q}"
-        " --seed {params.seed:q}"
-        " --batch-tokens {params.batch_tokens:q}"
-        " --keytypes {params.keytypes:q}"
-        " --out {params.out:q}"
+        command(EXTRACT, ONE_SHARD, "2> {log:q}")
 
 
 use rule extract as extract_keytypes with:
+    """Store the keys of all other types, for the comparison of key types."""
     output:
-        [path for keytype in OTHER_KEYTYPES for path in artifact(of_keytype(TRAIN_KEYS, keytype), *KEY_FILES)],
+        artifacts(datastore_keys(*OTHER_KEYTYPES), *KEY_FILES),
+    log:
+        LOGS / "extract_keytypes/{model}/seed{seed}/{corpus}" / f"{SHARD}.log",
     benchmark:
-        R + "/benchmarks/extract_keytypes/{model}/seed{seed}/{corpus}/shard{shard}of{shards}.jsonl"
+        BENCHMARKS / "extract_keytypes/{model}/seed{seed}/{corpus}" / f"{SHARD}.jsonl"
     threads: cpus("extract_keytypes")
     resources:
         **needs("extract_keytypes"),
     params:
-        model=lambda w, input: folder(input.model),
+        **EXTRACTION,
         keytypes=OTHER_KEYTYPES,
-        out=lambda w, output: folders(output),
-        windows=model_setting("windows", "datastore"),
-        batch_tokens=model_setting("batch_tokens"),
-        seed=STUDY["seed"],
+        out=output_folders(),
 
 
 rule sample_keys:
+    """Extract a sample of keys to train the indexes of a datastore whose keys are not stored."""
     input:
-        model=MODEL + "/meta.json",
-        tokens=lambda w: tokens_of(w, "train"),
+        model=MODEL / "meta.json",
+        tokens=train_tokens(),
     output:
-        artifact(TRAIN_KEYS.replace(SHARD, "/sample"), *KEY_FILES),
+        artifact(KEYS / "sample", *KEY_FILES),
+    log:
+        LOGS / "sample_keys/{model}/seed{seed}/{corpus}/{keytype}.log",
     benchmark:
-        R + "/benchmarks/sample_keys/{model}/seed{seed}/{corpus}/{keytype}.jsonl"
+        BENCHMARKS / "sample_keys/{model}/seed{seed}/{corpus}/{keytype}.jsonl"
     wildcard_constraints:
-        corpus="|".join(STREAMED) or "none",
+        corpus=one_of(STREAMED),
     threads: cpus("sample_keys")
     resources:
         **needs("sample_keys"),
     params:
-        model=lambda w, input: folder(input.model),
-        out=lambda w, output: folders(output),
-        windows=model_setting("windows", "datastore"),
-        batch_tokens=model_setting("batch_tokens"),
+        **EXTRACTION,
         entries=OVERSAMPLED * max(index["sample"] for index in STUDY["indexes"].values()),
-        seed=STUDY["seed"],
+        keytypes="{keytype}",
+        out=output_folders(),
     shell:
-        "workflow/launch {resources.gpu:q} extract"
-        " --model {params.model:q}"
-        " --tokens {input.tokens:q}"
-        " --windows {params.windows:q}"
-        " --seed {params.seed:q}"
-        " --entries {params.entries:q}"
-        " --batch-tokens {params.batch_tokens:q}"
-        " --keytypes {wildcards.keytype:q}"
-        " --out {params.out:q}"
+        command(EXTRACT, "--entries {params.entries:q}", "2> {log:q}")
+
+
+for DATASTORE in STREAMED:
+    STREAM = {"datastore": DATASTORE, "index": indexes_of(DATASTORE)}
+
+    rule:
+        """Extract one shard of a datastore straight into its indexes, without storing its keys."""
+        name:
+            f"stream_{DATASTORE}"
+        input:
+            model=MODEL / "meta.json",
+            tokens=train_tokens(DATASTORE),
+            trained=expand(INDEX / "trained.faiss", **STREAM, allow_missing=True),
+        output:
+            artifact(of_datastore(DATASTORE_KEYS / SHARD, DATASTORE), "values.npy", "ids.npy"),
+            expand(INDEX / f"{SHARD}.faiss.meta.json", **STREAM, allow_missing=True),
+            index=expand(INDEX / f"{SHARD}.faiss", **STREAM, allow_missing=True),
+        log:
+            LOGS / "stream/{model}/seed{seed}" / DATASTORE / "{keytype}" / f"{SHARD}.log",
+        benchmark:
+            BENCHMARKS / "stream/{model}/seed{seed}" / DATASTORE / "{keytype}" / f"{SHARD}.jsonl"
+        threads: cpus("stream", STREAM)
+        resources:
+            **needs("stream", STREAM),
+        params:
+            **EXTRACTION,
+            keytypes="{keytype}",
+            out=output_folder(),
+        shell:
+            command(EXTRACT, ONE_SHARD, "--trained {input.trained:q}", "--index {output.index:q}", "2> {log:q}")
 
 
 rule train_index:
+    """Train a FAISS index on a sample of the datastore's keys."""
     input:
-        training_keys,
+        shards=training_keys,
     output:
-        file_artifact(INDEX + "/trained.faiss"),
+        index=INDEX / "trained.faiss",
+        meta=INDEX / "trained.faiss.meta.json",
+    log:
+        LOGS / "train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.log",
     benchmark:
-        R + "/benchmarks/train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
+        BENCHMARKS / "train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
     threads: cpus("train_index")
     resources:
         **needs("train_index"),
     params:
-        datastore=lambda w, input: folders(input),
+        shards=input_folders("shards"),
         settings=index_settings("factory", "metric", "sample", "seed"),
     shell:
         "knnlm train_index"
-        " --keys {params.datastore:q}"
+        " --keys {params.shards:q}"
         " --settings {params.settings:q}"
-        " --out {output[0]:q}"
+        " --out {output.index:q}"
+        " 2> {log:q}"
 
 
 rule add:
+    """Add one shard's keys to a copy of the trained index."""
     input:
-        trained=INDEX + "/trained.faiss",
-        datastore=DATASTORE_KEYS + "/meta.json",
+        trained=INDEX / "trained.faiss",
+        shard=DATASTORE_KEYS / SHARD / "meta.json",
     output:
-        file_artifact(INDEX + SHARD + ".faiss"),
+        index=INDEX / f"{SHARD}.faiss",
+        meta=INDEX / f"{SHARD}.faiss.meta.json",
+    log:
+        LOGS / "add/{model}/seed{seed}/{datastore}/{keytype}/{index}" / f"{SHARD}.log",
     benchmark:
-        R + "/benchmarks/add/{model}/seed{seed}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
+        BENCHMARKS / "add/{model}/seed{seed}/{datastore}/{keytype}/{index}" / f"{SHARD}.jsonl"
     wildcard_constraints:
-        datastore=STORED,
+        datastore=one_of(STORED),
     threads: cpus("add")
     resources:
         **needs("add"),
     params:
-        datastore=lambda w, input: folder(input.datastore),
+        shard=input_folder("shard"),
     shell:
-        "knnlm add"
-        " --trained {input.trained:q}"
-        " --keys {params.datastore:q}"
-        " --out {output[0]:q}"
-
-
-for DATASTORE in STREAMED:
-    INDEXES = sorted({row["index"] for row in rows(STUDY) if row["datastore"] == DATASTORE})
-
-    rule:
-        name:
-            f"stream_{DATASTORE}"
-        input:
-            model=MODEL + "/meta.json",
-            tokens=lambda w, datastore=DATASTORE: f"{R}/tokens/{vocab_of(w)}/{datastore}/train.npy",
-            trained=expand(INDEX + "/trained.faiss", datastore=DATASTORE, index=INDEXES, allow_missing=True),
-        output:
-            artifact(DATASTORE_KEYS.replace("{datastore}", DATASTORE), "values.npy", "ids.npy"),
-            expand(INDEX + SHARD + ".faiss.meta.json", datastore=DATASTORE, index=INDEXES, allow_missing=True),
-            index=expand(INDEX + SHARD + ".faiss", datastore=DATASTORE, index=INDEXES, allow_missing=True),
-        benchmark:
-            R + "/benchmarks/stream/{model}/seed{seed}/" + DATASTORE + "/{keytype}/shard{shard}of{shards}.jsonl"
-        threads: cpus("stream", datastore=DATASTORE, index=INDEXES)
-        resources:
-            **needs("stream", datastore=DATASTORE, index=INDEXES),
-        params:
-            model=lambda w, input: folder(input.model),
-            out=lambda w, output: folder(output[0]),
-            windows=model_setting("windows", "datastore"),
-            batch_tokens=model_setting("batch_tokens"),
-            seed=STUDY["seed"],
-        shell:
-            "workflow/launch {resources.gpu:q} stream"
-            " --model {params.model:q}"
-            " --tokens {input.tokens:q}"
-            " --trained {input.trained:q}"
-            " --index {output.index:q}"
-            " --windows {params.windows:q}"
-            " --shard {wildcards.shard:q}"
-            " --shards {wildcards.shards:q}"
-            " --seed {params.seed:q}"
-            " --batch-tokens {params.batch_tokens:q}"
-            " --keytype {wildcards.keytype:q}"
-            " --out {params.out:q}"
+        "knnlm add" " --trained {input.trained:q}" " --keys {params.shard:q}" " --out {output.index:q}" " 2> {log:q}"
 
 
 rule search:
+    """Find the nearest entries of one shard for every token of dev and test."""
     input:
-        index=INDEX + SHARD + ".faiss",
-        datastore=DATASTORE_KEYS + "/meta.json",
-        queries=splits(QUERIES + "/meta.json"),
+        index=INDEX / f"{SHARD}.faiss",
+        shard=DATASTORE_KEYS / SHARD / "meta.json",
+        queries=splits(QUERIES / "meta.json"),
     output:
-        [
-            path
-            for found in splits(NEIGHBORS + SHARD)
-            for path in artifact(found, "ids.npy", "distances.npy", "values.npy")
-        ],
+        artifacts(splits(NEIGHBORS / SHARD), *NEIGHBOR_FILES),
+    log:
+        LOGS / "search/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}" / f"{SHARD}.log",
     benchmark:
-        R + "/benchmarks/search/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/shard{shard}of{shards}.jsonl"
+        BENCHMARKS / "search/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}" / f"{SHARD}.jsonl"
     threads: cpus("search")
     resources:
         **needs("search"),
     params:
-        datastore=lambda w, input: folder(input.datastore),
-        queries=lambda w, input: folders(input.queries),
+        shard=input_folder("shard"),
+        queries=input_folders("queries"),
         settings=index_settings("nprobe"),
         k=STUDY["retrieval"]["k"],
-        out=lambda w, output: folders(output),
+        out=output_folders(),
     shell:
         "knnlm search"
         " --index {input.index:q}"
-        " --keys {params.datastore:q}"
+        " --keys {params.shard:q}"
         " --queries {params.queries:q}"
-        " --settings {params.settings:q}"
-        " --k {params.k:q}"
+        " --settings {params.settings:q} --k {params.k:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule merge:
+    """Keep the nearest neighbors of several shards, as one index would have returned them."""
     input:
-        lambda w: [
-            f"{split}/shard{i}of{w.shards}/meta.json".format(**dict(w))
-            for split in splits(NEIGHBORS)
-            for i in range(int(w.first))
-        ],
+        shards=neighbors_in_shards,
     output:
-        [
-            path
-            for found in splits(NEIGHBORS + "/first{first}of{shards}")
-            for path in artifact(found, "ids.npy", "distances.npy", "values.npy")
-        ],
+        artifacts(splits(NEIGHBORS / "first{first}of{shards}"), *NEIGHBOR_FILES),
+    log:
+        LOGS / "merge/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.log",
     benchmark:
-        R + "/benchmarks/merge/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
+        BENCHMARKS / "merge/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
     threads: cpus("merge")
     resources:
         **needs("merge"),
     params:
-        shards=lambda w, input: folders(input),
-        out=lambda w, output: folders(output),
+        shards=input_folders("shards"),
+        out=output_folders(),
     shell:
-        "knnlm merge" " --shards {params.shards:q}" " --out {params.out:q}"
+        "knnlm merge" " --shards {params.shards:q}" " --out {params.out:q}" " 2> {log:q}"

@@ -1,90 +1,92 @@
-def model_corpus(split):
-    def path(wildcards):
-        model = STUDY["models"][wildcards.model]
-        return f"{R}/tokens/{model['vocab']}/{model['corpus']}/{split}.npy"
-
-    return path
-
+# Tokens to models, their log-probabilities, and the keys of dev and test.
 
 IMPORTED = [name for name, model in STUDY["models"].items() if "checkpoint" in model]
 TRAINED = [name for name in STUDY["models"] if name not in IMPORTED]
+EVALUATION = {
+    "model": input_folder("model"),
+    "windows": model_setting("windows", "evaluation"),
+    "batch_tokens": model_setting("batch_tokens"),
+}
 
 
 rule import_fairseq:
+    """Turn a checkpoint published in fairseq's format into a model of this project."""
     input:
-        checkpoint=lambda w: STUDY["models"][w.model]["checkpoint"],
-        vocab=lambda w: f"{R}/vocabs/{vocab_of(w)}/vocab.json",
+        checkpoint=checkpoint,
+        vocab=vocab_file,
     output:
-        artifact(MODEL, "config.json", "model.safetensors", "curve.jsonl"),
+        artifact(MODEL, *MODEL_FILES),
+    log:
+        LOGS / "import_fairseq/{model}/seed{seed}.log",
     benchmark:
-        R + "/benchmarks/import_fairseq/{model}/seed{seed}.jsonl"
+        BENCHMARKS / "import_fairseq/{model}/seed{seed}.jsonl"
     wildcard_constraints:
-        model="|".join(IMPORTED) or "none",
+        model=one_of(IMPORTED),
     threads: cpus("import_fairseq")
     resources:
         **needs("import_fairseq"),
     params:
-        dictionary=lambda w, input: f"{folder(input.vocab)}/dict.txt",
-        out=lambda w, output: folder(output[0]),
+        dictionary=dictionary,
+        out=output_folder(),
     shell:
         "knnlm import_fairseq"
         " --checkpoint {input.checkpoint:q}"
         " --dictionary {params.dictionary:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule train:
+    """Train a language model; stopped, it continues from its last saved state."""
     input:
         train=model_corpus("train"),
         dev=model_corpus("dev"),
-        vocab=lambda w: f"{R}/vocabs/{vocab_of(w)}/vocab.json",
+        vocab=vocab_file,
     output:
-        artifact(MODEL, "config.json", "model.safetensors", "curve.jsonl"),
+        artifact(MODEL, *MODEL_FILES),
+    log:
+        LOGS / "train/{model}/seed{seed}.log",
     benchmark:
-        R + "/benchmarks/train/{model}/seed{seed}.jsonl"
+        BENCHMARKS / "train/{model}/seed{seed}.jsonl"
     wildcard_constraints:
-        model="|".join(TRAINED) or "none",
+        model=one_of(TRAINED),
     priority: 10
     threads: cpus("train")
     resources:
-        **needs("train"),
-        nodes=1,
+        **needs("train", nodes=1),
     params:
-        out=lambda w, output: folder(output[0]),
-        architecture=model_setting("architecture"),
-        training=model_setting("training"),
+        **{name: model_setting(name) for name in ("architecture", "training")},
+        out=output_folder(),
     shell:
         "workflow/launch {resources.gpu:q}/{resources.nodes:q} train"
-        " --train {input.train:q}"
-        " --dev {input.dev:q}"
+        " --train {input.train:q} --dev {input.dev:q}"
         " --vocab {input.vocab:q}"
-        " --architecture {params.architecture:q}"
-        " --training {params.training:q}"
+        " --architecture {params.architecture:q} --training {params.training:q}"
         " --seed {wildcards.seed:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule evaluate:
+    """Score dev and test with the language model and keep the keys of their tokens as queries."""
     input:
-        model=MODEL + "/meta.json",
-        tokens=lambda w: [tokens_of(w, split) for split in SPLITS],
+        model=MODEL / "meta.json",
+        tokens=held_out_tokens,
     output:
-        logprob=[
-            path for scores in splits(LOGPROBS + "/lm/{model}/seed{seed}") for path in artifact(scores, "logprob.npy")
-        ],
-        queries=[path for split in splits(QUERIES) for path in artifact(of_keytype(split, MAIN_KEYTYPE), *KEY_FILES)],
+        logprob=artifacts(splits(LOGPROBS / "lm/{model}/seed{seed}"), "logprob.npy"),
+        queries=artifacts(queries(MAIN_KEYTYPE), *KEY_FILES),
+    log:
+        LOGS / "evaluate/{model}/seed{seed}/{corpus}.log",
     benchmark:
-        R + "/benchmarks/evaluate/{model}/seed{seed}/{corpus}.jsonl"
+        BENCHMARKS / "evaluate/{model}/seed{seed}/{corpus}.jsonl"
     threads: cpus("evaluate")
     resources:
         **needs("evaluate"),
     params:
-        model=lambda w, input: folder(input.model),
-        logprob=lambda w, output: folders(output.logprob),
+        **EVALUATION,
+        logprob=output_folders("logprob"),
         keytypes=MAIN_KEYTYPE,
-        out=lambda w, output: folders(output.queries),
-        windows=model_setting("windows", "evaluation"),
-        batch_tokens=model_setting("batch_tokens"),
+        out=output_folders("queries"),
     shell:
         "workflow/launch {resources.gpu:q} evaluate"
         " --model {params.model:q}"
@@ -92,32 +94,28 @@ rule evaluate:
         " --windows {params.windows:q}"
         " --batch-tokens {params.batch_tokens:q}"
         " --logprob {params.logprob:q}"
-        " --keytypes {params.keytypes:q}"
-        " --out {params.out:q}"
+        " --keytypes {params.keytypes:q} --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule evaluate_keytypes:
+    """Keep dev's and test's keys of all other types, for the comparison of key types."""
     input:
-        model=MODEL + "/meta.json",
-        tokens=lambda w: [tokens_of(w, split) for split in SPLITS],
+        model=MODEL / "meta.json",
+        tokens=held_out_tokens,
     output:
-        [
-            path
-            for split in splits(QUERIES)
-            for keytype in OTHER_KEYTYPES
-            for path in artifact(of_keytype(split, keytype), *KEY_FILES)
-        ],
+        artifacts(queries(*OTHER_KEYTYPES), *KEY_FILES),
+    log:
+        LOGS / "evaluate_keytypes/{model}/seed{seed}/{corpus}.log",
     benchmark:
-        R + "/benchmarks/evaluate_keytypes/{model}/seed{seed}/{corpus}.jsonl"
+        BENCHMARKS / "evaluate_keytypes/{model}/seed{seed}/{corpus}.jsonl"
     threads: cpus("evaluate_keytypes")
     resources:
         **needs("evaluate_keytypes"),
     params:
-        model=lambda w, input: folder(input.model),
+        **EVALUATION,
         keytypes=OTHER_KEYTYPES,
-        out=lambda w, output: folders(output),
-        windows=model_setting("windows", "evaluation"),
-        batch_tokens=model_setting("batch_tokens"),
+        out=output_folders(),
     shell:
         "workflow/launch {resources.gpu:q} evaluate"
         " --model {params.model:q}"
@@ -126,3 +124,4 @@ rule evaluate_keytypes:
         " --batch-tokens {params.batch_tokens:q}"
         " --keytypes {params.keytypes:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"

@@ -1,115 +1,96 @@
+# Experiments to tables, figures and pages, and the targets that a reader of the paper would type.
+
 PAPER = "config/paper_numbers.yaml"
 CAPTIONS = "workflow/report"
 STAGES = ("corpora", "vocabs", "tokens", "models", "keys", "indexes", "neighbors", "logprobs")
-TABLES = [name for name in STUDY["sheet"] if not name.startswith("figure")]
 EXAMPLE = next((row for row in STUDY["sheet"].get("table1", []) if row["name"] == "knn"), None)
-DRAWN = {
-    "figure1": ["figure1"],
-    "figure2": ["figure2a", "figure2b"],
-    **{f"figure{n}": [f"figure{n}"] for n in (3, 4, 5, 7, 8)},
-}
-FIGURES = {
-    name: files for name, files in DRAWN.items() if name in STUDY["sheet"] or name in ("figure1", "figure3", "figure8")
-}
 CURVES = [
-    f"{R}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl"
+    f"{RESULTS}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl"
     for model in ("wikitext", "memorizing")
     if model in TRAINED
 ]
-if len(CURVES) < 2:
-    FIGURES.pop("figure8")
-if not EXAMPLE:
-    FIGURES.pop("figure1")
-
-
-def table_files(name):
-    return [f"{R}/tables/{name}.{end}" for end in ("md", "tex", "csv")]
-
-
-def figure_files(name):
-    return [f"{R}/figures/{file}.{end}" for file in FIGURES[name] for end in ("pdf", "png", "csv")]
-
-
-def in_report(file):
-    """A figure's picture, which Snakemake's own report shows with its caption."""
-    return report(
-        f"{R}/figures/{file}.png", caption=f"../report/{file}.rst", category="Figures", labels={"figure": file}
-    )
-
-
-def as_list(paths):
-    return [paths] if isinstance(paths, str) else list(paths)
-
-
-def code_of(*modules):
-    """The library files that a cheap rule runs: an edit there draws its outputs again."""
-    return [f"knnlm/{module}.py" for module in modules]
+TABLES = [name for name in STUDY["sheet"] if not name.startswith("figure")]
+# Figures 1, 3 and 8 have no rows in the sheet: they need an example, nothing, and two training curves.
+DRAWABLE = {*STUDY["sheet"], "figure3", *(["figure1"] if EXAMPLE else []), *(["figure8"] if len(CURVES) == 2 else [])}
+FIGURES = {
+    f"figure{number}": [f"figure{number}{panel}" for panel in ("ab" if number == 2 else [""])]
+    for number in (1, 2, 3, 4, 5, 7, 8)
+    if f"figure{number}" in DRAWABLE
+}
+PICTURES = [file for files in FIGURES.values() for file in files]
+TABULATE = code_of("outputs/tabulate.py", "outputs/tables.py", "outputs/claims.py", "scores/experiments.py")
 
 
 rule table:
+    """Write one table beside the paper's numbers."""
     input:
-        experiment=R + "/experiments/{table}.json",
-        curves=lambda w: CURVES if w.table == "memorizing" else [],
+        experiments=[RESULTS / "experiments/{table}.json"],
+        curves=curves_of,
         paper=PAPER,
-        code=code_of("outputs/tabulate", "outputs/tables", "outputs/claims", "scores/experiments"),
+        code=TABULATE,
     output:
-        multiext(R + "/tables/{table}", ".md", ".tex"),
-        report(R + "/tables/{table}.csv", caption="../report/table.rst", category="Tables", labels={"table": "{table}"}),
+        written_table("{table}", "table.rst"),
+    log:
+        LOGS / "table/{table}.log",
     wildcard_constraints:
-        table="|".join(TABLES),
+        table=one_of(TABLES),
     localrule: True
     params:
-        out=R + "/tables",
-        note=lambda w: STUDY["note"],
-        curves=lambda w, input: ["--curves", *input.curves] if input.curves else "",
+        inputs=flags("experiments", "curves"),
+        note=study_note,
+        out=output_folder(),
     shell:
         "knnlm tabulate"
         " --table {wildcards.table:q}"
-        " --experiments {input.experiment:q}"
-        " {params.curves:q}"
+        " {params.inputs:q}"
         " --paper {input.paper:q}"
         " --note={params.note:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule claims_table:
+    """Write every claim of the paper with the paper's number, this study's, and whether it held."""
     input:
-        experiments=expand(R + "/experiments/{output}.json", output=STUDY["sheet"]),
+        experiments=expand(EXPERIMENT, output=STUDY["sheet"]),
         curves=CURVES,
         paper=PAPER,
-        code=code_of("outputs/tabulate", "outputs/tables", "outputs/claims", "scores/experiments"),
+        code=TABULATE,
     output:
-        multiext(R + "/tables/claims", ".md", ".tex"),
-        report(R + "/tables/claims.csv", caption="../report/claims.rst", category="Tables", labels={"table": "claims"}),
+        written_table("claims", "claims.rst"),
+    log:
+        LOGS / "table/claims.log",
     localrule: True
     params:
-        out=R + "/tables",
-        note=lambda w: STUDY["note"],
-        curves=lambda w, input: ["--curves", *input.curves] if input.curves else "",
+        inputs=flags("experiments", "curves"),
+        note=study_note,
+        out=output_folder(),
     shell:
         "knnlm tabulate"
         " --table claims"
-        " --experiments {input.experiments:q}"
-        " {params.curves:q}"
+        " {params.inputs:q}"
         " --paper {input.paper:q}"
         " --note={params.note:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule cost:
+    """Write the jobs, seconds, peak memory and bytes of each stage."""
     input:
-        experiments=expand(R + "/experiments/{output}.json", output=STUDY["sheet"]),
+        experiments=expand(EXPERIMENT, output=STUDY["sheet"]),
         paper=PAPER,
-        code=code_of("outputs/tabulate", "outputs/tables"),
+        code=code_of("outputs/tabulate.py", "outputs/tables.py"),
     output:
-        multiext(R + "/tables/cost", ".md", ".tex"),
-        report(R + "/tables/cost.csv", caption="../report/cost.rst", category="Tables", labels={"table": "cost"}),
+        written_table("cost", "cost.rst"),
+    log:
+        LOGS / "table/cost.log",
     localrule: True
     params:
-        benchmarks=R + "/benchmarks",
-        artifacts=[f"{R}/{stage}" for stage in STAGES],
-        out=R + "/tables",
-        note=lambda w: STUDY["note"],
+        benchmarks=str(BENCHMARKS),
+        artifacts=[f"{RESULTS}/{stage}" for stage in STAGES],
+        note=study_note,
+        out=output_folder(),
     shell:
         "knnlm tabulate"
         " --table cost"
@@ -118,202 +99,191 @@ rule cost:
         " --paper {input.paper:q}"
         " --note={params.note:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule illustrate:
+    """Choose the query that figure 1 shows and work it out."""
     input:
-        experiment=R + "/experiments/table1.json",
-        code=code_of("outputs/illustrate", "live/layout", "live/passages", "live/retrieval"),
+        experiment=RESULTS / "experiments/table1.json",
+        code=code_of("outputs/illustrate.py", "live/layout.py", "live/passages.py", "live/retrieval.py"),
     output:
-        R + "/figures/figure1.json",
+        RESULTS / "figures/figure1.json",
+    log:
+        LOGS / "illustrate/figure1.log",
     localrule: True
     params:
-        study=R,
+        study=study_folder,
     shell:
-        "knnlm illustrate" " --study {params.study:q}" " --out {output:q}"
+        "knnlm illustrate" " --study {params.study:q}" " --out {output:q}" " 2> {log:q}"
 
 
-for FIGURE in FIGURES:
+for NAME in FIGURES:
 
     rule:
+        """Draw one figure: its PDF, its PNG and the numbers in it."""
         name:
-            f"draw_{FIGURE}"
+            f"draw_{NAME}"
         input:
-            experiments=[f"{R}/experiments/{FIGURE}.json"] if FIGURE in STUDY["sheet"] else [],
-            curves=CURVES if FIGURE == "figure8" else [],
-            query=R + "/figures/figure1.json" if FIGURE == "figure1" else [],
+            experiments=[f"{RESULTS}/experiments/{NAME}.json"] if NAME in STUDY["sheet"] else [],
+            curves=CURVES if NAME == "figure8" else [],
+            query=[RESULTS / "figures/figure1.json"] if NAME == "figure1" else [],
             paper=PAPER,
-            code=code_of("outputs/plot", "outputs/figures", "outputs/diagrams", "scores/experiments"),
+            code=code_of("outputs/plot.py", "outputs/figures.py", "outputs/diagrams.py", "scores/experiments.py"),
         output:
-            [path for path in figure_files(FIGURE) if not path.endswith(".png")],
-            [in_report(file) for file in FIGURES[FIGURE]],
+            drawn_figure(NAME),
+        log:
+            LOGS / f"draw/{NAME}.log",
         localrule: True
         params:
-            figure=FIGURE,
-            out=R + "/figures",
-            given=lambda w, input: [
-                word
-                for flag in ("experiments", "curves", "query")
-                if input[flag]
-                for word in (f"--{flag}", *as_list(input[flag]))
-            ],
+            figure=NAME,
+            inputs=flags("experiments", "curves", "query"),
+            out=output_folder(),
         shell:
             "knnlm plot"
             " --figure {params.figure:q}"
-            " {params.given:q}"
+            " {params.inputs:q}"
             " --paper {input.paper:q}"
             " --out {params.out:q}"
+            " 2> {log:q}"
 
 
 rule examples_pages:
+    """Show tokens that kNN helped and hurt most, with their neighbors."""
     input:
-        scores=lambda w: row_scores(EXAMPLE, EXAMPLE["seeds"][0], "test")["lm"],
-        knn=lambda w: f"{folder(row_scores(EXAMPLE, EXAMPLE['seeds'][0], 'test')['knn'])}/meta.json",
-        neighbors=lambda w: row_neighbors(EXAMPLE, "test") + "/meta.json",
-        experiment=R + "/experiments/table1.json",
-        code=[
-            *code_of("outputs/examples", "corpora/vocab"),
-            *(f"knnlm/outputs/templates/examples.{end}.j2" for end in ("md", "html")),
-        ],
+        experiment=RESULTS / "experiments/table1.json",
+        code=code_of("outputs/examples.py", "outputs/templates/examples.md.j2", "outputs/templates/examples.html.j2"),
     output:
-        multiext(R + "/examples/examples", ".md", ".html"),
+        [f"{RESULTS}/examples/examples.{end}" for end in ("md", "html")],
+    log:
+        LOGS / "examples/examples.log",
     localrule: True
     params:
-        out=R + "/examples",
-        neighbors=lambda w, input: folder(input.neighbors),
-        knn=lambda w: row_scores(EXAMPLE, EXAMPLE["seeds"][0], "test")["knn"],
-        vocab=f"{R}/vocabs/{EXAMPLE['vocab']}" if EXAMPLE else "",
-        test=f"{R}/tokens/{EXAMPLE['vocab']}/{EXAMPLE['corpus']}/test" if EXAMPLE else "",
-        train=f"{R}/tokens/{EXAMPLE['vocab']}/{EXAMPLE['datastore']}/train" if EXAMPLE else "",
-        seed=EXAMPLE["seeds"][0] if EXAMPLE else 0,
-        distance=EXAMPLE["distance"] if EXAMPLE else "",
+        study=study_folder,
         examples=STUDY["examples"]["count"],
-        note=lambda w: STUDY["note"],
+        note=study_note,
+        out=output_folder(),
     shell:
         "knnlm examples"
-        " --neighbors {params.neighbors:q}"
-        " --lm {input.scores:q}"
-        " --knn {params.knn:q}"
-        " --eval-tokens {params.test:q}.npy"
-        " --eval-documents {params.test:q}.documents.npy"
-        " --train-tokens {params.train:q}.npy"
-        " --train-documents {params.train:q}.documents.npy"
-        " --vocab {params.vocab:q}"
-        " --experiment {input.experiment:q}"
-        " --seed {params.seed:q}"
-        " --distance {params.distance:q}"
+        " --study {params.study:q}"
         " --count {params.examples:q}"
         " --note={params.note:q}"
         " --out {params.out:q}"
+        " 2> {log:q}"
 
 
 rule explore:
+    """Write the explorer: a page that shows each token's neighbors and what they did to its probability."""
     input:
-        experiment=R + "/experiments/table1.json",
-        code=[
-            *code_of("outputs/explore", "live/layout", "outputs/packing", "outputs/spacing"),
-            *(f"knnlm/outputs/templates/explorer.{end}" for end in ("html.j2", "css", "js")),
-        ],
+        experiment=RESULTS / "experiments/table1.json",
+        code=code_of("outputs/explore.py", "live/layout.py", "outputs/packing.py", "outputs/spacing.py"),
+        templates=code_of(*(f"outputs/templates/explorer.{end}" for end in ("html.j2", "css", "js"))),
     output:
-        report(
-            R + "/explorer.html", caption="../report/page.rst", category="Pages", labels={"page": "neighbor explorer"}
-        ),
+        in_report("explorer.html", "page.rst", "Pages", page="neighbor explorer"),
+    log:
+        LOGS / "explore/explorer.log",
     benchmark:
-        R + "/benchmarks/explore/explorer.jsonl"
+        BENCHMARKS / "explore/explorer.jsonl"
     localrule: True
     params:
-        study=R,
-        note=lambda w: STUDY["note"],
+        study=study_folder,
+        note=study_note,
     shell:
-        "knnlm explore" " --study {params.study:q}" " --note={params.note:q}" " --out {output:q}"
+        "knnlm explore" " --study {params.study:q}" " --note={params.note:q}" " --out {output:q}" " 2> {log:q}"
 
 
 rule report:
+    """Write one page with every table and figure, the configuration and what differs from the paper."""
     input:
-        tables=[f"{R}/tables/{name}.md" for name in (*TABLES, "claims", "cost")],
-        figures=[f"{R}/figures/{file}.png" for files in FIGURES.values() for file in files],
-        examples=f"{R}/examples/examples.md" if EXAMPLE else [],
-        explorer=f"{R}/explorer.html" if EXAMPLE else [],
+        tables=[f"{RESULTS}/tables/{name}.md" for name in (*TABLES, "claims", "cost")],
+        figures=[f"{RESULTS}/figures/{file}.png" for file in PICTURES],
+        examples=[RESULTS / "examples/examples.md"] if EXAMPLE else [],
+        explorer=[RESULTS / "explorer.html"] if EXAMPLE else [],
         configs=[*map(str, workflow.configfiles), STUDY["experiments"]],
-        metas=sorted({MODEL.format(model=row["model"], seed=row["seeds"][0]) + "/meta.json" for row in rows(STUDY)}),
-        deviations="docs/differences.md",
-        captions=[f"{CAPTIONS}/{file}.rst" for files in FIGURES.values() for file in files],
-        code=[*code_of("outputs/report"), "knnlm/outputs/templates/report.html.j2"],
+        metas=report_models(),
+        deviations=["docs/differences.md"],
+        captions=[f"{CAPTIONS}/{file}.rst" for file in PICTURES],
+        code=code_of("outputs/report.py", "outputs/templates/report.html.j2"),
     output:
-        report(R + "/report.html", caption="../report/page.rst", category="Pages", labels={"page": "report"}),
+        in_report("report.html", "page.rst", "Pages", page="report"),
+    log:
+        LOGS / "report/report.log",
     localrule: True
     params:
         study=STUDY["study"],
-        captions=CAPTIONS,
-        note=lambda w: STUDY["note"],
-        example=lambda w, input: ["--examples", input.examples, "--explorer", input.explorer] if EXAMPLE else "",
-        figures=lambda w, input: ["--figures", *input.figures] if input.figures else "",
+        captions=lambda wildcards: CAPTIONS,
+        inputs=flags("tables", "figures", "examples", "explorer", "configs", "metas", "deviations"),
+        note=study_note,
     shell:
         "knnlm report"
         " --study {params.study:q}"
-        " --tables {input.tables:q}"
-        " {params.figures:q}"
+        " {params.inputs:q}"
         " --captions {params.captions:q}"
-        " {params.example:q}"
-        " --configs {input.configs:q}"
-        " --metas {input.metas:q}"
-        " --deviations {input.deviations:q}"
         " --note={params.note:q}"
         " --out {output:q}"
-
-
-# The names that a reader of the paper would type.
+        " 2> {log:q}"
 
 
 rule tables:
+    """Make every table."""
     input:
         [table_files(name) for name in (*TABLES, "claims", "cost")],
 
 
 rule figures:
+    """Make every figure."""
     input:
         [figure_files(name) for name in FIGURES],
 
 
 rule examples:
+    """Make the pages of examples."""
     input:
         rules.examples_pages.output if EXAMPLE else [],
 
 
 rule claims:
+    """Make the table of the paper's claims."""
     input:
         table_files("claims"),
 
 
 rule explorer:
+    """Make the neighbor explorer."""
     input:
         rules.explore.output if EXAMPLE else [],
 
 
-for TARGET in TABLES:
+for NAME in TABLES:
 
     rule:
+        """Make this table: Markdown, LaTeX and CSV."""
         name:
-            TARGET
+            NAME
         input:
-            table_files(TARGET),
+            table_files(NAME),
 
 
-for TARGET in FIGURES:
+for NAME in FIGURES:
 
     rule:
+        """Make this figure: PDF, PNG and CSV."""
         name:
-            TARGET
+            NAME
         input:
-            figure_files(TARGET),
+            figure_files(NAME),
 
 
 rule verify:
+    """Compare every table and figure with the reference values in results/reference."""
     input:
         rules.tables.input,
         rules.figures.input,
+    log:
+        LOGS / "verify.log",
+    localrule: True
     params:
-        run=R,
+        run=study_folder,
         reference=f"{STUDY['results']}/reference/{STUDY['study']}",
     shell:
-        "knnlm verify --run {params.run:q} --reference {params.reference:q}"
+        "knnlm verify" " --run {params.run:q}" " --reference {params.reference:q}" " 2> {log:q}"

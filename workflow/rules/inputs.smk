@@ -1,0 +1,251 @@
+# The files and parameters of each rule that follow from the study; most functions are of a job's wildcards.
+
+# Corpora
+
+
+def archives(wildcards):
+    """The downloads that a corpus is made from; stops where a folder of the user's own text is missing."""
+    sources = STUDY["corpora"][wildcards.corpus]["sources"]
+    prepared = (RESULTS / "corpora" / wildcards.corpus / "meta.json").exists()
+    for number, source in enumerate(sources):
+        if not (workflow.dryrun or prepared or source_is_there(source)):
+            where = f"corpora.{wildcards.corpus}.sources[{number}].path"
+            sys.exit(f"error: {where}: {source['path']} is not there; fill it or name another")
+    return [f"{DOWNLOADS}/{name}" for name in sorted({s["archive"] for s in sources if "archive" in s})]
+
+
+def archive_paths(wildcards, input):
+    """NAME=PATH for each archive."""
+    return [f"{Path(path).name}={path}" for path in input]
+
+
+def archive_digests(wildcards, input):
+    """NAME=SHA256 for each archive whose digest the catalogue has."""
+    names = [Path(path).name for path in input]
+    return [f"{name}={CATALOGUE[name]['sha256']}" for name in names if CATALOGUE[name].get("sha256")]
+
+
+def corpus_settings(wildcards):
+    """How the corpus is prepared; the number of token shards is not part of it."""
+    return as_json({"seed": STUDY["seed"]} | without(STUDY["corpora"][wildcards.corpus], "token_shards"))
+
+
+def whole_corpus(wildcards):
+    """The files of the corpus that this one is a part of."""
+    return artifact(f"{RESULTS}/corpora/{STUDY['corpora'][wildcards.corpus]['subset_of']}", *SPLIT_FILES)
+
+
+def vocab_corpora(wildcards):
+    return [f"{RESULTS}/corpora/{corpus}/meta.json" for corpus in STUDY["vocabs"][wildcards.vocab]["corpora"]]
+
+
+def vocab_settings(wildcards):
+    return as_json({"seed": STUDY["seed"]} | without(STUDY["vocabs"][wildcards.vocab], "corpora"))
+
+
+def token_shards(wildcards):
+    """The shards of train that jobs of their own encode; none where the corpus asks for one."""
+    shards = STUDY["corpora"][wildcards.corpus].get("token_shards", 1)
+    pattern = TOKENS / SHARD / "meta.json"
+    return [filled(pattern, wildcards, shard=i, shards=shards) for i in range(shards) if shards > 1]
+
+
+def token_parts(wildcards):
+    """`--parts` with the folders of these shards, or nothing."""
+    return ["--parts", *map(folder, token_shards(wildcards))] if token_shards(wildcards) else ""
+
+
+# Models
+
+
+def vocab_of(wildcards):
+    return STUDY["models"][wildcards.model]["vocab"]
+
+
+def vocab_file(wildcards):
+    return f"{RESULTS}/vocabs/{vocab_of(wildcards)}/vocab.json"
+
+
+def dictionary(wildcards):
+    """The dict.txt that a fairseq checkpoint's vocabulary was made from."""
+    return f"{RESULTS}/vocabs/{vocab_of(wildcards)}/dict.txt"
+
+
+def checkpoint(wildcards):
+    return STUDY["models"][wildcards.model]["checkpoint"]
+
+
+def model_corpus(split):
+    """A function of the wildcards: the tokens of a split of the corpus that the model is trained on."""
+    return lambda w: f"{RESULTS}/tokens/{vocab_of(w)}/{STUDY['models'][w.model]['corpus']}/{split}.npy"
+
+
+def train_tokens(corpus=None):
+    """A function of the wildcards: the corpus's training tokens, in the model's vocabulary."""
+    return lambda w: f"{RESULTS}/tokens/{vocab_of(w)}/{corpus or w.corpus}/train.npy"
+
+
+def held_out_tokens(wildcards):
+    """The tokens of dev and test, in the model's vocabulary."""
+    return splits(f"{RESULTS}/tokens/{vocab_of(wildcards)}/{wildcards.corpus}/{{split}}.npy")
+
+
+def held_out_documents(wildcards):
+    """The document boundaries of the split, in the model's vocabulary."""
+    return documents(vocab_of(wildcards), wildcards.corpus, wildcards.split)
+
+
+# Datastores
+
+
+def training_keys(wildcards):
+    """What an index is trained on: the stored keys, or a sample of those that are not stored."""
+    if wildcards.datastore in STREAMED:
+        return [filled(DATASTORE_KEYS / "sample/meta.json", wildcards)]
+    shards = STUDY["datastores"][wildcards.datastore]["shards"]
+    return [filled(DATASTORE_KEYS / SHARD / "meta.json", wildcards, shard=i, shards=shards) for i in range(shards)]
+
+
+def indexes_of(datastore):
+    """The indexes that the sheet's rows search this datastore with."""
+    return sorted({row["index"] for row in rows(STUDY) if row["datastore"] == datastore})
+
+
+def neighbors_in_shards(wildcards):
+    """The neighbors of dev and test in each of the first so many shards."""
+    return [
+        filled(f"{path}/{SHARD}/meta.json", wildcards, shard=i)
+        for path in splits(NEIGHBORS)
+        for i in range(int(wildcards.first))
+    ]
+
+
+# Scores
+
+
+def merged_neighbors(wildcards):
+    return [
+        filled(f"{path}/{merged(wildcards.first, wildcards.shards)}/meta.json", wildcards) for path in splits(NEIGHBORS)
+    ]
+
+
+def knn_scores(wildcards):
+    """[distance, k, temperature] of each score that the sheet's rows ask of these neighbors."""
+    where = {name: wildcards[name] for name in ("model", "corpus", "datastore", "keytype", "index")}
+    return as_json(scores_needed(STUDY, **where, shards=int(wildcards.first)))
+
+
+def row_scores(row, seed, split):
+    """The files of a row's log-probabilities: {component: path}; the cache's path is the folder of its whole grid."""
+    base = f"{RESULTS}/logprobs/{row['corpus']}/{split}"
+    run = f"{row['model']}/seed{seed}"
+    paths = {"lm": f"{base}/lm/{run}/logprob.npy"}
+    if row["datastore"]:
+        searched = f"{run}/{row['datastore']}/{row['keytype']}/{row['index']}/first{row['shards']}of{row['of']}"
+        paths["knn"] = f"{base}/knn/{searched}/{row['distance']}-k{row['k']}-t{row['temperature']:g}.npy"
+    if row["cache"]:
+        paths["cache"] = f"{base}/cache/{run}"
+    if row["ngram"]:
+        paths["ngram"] = f"{base}/ngram/{row['vocab']}/order{row['ngram']}.npy"
+    if row["memorizing"]:
+        first = STUDY["models"][row["memorizing"]]["seeds"][0]
+        paths["memorizing"] = f"{base}/lm/{row['memorizing']}/seed{first}/logprob.npy"
+    return paths
+
+
+def row_models(row):
+    """The model's folder for each of the row's seeds."""
+    return [filled(MODEL, {"model": row["model"], "seed": seed}) for seed in row["seeds"]]
+
+
+def row_neighbors(row, split):
+    """The folder of the neighbors of the row's first seed."""
+    where = dict(row, seed=row["seeds"][0], split=split)
+    return filled(NEIGHBORS / merged(row["shards"], row["of"]), where)
+
+
+def row_inputs(row):
+    """Every file that a row is computed from; a folder of scores is named by its meta.json."""
+    for split in SPLITS:
+        yield documents(row["vocab"], row["corpus"], split)
+        for seed in row["seeds"]:
+            for component, path in row_scores(row, seed, split).items():
+                yield f"{path if component == 'cache' else folder(path)}/meta.json"
+    yield from (f"{model}/meta.json" for model in row_models(row))
+    if row["datastore"]:
+        yield f"{row_neighbors(row, 'dev')}/meta.json"
+
+
+def experiment_inputs(wildcards):
+    return sorted({path for row in STUDY["sheet"][wildcards.output] for path in row_inputs(row)})
+
+
+def experiment_row(row):
+    """What `interpolate` needs to know of a row: its settings and the paths of its scores, by split and seed."""
+    scores = {split: [row_scores(row, seed, split) for seed in row["seeds"]] for split in SPLITS}
+    paths = {
+        component: {split: [of_seed[component] for of_seed in scores[split]] for split in SPLITS}
+        for component in scores["dev"][0]
+    }
+    settings = {key: row[key] for key in ("name", "label", "corpus", "model", "seeds", "ngram", "memorizing")}
+    settings |= {"model_dirs": row_models(row), "lm": paths.pop("lm"), "components": paths, "datastore": None}
+    if row["datastore"]:
+        names = ("keytype", "index", "distance", "k", "temperature", "shards", "of")
+        settings["datastore"] = {key: row[key] for key in names}
+        settings["datastore"] |= {"corpus": row["datastore"], "neighbors": row_neighbors(row, "dev")}
+    return settings
+
+
+def experiment_rows(wildcards):
+    return as_json([experiment_row(row) for row in STUDY["sheet"][wildcards.output]])
+
+
+def experiment_documents(wildcards):
+    """The document boundaries of each corpus that the rows are about: {corpus: {split: path}}."""
+    vocabs = {row["corpus"]: row["vocab"] for row in STUDY["sheet"][wildcards.output]}
+    return as_json(
+        {corpus: {split: documents(vocab, corpus, split) for split in SPLITS} for corpus, vocab in vocabs.items()}
+    )
+
+
+# Tables, figures and pages
+
+
+def table_files(name):
+    return [f"{RESULTS}/tables/{name}.{end}" for end in ("md", "tex", "csv")]
+
+
+def figure_files(name):
+    return [f"{RESULTS}/figures/{file}.{end}" for file in FIGURES[name] for end in ("pdf", "png", "csv")]
+
+
+def in_report(path, caption, category, **labels):
+    """A file of the results that Snakemake's own report shows too."""
+    return report(f"{RESULTS}/{path}", caption=f"../report/{caption}", category=category, labels=labels)
+
+
+def written_table(name, caption):
+    """The files of a table, its CSV with a caption in Snakemake's report."""
+    shown = in_report(f"tables/{name}.csv", caption, "Tables", table=name)
+    return [*(path for path in table_files(name) if not path.endswith(".csv")), shown]
+
+
+def drawn_figure(name):
+    """The files of a figure, its PNGs with a caption in Snakemake's report."""
+    shown = [in_report(f"figures/{file}.png", f"{file}.rst", "Figures", figure=file) for file in FIGURES[name]]
+    return [*(path for path in figure_files(name) if not path.endswith(".png")), *shown]
+
+
+def curves_of(wildcards):
+    """The training curves that stand beside the memorizing LM's table."""
+    return CURVES if wildcards.table == "memorizing" else []
+
+
+def report_models():
+    """The description of one model for each row of the sheet."""
+    return sorted({f"{row_models(row)[0]}/meta.json" for row in rows(STUDY)})
+
+
+def code_of(*files):
+    """The library's files that a cheap rule runs; after an edit there the rule runs again."""
+    return [f"knnlm/{file}" for file in files]
