@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import inputs
 from benchmarks.harness import Sides, case
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description
 from knnlm.datastores import add, merge, search, train_index
 from knnlm.scores import score_knn
 
@@ -23,7 +23,7 @@ def artifact(directory: Path, stage: str, **arrays: np.ndarray) -> Path:
         directory.mkdir(parents=True)
         for name, array in arrays.items():
             np.save(directory / f"{name}.npy", array)
-        lineage.write_meta(directory, stage, {}, {})
+        description.write_meta(directory, stage, {}, {})
     return directory
 
 
@@ -71,7 +71,7 @@ def sides(folder: Path, scale: float, stage: str) -> Sides:
         measured()
 
     def other() -> None:
-        with mock.patch.multiple(files, digest=lambda _: "", _digest_of_version=lambda *_: mock.ANY):
+        with mock.patch.multiple(description, digest=lambda _: "", _digest_of_version=lambda *_: mock.ANY):
             measured()
 
     return Sides(ours, other, lambda *_: None, count, "queries", repeats=3, overhead=True)

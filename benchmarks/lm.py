@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks import inputs
 from benchmarks.harness import Sides, case
-from knnlm.artifacts import lineage
+from knnlm.artifacts import description
 from knnlm.datastores import extract
 from knnlm.models import model, train, windows
 from knnlm.models.model import LanguageModel, ModelConfig
@@ -193,7 +193,7 @@ def extraction(folder: Path, scale: float) -> Sides:
     if not directory.exists():
         directory.mkdir()
         model.save(LanguageModel(config), directory)
-        lineage.write_meta(directory, "train", {}, {})
+        description.write_meta(directory, "train", {}, {})
         np.save(
             folder / "tokens.npy", inputs.zipf(np.random.default_rng(9), int(4e5 * scale), 33_000).astype(np.uint16)
         )

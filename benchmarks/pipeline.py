@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.harness import Row, Sides, anonymous, case, seconds
-from knnlm.artifacts import lineage
+from knnlm.artifacts import description
 from knnlm.corpora import binarize, build_vocab, vocab
 from knnlm.datastores import add, extract, merge, search, train_index
 from knnlm.models import model
@@ -37,7 +37,7 @@ def corpus(folder: Path, documents: list[str]) -> Path:
         ]
         (folder / f"{split}.txt").write_text("".join(part))
         (folder / f"{split}.documents.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
-    lineage.write_meta(folder, "prepare", {}, {}, pretokenized=False)
+    description.write_meta(folder, "prepare", {}, {}, pretokenized=False)
     return folder
 
 
@@ -132,7 +132,7 @@ def grow(folder: Path, shards: int, entries: int, told) -> None:
     queries = out / "queries"
     queries.mkdir()
     np.save(queries / "keys.npy", np.load(first / "keys.npy")[:1000].astype(np.float32))
-    lineage.write_meta(queries, "evaluate", {}, {})
+    description.write_meta(queries, "evaluate", {}, {})
     train_index.main(train_index.TrainIndexConfig((first,), out / "trained.faiss", fast))
     began = time.perf_counter()
     for shard in range(shards):
@@ -156,7 +156,7 @@ def scaling(folder: Path, scale: float) -> Row:
     (folder / "lm").mkdir(parents=True)
     config = ModelConfig(vocab_size=8000, dim=128, layers=4, ffn_dim=512, heads=4)
     model.save(LanguageModel(config), folder / "lm")
-    lineage.write_meta(folder / "lm", "train", {}, {})
+    description.write_meta(folder / "lm", "train", {}, {})
     context, times, peaks = multiprocessing.get_context("spawn"), [], []
     for shards in (1, 1, 2, 4, 8):  # the first to compile and to fill caches
         told, highest = context.Queue(), 0

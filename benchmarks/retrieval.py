@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.harness import Sides, case
-from knnlm.artifacts import lineage
+from knnlm.artifacts import description
 from knnlm.datastores import add, ann, exact
 from knnlm.datastores.ann import IndexSettings
 from knnlm.scores import knn, mixture
@@ -137,7 +137,7 @@ def adding(folder: Path, scale: float, settings: IndexSettings, count: int) -> S
     shard.mkdir(parents=True, exist_ok=True)
     if not (shard / "meta.json").exists():
         np.save(shard / "keys.npy", keys)
-        lineage.write_meta(shard, "extract", {}, {})
+        description.write_meta(shard, "extract", {}, {})
     if not trained.exists():
         ann.save(ann.train(np.asarray(keys[: settings.sample], dtype=np.float32), settings), trained)
     in_memory, out = np.asarray(keys, dtype=np.float32), folder / "shard.faiss"

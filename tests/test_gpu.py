@@ -54,12 +54,12 @@ def test_extracted_keys_and_log_probabilities() -> None:
 def test_training_learns(precision: str, tmp_path) -> None:
     from test_distributed import ARCHITECTURE, RECIPE
 
-    from knnlm.artifacts import files
+    from knnlm.artifacts import files, npy
     from knnlm.models import train
 
     rng = np.random.default_rng(0)
     for split in ("train", "dev"):
-        files.save_array(tmp_path / f"{split}.npy", np.tile(rng.permutation(60), 40).astype(np.uint16))
+        npy.save_array(tmp_path / f"{split}.npy", np.tile(rng.permutation(60), 40).astype(np.uint16))
     files.write_json(tmp_path / "vocab.json", {"size": 64})
     recipe = RECIPE | {"optimizer": "adamw", "lr": 0.01, "evaluate_every": 100, "precision": precision}
     paths = [tmp_path / name for name in ("train.npy", "dev.npy", "vocab.json", "model")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage
 from knnlm.corpora import binarize, build_vocab
 from knnlm.datastores import add, extract, merge, search, train_index
 from knnlm.models import evaluate, model
@@ -41,7 +41,7 @@ def write(study: Path, texts: int = 0, seed: int = 1) -> Path:
         whole, facts = text(documents, texts + number)
         (corpus / f"{split}.txt").write_text(whole)
         (corpus / f"{split}.documents.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
-    lineage.write_meta(corpus, "prepare", {}, {}, pretokenized=True)
+    description.write_meta(corpus, "prepare", {}, {}, pretokenized=True)
     build_vocab.main(build_vocab.BuildVocabConfig(corpora=(corpus,), settings='{"type": "word"}', out=vocab))
     binarize.main(binarize.BinarizeConfig(vocab=vocab, corpus=corpus, out=tokens))
     train(study / "models/fox/seed1", vocab, tokens, seed)
@@ -58,7 +58,7 @@ def train(out: Path, vocab: Path, tokens: Path, seed: int) -> None:
     model.save(model.LanguageModel(config).eval(), out)
     inputs = {"train": tokens / "train.npy", "vocab": vocab / "vocab.json"}
     shared = lineage.agree(inputs.values(), "vocab")
-    lineage.write_meta(out, "train", asdict(config), inputs, shared, "model", training_tokens=2400)
+    description.write_meta(out, "train", asdict(config), inputs, shared, "model", training_tokens=2400)
 
 
 def retrieve(study: Path, tokens: Path) -> None:

@@ -1,1 +1,1 @@
-"""How results lie on disk: files, their descriptions, and what belongs together."""
+"""How results are stored on disk: files, their descriptions, and checks that artifacts can be used together."""

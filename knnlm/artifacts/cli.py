@@ -1,4 +1,4 @@
-"""How a verb becomes a command: its frozen dataclass is its command line."""
+"""Run a verb as a command: the fields of its frozen dataclass are its command-line flags."""
 
 import dataclasses
 import json
@@ -23,8 +23,8 @@ def run(main: Callable[[C], None], config_type: type[C], verb: str, arguments: S
     """Parse `arguments` into `config_type` and run `main`; a UserError is shown as one line, with exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        flags = {"prog": f"knnlm {verb}", "args": arguments, "config": (tyro.conf.FlagCreatePairsOff,)}
-        config, began = tyro.cli(config_type, **flags), time.perf_counter()
+        prog, options = f"knnlm {verb}", (tyro.conf.FlagCreatePairsOff,)
+        config, began = tyro.cli(config_type, prog=prog, args=arguments, config=options), time.perf_counter()
         with explained(Path.cwd()):
             main(config)
         log.info("took %.2f s", time.perf_counter() - began)
@@ -45,5 +45,5 @@ def settings(config_type: type[C], text: str, name: str) -> C:
 
 
 def progress(iterable: Iterable | None, description: str, total: int | None = None, unit: str = "it") -> tqdm:
-    """A bar in a terminal, a plain line now and then in a log file."""
+    """Show progress as a bar in a terminal and as an occasional plain line in a log file."""
     return loggable(iterable, desc=description, total=total, unit=unit, unit_scale=True, mininterval=2, delay=2)

@@ -1,4 +1,4 @@
-"""The processes that torchrun starts, one a GPU; without torchrun there is one and nothing here does anything."""
+"""Training in several processes, one for each GPU, started by torchrun; without torchrun, calls have no effect."""
 
 import os
 from collections.abc import Iterable
@@ -7,38 +7,42 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-PATIENCE = timedelta(hours=2)  # for another training of the same model to end, or a slow evaluation
+TIMEOUT = timedelta(hours=2)  # processes wait for each other during a slow evaluation, or for another training to end
 
 
 def start() -> None:
-    """Join the other processes, if torchrun started this one; each process takes the GPU of its local rank."""
+    """Connect to the other processes if torchrun started this one, and choose the GPU of its local rank."""
     if "LOCAL_RANK" not in os.environ:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
 
 
 def stop() -> None:
+    """Disconnect from the other processes."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def rank() -> int:
+    """The number of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def processes() -> int:
+    """How many processes train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def barrier() -> None:
+    """Wait until every process has reached this call."""
     if distributed.is_initialized():
         distributed.barrier()
 
 
 def any_of(*flags: bool) -> list[bool]:
-    """Whether a flag is set in any process: all processes then do the same."""
+    """For each flag, whether it is set in any process, so that all processes take the same decision."""
     if not distributed.is_initialized():
         return list(flags)
     summed = total(*map(float, flags))
@@ -46,7 +50,7 @@ def any_of(*flags: bool) -> list[bool]:
 
 
 def total(*numbers: float) -> list[float]:
-    """Each number summed over the processes."""
+    """Each number, summed over the processes."""
     if not distributed.is_initialized():
         return list(numbers)
     where = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,7 +65,7 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         return
     pending = []
     for parameter in parameters:
-        if parameter.grad is None:  # this process had no batch
+        if parameter.grad is None:  # this process had no batch in this update
             parameter.grad = torch.zeros_like(parameter)
         pending.append(distributed.all_reduce(parameter.grad, async_op=True))
     for work in pending:
@@ -69,9 +73,9 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 def gather(value: object) -> list:
-    """Every process's value, in the order of ranks, in each process."""
+    """The values of all processes, ordered by rank; every process gets them all."""
     if not distributed.is_initialized():
         return [value]
-    found: list = [None] * processes()
-    distributed.all_gather_object(found, value)
-    return found
+    values: list = [None] * processes()
+    distributed.all_gather_object(values, value)
+    return values

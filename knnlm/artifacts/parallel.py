@@ -1,4 +1,4 @@
-"""A function over many documents, on as many processes as OMP_NUM_THREADS allows."""
+"""Apply a function to many documents, in as many processes as OMP_NUM_THREADS allows."""
 
 import multiprocessing
 import os
@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-AHEAD = 256  # documents handed out per process at a time: bounds memory on a full dump
-_function: Callable[[Any], Any]  # inherited by the forked processes, so that a vocabulary is not sent with each task
+AHEAD = 256  # documents read ahead for each process: bounds the memory that a full Wikipedia dump needs
+_function: Callable[[Any], Any]  # forked processes inherit it, so that a vocabulary is not sent with each document
 
 
 def over_documents(function: Callable[[T], R], documents: Iterable[T]) -> Iterator[R]:
-    """`map` in order; with one process, or fewer documents than would keep several busy, in this process."""
+    """The results of `function`, in the documents' order; few documents, or one process, are worked on right here."""
     global _function
     documents = iter(documents)
     workers = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
@@ -30,14 +30,16 @@ def over_documents(function: Callable[[T], R], documents: Iterable[T]) -> Iterat
 
 
 def _end_with_parent() -> None:
-    """A worker of a killed process would wait for its next task for ever."""
+    """End this worker when its parent is killed; it would wait for its next document forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _call(document: object) -> object:
+def _call(document: Any) -> Any:
     return _function(document)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
 from knnlm.corpora.corpus import is_pretokenized, read_document, read_index
@@ -58,7 +58,7 @@ def main(config: BinarizeConfig) -> None:
         inputs = {"vocab": config.vocab, "corpus": config.corpus} | {p.name: p for p in config.parts}
         told = {"shard": config.shard, "shards": config.shards}
         role = None if config.shard is None else "part"
-        lineage.write_meta(tmp, "binarize", told, inputs, shared, role, tokens=facts)
+        description.write_meta(tmp, "binarize", told, inputs, shared, role, tokens=facts)
     log.info("%s: %s tokens", config.out, facts)
 
 
@@ -73,24 +73,24 @@ def encode_split(words: vocab.Vocab, config: BinarizeConfig, split: str, out: Pa
     encode: Callable[[str], np.ndarray] = partial(encode_document, words, dtype)
     with tempfile.TemporaryFile(dir=out) as spooled:  # the length is known only at the end
         lengths = [spooled.write(ids.data) // ids.itemsize for ids in over_documents(encode, texts)]
-        tokens = files.create_array(out / f"{split}.npy", (sum(lengths),), np.dtype(dtype).name)  # [N]
+        tokens = npy.create_array(out / f"{split}.npy", (sum(lengths),), np.dtype(dtype).name)  # [N]
         spooled.seek(0)
         for start in range(0, len(tokens), COPIED):
             stop = min(start + COPIED, len(tokens))
             tokens[start:stop] = np.frombuffer(spooled.read((stop - start) * tokens.itemsize), dtype)
-    files.save_array(out / f"{split}.documents.npy", np.cumsum([0, *lengths[:-1]], dtype=np.int64))  # [D]
+    npy.save_array(out / f"{split}.documents.npy", np.cumsum([0, *lengths[:-1]], dtype=np.int64))  # [D]
 
 
 def join(parts: tuple[Path, ...], out: Path) -> None:
     """The shards' train.npy and train.documents.npy, one after another."""
-    shards = [files.open_array(part / "train.npy", "integer", 1) for part in parts]
+    shards = [npy.open_array(part / "train.npy", "integer", 1) for part in parts]
     ends = np.cumsum([len(shard) for shard in shards])
-    tokens = files.create_array(out / "train.npy", (int(ends[-1]),), shards[0].dtype.name)  # [N]
+    tokens = npy.create_array(out / "train.npy", (int(ends[-1]),), shards[0].dtype.name)  # [N]
     for shard, end in zip(shards, ends, strict=True):
         tokens[end - len(shard) : end] = shard
-    starts = [files.open_array(part / "train.documents.npy", "int64", 1) for part in parts]
+    starts = [npy.open_array(part / "train.documents.npy", "int64", 1) for part in parts]
     moved = [start + end - len(shard) for start, shard, end in zip(starts, shards, ends, strict=True)]
-    files.save_array(out / "train.documents.npy", np.concatenate(moved))  # [D]
+    npy.save_array(out / "train.documents.npy", np.concatenate(moved))  # [D]
 
 
 def encode_document(words: vocab.Vocab, dtype: type, text: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage
 from knnlm.artifacts.cli import settings
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
@@ -37,7 +37,7 @@ def main(config: BuildVocabConfig) -> None:
         made = build(config.corpora, asked, tmp)
         vocab.save(made, tmp)
         inputs = {path.name: path for path in config.corpora} | ({"file": Path(asked.file)} if asked.file else {})
-        lineage.write_meta(tmp, "build_vocab", asked, inputs, role="vocab")
+        description.write_meta(tmp, "build_vocab", asked, inputs, role="vocab")
     log.info("%s: %d tokens", config.out, made.size)
 
 

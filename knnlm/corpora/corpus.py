@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from knnlm.artifacts.files import UserError, check, described
+from knnlm.artifacts.description import check, described
+from knnlm.artifacts.files import UserError
 from knnlm.corpora.sources import SPLITS, Document
 from knnlm.corpora.text import lead, normalise
 

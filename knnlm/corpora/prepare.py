@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files
 from knnlm.artifacts.archives import check
 from knnlm.artifacts.cli import settings
 from knnlm.corpora.corpus import CorpusSettings, deduplicate, shorten, split_documents, spool, write_split
@@ -44,7 +44,7 @@ def main(config: PrepareConfig) -> None:
             for split in SPLITS:
                 write_split(tmp, split, splits[split], spooled)
             words = {split: sum(entry.words for entry in splits[split]) for split in SPLITS}
-            lineage.write_meta(
+            description.write_meta(
                 tmp,
                 "prepare",
                 asked,

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage
 from knnlm.corpora.corpus import Entry, is_pretokenized, random_documents, read_index, write_split
 
 
@@ -32,6 +32,6 @@ def main(config: SubsetConfig) -> None:
         write_split(tmp, "train", entries, whole)
         for split in ("dev", "test"):
             for name in (f"{split}.txt", f"{split}.documents.jsonl"):
-                shutil.copyfile(files.check(config.corpus / name), tmp / name)
+                shutil.copyfile(description.check(config.corpus / name), tmp / name)
         facts = {"pretokenized": is_pretokenized(config.corpus), "documents": {"train": len(entries)}}
-        lineage.write_meta(tmp, "subset", config, {"corpus": config.corpus}, **facts)
+        description.write_meta(tmp, "subset", config, {"corpus": config.corpus}, **facts)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from knnlm.artifacts.files import UserError, check, read_json, write_json
+from knnlm.artifacts.description import check
+from knnlm.artifacts.files import UserError, read_json, write_json
 from knnlm.corpora.wikitext import detokenize, separate_numbers
 
 if TYPE_CHECKING:

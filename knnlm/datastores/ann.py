@@ -15,7 +15,8 @@ import faiss
 import numpy as np
 from faiss import Index
 
-from knnlm.artifacts.files import UserError, atomic, check
+from knnlm.artifacts.description import check
+from knnlm.artifacts.files import UserError, atomic
 
 log = logging.getLogger("knnlm")
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}

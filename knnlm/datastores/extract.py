@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.datastores import ann
@@ -95,7 +95,7 @@ class ToDisk:
         self.arrays: list[tuple[str, np.memmap]] = []
 
     def begin(self, folders: list[Path], entries: int) -> None:
-        arrays = [files.create_array(folder / "keys.npy", (entries, self.dim), "float16") for folder in folders]
+        arrays = [npy.create_array(folder / "keys.npy", (entries, self.dim), "float16") for folder in folders]
         self.arrays = list(zip(self.keytypes, arrays, strict=True))
 
     def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
@@ -141,13 +141,13 @@ class IntoIndexes:
             ann.save(index, path)
             inputs = {"trained": trained, "keys": self.config.out[0]}
             roles = lineage.agree(inputs.values(), *shared, "index", "keys")
-            lineage.write_meta(path, self.stage, {}, inputs, roles, entries=index.ntotal)
+            description.write_meta(path, self.stage, {}, inputs, roles, entries=index.ntotal)
 
 
 def main(config: ExtractConfig) -> None:
     sizes = settings(WindowSettings, config.windows, "--windows")
     shared = agreed(config)
-    tokens = files.open_array(config.tokens, "integer", ndim=1)
+    tokens = npy.open_array(config.tokens, "integer", ndim=1)
     lm = model.load(config.model, features.device())
     everything = windows.datastore(len(tokens), sizes, config.seed)
     chosen = windows.shard(everything, config.shard, config.shards)
@@ -166,10 +166,12 @@ def main(config: ExtractConfig) -> None:
         values, ids = compute(config, lm, tokens, chosen, sizes.length, sink)
         sink.flush()
         for folder, name in zip(folders, config.keytypes, strict=True):
-            files.save_array(folder / "values.npy", values)
-            files.save_array(folder / "ids.npy", ids)
+            npy.save_array(folder / "values.npy", values)
+            npy.save_array(folder / "ids.npy", ids)
             roles = shared | {"keytype": name}
-            lineage.write_meta(folder, sink.stage, recorded | {"shard": config.shard}, inputs, roles, "keys", **facts)
+            description.write_meta(
+                folder, sink.stage, recorded | {"shard": config.shard}, inputs, roles, "keys", **facts
+            )
     sink.save(shared)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, npy
 from knnlm.artifacts.cli import progress
 from knnlm.artifacts.files import UserError
 from knnlm.models import fairseq, features
@@ -42,17 +42,17 @@ def main(config: ImportDatastoreConfig) -> None:
     )
     files.check_room(config.out, config.size * (2 * config.dim + 12))
     with files.atomic(config.out, directory=True) as tmp:
-        kept = files.create_array(tmp / "keys.npy", keys.shape, "float16")
-        words = files.create_array(tmp / "values.npy", values.shape, "uint32")
+        kept = npy.create_array(tmp / "keys.npy", keys.shape, "float16")
+        words = npy.create_array(tmp / "values.npy", values.shape, "uint32")
         step = max(1, CHUNK // config.dim)
         for start in progress(range(0, config.size, step), "import", unit="block"):
             rows = slice(start, start + step)
             kept[rows] = features.half(keys[rows], str(config.keys), "is --dtype right?")
             words[rows] = checked(values[rows], config.values, config.vocab_size)
-        files.save_array(tmp / "ids.npy", np.arange(config.first, config.first + config.size, dtype=np.int64))
+        npy.save_array(tmp / "ids.npy", np.arange(config.first, config.first + config.size, dtype=np.int64))
         inputs = {"keys": config.keys, "values": config.values}
         facts: dict[str, Any] = {"entries": config.size, "dim": config.dim, "vocab_size": config.vocab_size}
-        lineage.write_meta(tmp, "import_datastore", config, inputs, role="keys", **facts)
+        description.write_meta(tmp, "import_datastore", config, inputs, role="keys", **facts)
 
 
 def checked(values: np.ndarray, path: Path, vocab_size: int) -> np.ndarray:

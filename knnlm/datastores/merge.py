@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage
 from knnlm.artifacts.cli import progress
 from knnlm.datastores import neighbors
 
@@ -41,7 +41,7 @@ def merge(paths: tuple[Path, ...], out: Path) -> None:
     shared = lineage.agree(paths, "vocab", "model", "text", "keytype", "deal", "index", "datastore", "queries")
     lineage.differ(paths, "keys")
     shards = [neighbors.load(path) for path in paths]
-    metas = [files.described(path) for path in paths]
+    metas = [description.described(path) for path in paths]
     check(paths, shards, metas)
     queries, k = shards[0]["ids"].shape
     with files.atomic(out, directory=True) as tmp:
@@ -60,7 +60,7 @@ def merge(paths: tuple[Path, ...], out: Path) -> None:
             "metric": metas[0]["metric"],
         }
         inputs = {f"shard{i}": path for i, path in enumerate(paths)}
-        lineage.write_meta(tmp, "merge", {"shards": len(paths)}, inputs, shared, **facts)
+        description.write_meta(tmp, "merge", {"shards": len(paths)}, inputs, shared, **facts)
 
 
 def check(paths: tuple[Path, ...], shards: list[dict], metas: list[dict]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from knnlm.artifacts import files
+from knnlm.artifacts import description, files, npy
 
 SHORT = 32  # runs of equal distances up to this length are sorted faster by insertion
 KINDS = {"ids": "int64", "distances": "float32", "values": "uint32", "exact": "float32"}
@@ -20,7 +20,7 @@ KINDS = {"ids": "int64", "distances": "float32", "values": "uint32", "exact": "f
 def create(directory: Path, shape: tuple[int, int], exact: bool) -> dict[str, np.ndarray]:
     """New memory-mapped arrays of one shape [Q, K], by name; with `exact` where keys are stored."""
     names = [name for name in KINDS if exact or name != "exact"]
-    return {name: files.create_array(directory / f"{name}.npy", shape, KINDS[name]) for name in names}
+    return {name: npy.create_array(directory / f"{name}.npy", shape, KINDS[name]) for name in names}
 
 
 def query_bytes(k: int, exact: bool) -> int:
@@ -34,13 +34,13 @@ def load(directory: Path, names: Container[str] = KINDS) -> dict[str, np.ndarray
     Only the content of those in `names` is checked, which reads them whole. Raises UserError where an array is missing
     or has another shape than the others.
     """
-    described = files.described(directory)["outputs"]
+    described = description.described(directory)["outputs"]
     arrays = {}
     with ThreadPoolExecutor() as pool:  # opening checks again, one by one, but a checked file is remembered
-        list(pool.map(files.check, [directory / name for name in described if Path(name).stem in names]))
+        list(pool.map(description.check, [directory / name for name in described if Path(name).stem in names]))
     for name, kind in KINDS.items():
         if name != "exact" or "exact.npy" in described:
-            arrays[name] = files.open_array(directory / f"{name}.npy", kind, 2, whole=name in names)
+            arrays[name] = npy.open_array(directory / f"{name}.npy", kind, 2, whole=name in names)
     for name, array in arrays.items():
         if array.shape != arrays["ids"].shape:
             raise files.UserError(

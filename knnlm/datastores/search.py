@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
 from knnlm.datastores import ann, exact, neighbors
 
@@ -44,8 +44,8 @@ def main(config: SearchConfig) -> None:
     chosen = settings(ann.IndexSettings, config.settings, "index settings")
     roles = shared(config)
     index = ann.load(config.index, chosen.nprobe)
-    shard, described = open_shard(config.keys), files.described(config.keys)
-    queries = [files.open_array(split / "keys.npy", "floating", 2) for split in config.queries]  # [Q, d] each
+    shard, described = open_shard(config.keys), description.described(config.keys)
+    queries = [npy.open_array(split / "keys.npy", "floating", 2) for split in config.queries]  # [Q, d] each
     check(config, index, shard, queries)
     stored = shard.keys is not None
     files.check_room(config.out[0], sum(map(len, queries)) * neighbors.query_bytes(config.k, stored))
@@ -61,16 +61,16 @@ def main(config: SearchConfig) -> None:
                     arrays[name][start : start + BLOCK] = part
             inputs = {"index": config.index, "keys": config.keys, "queries": split}
             recorded = {"settings": chosen, "k": config.k}
-            lineage.write_meta(tmp, "search", recorded, inputs, lineage_of_split, **facts)
+            description.write_meta(tmp, "search", recorded, inputs, lineage_of_split, **facts)
 
 
 def open_shard(directory: Path) -> Shard:
     keys = directory / "keys.npy"
-    stored = keys.name in files.described(directory)["outputs"]
+    stored = keys.name in description.described(directory)["outputs"]
     return Shard(
-        files.open_array(directory / "ids.npy", "int64", 1),
-        files.open_array(directory / "values.npy", "integer", 1),
-        files.open_array(keys, "float16", 2) if stored else None,
+        npy.open_array(directory / "ids.npy", "int64", 1),
+        npy.open_array(directory / "values.npy", "integer", 1),
+        npy.open_array(keys, "float16", 2) if stored else None,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, lineage, npy
 from knnlm.artifacts.cli import settings
 from knnlm.datastores import ann
 
@@ -29,7 +29,7 @@ def main(config: TrainIndexConfig) -> None:
     chosen = settings(ann.IndexSettings, config.settings, "index settings")
     shared = lineage.agree(config.keys, "vocab", "model", "text", "keytype", "deal")
     lineage.differ(config.keys, "keys")
-    shards = [files.open_array(shard / "keys.npy", "floating", 2) for shard in config.keys]  # [n, d] each
+    shards = [npy.open_array(shard / "keys.npy", "floating", 2) for shard in config.keys]  # [n, d] each
     keys = sample(shards, chosen.sample, chosen.seed)
     log.info("training %s on %s keys of %s", chosen.factory, f"{len(keys):,}", f"{sum(map(len, shards)):,}")
     index = ann.train(keys, chosen)
@@ -37,7 +37,7 @@ def main(config: TrainIndexConfig) -> None:
     ann.save(index, config.out)
     shared.pop("deal", None)  # the sample does not depend on how entries were dealt to shards
     inputs = {f"shard{i}": path for i, path in enumerate(config.keys)}
-    lineage.write_meta(config.out, "train_index", chosen, inputs, shared, "index", **facts)
+    description.write_meta(config.out, "train_index", chosen, inputs, shared, "index", **facts)
 
 
 def sample(shards: list[np.ndarray], size: int, seed: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, lineage
 from knnlm.artifacts.files import UserError
 from knnlm.models.windows import WindowSettings
 from knnlm.scores import experiments as studies
@@ -69,7 +69,7 @@ class KnnLM:
 
     def titles(self, corpus: str, split: str) -> list[str]:
         path = self.folder / "corpora" / corpus / f"{split}.documents.jsonl"
-        return [json.loads(line)["title"] for line in files.check(path).read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line)["title"] for line in description.check(path).read_text(encoding="utf-8").splitlines()]
 
     def neighbors(self, split: str) -> Path:
         """Merged neighbors of the split's tokens."""
@@ -114,7 +114,7 @@ class KnnLM:
 
     @staticmethod
     def _meta(directory: Path) -> dict:
-        return files.described(directory)
+        return description.described(directory)
 
 
 def find(folder: Path, output: str = "table1", name: str = "knn", seed: int | None = None) -> KnnLM:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import lineage, npy
 from knnlm.corpora import vocab
 from knnlm.live.layout import KnnLM
 
@@ -25,8 +25,8 @@ class Passages:
         lineage.agree(
             (source.tokens(corpus, "train"), source.documents(corpus, "train"), *source.keys), "text", "vocab"
         )
-        self.stream = files.open_array(source.tokens(corpus, "train"), "integer", 1)
-        self.documents = np.asarray(files.open_array(source.documents(corpus, "train"), "integer", 1))
+        self.stream = npy.open_array(source.tokens(corpus, "train"), "integer", 1)
+        self.documents = np.asarray(npy.open_array(source.documents(corpus, "train"), "integer", 1))
         self.titles = source.titles(corpus, "train")
         self.vocab = vocab.load(source.vocab)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage, npy
 from knnlm.datastores import ann, exact
 from knnlm.live.layout import KnnLM
 from knnlm.models import features, model
@@ -45,9 +45,9 @@ class Retriever:
         self.shards = []
         for path, folder in zip(source.indexes, source.keys, strict=True):
             lineage.agree((source.model, folder, path), "vocab", "model", "keytype", "text", "keys")
-            stored = "keys.npy" in files.described(folder)["outputs"]
-            keys = files.open_array(folder / "keys.npy", "float16", 2, whole=False) if stored else None
-            ids, values = (files.open_array(folder / f"{name}.npy", "integer", 1) for name in ("ids", "values"))
+            stored = "keys.npy" in description.described(folder)["outputs"]
+            keys = npy.open_array(folder / "keys.npy", "float16", 2, whole=False) if stored else None
+            ids, values = (npy.open_array(folder / f"{name}.npy", "integer", 1) for name in ("ids", "values"))
             self.shards.append((ann.load(path, source.nprobe), ids, values, keys))
         if self.store["distance"] == "exact" and any(keys is None for _, _, _, keys in self.shards):
             raise files.UserError(f"{source.keys[0]}: no keys.npy, and the row's distances are exact: extract it again")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
 from knnlm.models import features, model, windows
 from knnlm.models.model import LanguageModel
@@ -45,7 +45,7 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     lm = model.load(config.model, features.device())
-    rows = sum(len(files.open_array(tokens, "integer", ndim=1)) for tokens in config.tokens)
+    rows = sum(len(npy.open_array(tokens, "integer", ndim=1)) for tokens in config.tokens)
     for out in (*config.out[:1], *config.logprob[:1]):
         files.check_room(out, rows * (len(config.keytypes) * (4 * lm.config.dim + 12) + 4))
     for number, tokens in enumerate(config.tokens):
@@ -59,14 +59,14 @@ def evaluate(
     """One split: all of its windows, in order, so that row i of each array belongs to token i."""
     sizes = settings(WindowSettings, config.windows, "--windows")
     shared = lineage.agree((config.model, path), "vocab", "model", "text")
-    tokens = files.open_array(path, "integer", ndim=1)  # [N]
+    tokens = npy.open_array(path, "integer", ndim=1)  # [N]
     windows.check_words(tokens, lm.config.vocab_size, path, config.model)
     shape = len(tokens), lm.config.dim
     facts, inputs = {"windows": asdict(sizes)}, {"model": config.model, "tokens": path}
     with contextlib.ExitStack() as stack:
         scores = stack.enter_context(files.atomic(logprob_dir, directory=True)) if logprob_dir else None
         folders = [stack.enter_context(files.atomic(directory, directory=True)) for directory in out]
-        arrays = [files.create_array(folder / "keys.npy", shape, "float32") for folder in folders]
+        arrays = [npy.create_array(folder / "keys.npy", shape, "float32") for folder in folders]
         keys = list(zip(config.keytypes, arrays, strict=True))
         logprob = np.empty(len(tokens) if scores else 0, dtype=np.float32)
         chosen = windows.evaluation(tokens, sizes)
@@ -74,13 +74,15 @@ def evaluate(
         with progress(None, f"LM on {path}", len(tokens), "tok") as bar:
             fill(keys, logprob, blocks, bar)
         for folder, name in zip(folders, config.keytypes, strict=True):
-            files.save_array(folder / "values.npy", np.asarray(tokens, dtype=np.uint32))
-            files.save_array(folder / "ids.npy", np.arange(len(tokens), dtype=np.int64))
+            npy.save_array(folder / "values.npy", np.asarray(tokens, dtype=np.uint32))
+            npy.save_array(folder / "ids.npy", np.arange(len(tokens), dtype=np.int64))
             roles = shared | {"keytype": name}
-            lineage.write_meta(folder, "evaluate", facts, inputs, roles, "queries", entries=len(tokens), dim=shape[1])
+            description.write_meta(
+                folder, "evaluate", facts, inputs, roles, "queries", entries=len(tokens), dim=shape[1]
+            )
         if scores:
-            files.save_array(scores / "logprob.npy", logprob)
-            lineage.write_meta(scores, "evaluate", facts, inputs, shared, tokens=len(tokens))
+            npy.save_array(scores / "logprob.npy", logprob)
+            description.write_meta(scores, "evaluate", facts, inputs, shared, tokens=len(tokens))
 
 
 def fill(keys: list[tuple[str, np.memmap]], logprob: np.ndarray, blocks: Iterator[features.Block], bar: tqdm) -> None:

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage
 from knnlm.artifacts.files import UserError
 from knnlm.corpora.vocab import WordVocab
 from knnlm.models import fairseq, model
@@ -28,7 +28,7 @@ class ImportFairseqConfig:
 def main(config: ImportFairseqConfig) -> None:
     if not config.dictionary.is_file():
         raise UserError(f"{config.dictionary}: no such file")
-    files.check(config.dictionary)
+    description.check(config.dictionary)
     arguments, state = fairseq.load_checkpoint(config.checkpoint)
     try:
         architecture = fairseq.architecture(arguments, WordVocab.read(config.dictionary).size)
@@ -41,5 +41,5 @@ def main(config: ImportFairseqConfig) -> None:
         (tmp / "curve.jsonl").touch()  # how it was trained is not in the file
         inputs = {"checkpoint": config.checkpoint, "dictionary": config.dictionary}
         recorded, shared = {"architecture": architecture}, lineage.agree((config.dictionary,), "vocab")
-        lineage.write_meta(tmp, "import_fairseq", recorded, inputs, shared, "model", training_tokens=None)
+        description.write_meta(tmp, "import_fairseq", recorded, inputs, shared, "model", training_tokens=None)
     log.info("%s: %.2fM parameters", config.out, model.parameter_count(lm) / 1e6)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from knnlm.artifacts.files import UserError, check, read_json
+from knnlm.artifacts.description import check
+from knnlm.artifacts.files import UserError, read_json
 from knnlm.models.adaptive import PAD, AdaptiveEmbedding, AdaptiveSoftmax
 
 KEYTYPES = ("mhsa_input", "mhsa_input_ln", "ffn_input", "ffn_input_ln", "output", "output_ln")

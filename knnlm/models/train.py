@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from knnlm.artifacts import disk, distributed, files, lineage
+from knnlm.artifacts import description, disk, distributed, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.models import checkpoint, features, model, schedule, windows
@@ -49,14 +49,14 @@ class TrainConfig:
 def main(config: TrainConfig) -> None:
     recipe = settings(TrainingSettings, config.training, "--training")
     shared = lineage.agree((config.train, config.dev, config.vocab), "vocab")
-    size = files.read_json(files.check(config.vocab))["size"]
+    size = files.read_json(description.check(config.vocab))["size"]
     architecture = settings(
         ModelConfig, json.dumps(json.loads(config.architecture) | {"vocab_size": size}), "--architecture"
     )
     tokens = _tokens(config.train, config.vocab, size, recipe.train_tokens)
     dev = _tokens(config.dev, config.vocab, size)
     facts = {"architecture": asdict(architecture), "training": asdict(recipe), "seed": config.seed}
-    fingerprint = json.dumps([*facts.values(), *map(files.digest, (config.train, config.dev))])
+    fingerprint = json.dumps([*facts.values(), *map(description.digest, (config.train, config.dev))])
     distributed.start()
     resume = config.out.parent / f".{config.out.name}.resume"
     with checkpoint.only_one(resume):
@@ -77,7 +77,7 @@ def main(config: TrainConfig) -> None:
 
 def _tokens(path: Path, vocab: Path, vocab_size: int, first: int | None = None) -> np.ndarray:
     """Tokens [N], at most the `first`; raises UserError where there are none, or one is not in the vocabulary."""
-    tokens = files.open_array(path, "integer", ndim=1)[:first]
+    tokens = npy.open_array(path, "integer", ndim=1)[:first]
     if not len(tokens):
         raise UserError(f"{path}: no tokens: binarize a text that is not empty")
     windows.check_words(tokens, vocab_size, path, vocab)
@@ -87,7 +87,7 @@ def _tokens(path: Path, vocab: Path, vocab_size: int, first: int | None = None) 
 def _is_finished(out: Path, fingerprint: str) -> bool:
     """Whether `out` is a whole model of the same settings and tokens."""
     try:
-        return files.described(files.check(out)).get("fingerprint") == fingerprint
+        return description.described(description.check(out)).get("fingerprint") == fingerprint
     except UserError:
         return False
 
@@ -113,7 +113,7 @@ def _write(config: TrainConfig, state: Progress, settings: dict, shared: dict, *
         model.save(state.model, tmp)
         (tmp / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in state.curve))
         facts["processes"] = distributed.processes()
-        lineage.write_meta(tmp, "train", settings, inputs, shared, "model", **facts)
+        description.write_meta(tmp, "train", settings, inputs, shared, "model", **facts)
 
 
 def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: TrainingSettings, seed: int, save) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import vocab
 from knnlm.corpora.text import paragraph, plain
@@ -97,7 +97,7 @@ class Text:
 
 def main(config: ExamplesConfig) -> None:
     belonging(config)
-    tokens, lm, nearest = (files.open_array(path, ndim=1) for path in (config.eval_tokens, config.lm, config.knn))
+    tokens, lm, nearest = (npy.open_array(path, ndim=1) for path in (config.eval_tokens, config.lm, config.knn))
     if not len(tokens) == len(lm) == len(nearest):
         found = f"{len(tokens):,} tokens, {len(lm):,} LM and {len(nearest):,} kNN log-probabilities"
         raise UserError(f"{config.lm}: found {found}; score again with the same windows")
@@ -106,9 +106,9 @@ def main(config: ExamplesConfig) -> None:
         raise UserError(f"--seed {config.seed}: {config.experiment} has seeds {row['seeds']}")
     lmbda = row["lmbda"]["knn"][row["seeds"].index(config.seed)]
     detokenize = vocab.load(config.vocab).detokenize
-    held_out = Text(tokens, files.open_array(config.eval_documents), detokenize, config.context)
+    held_out = Text(tokens, npy.open_array(config.eval_documents), detokenize, config.context)
     train = Text(
-        files.open_array(config.train_tokens), files.open_array(config.train_documents), detokenize, config.context
+        npy.open_array(config.train_tokens), npy.open_array(config.train_documents), detokenize, config.context
     )
     examples = []
     for position in select(np.exp(nearest) - np.exp(lm), held_out, config.count):
@@ -120,7 +120,7 @@ def main(config: ExamplesConfig) -> None:
         for name in ("examples.md", "examples.html"):
             (tmp / name).write_text(render(name, examples=examples, lmbda=lmbda, note=config.note), encoding="utf-8")
         inputs = {name: getattr(config, name) for name in ("neighbors", "lm", "knn", "eval_tokens", "experiment")}
-        lineage.write_meta(tmp, "examples", config, inputs)
+        description.write_meta(tmp, "examples", config, inputs)
 
 
 def belonging(config: ExamplesConfig) -> None:
@@ -157,9 +157,9 @@ def readable(target: str) -> bool:
 
 def neighbors(config: ExamplesConfig, train: Text, position: int, target: int) -> Iterator[Neighbor]:
     """The entries that weigh most in p_kNN at `position`, heaviest first."""
-    ids = files.open_array(config.neighbors / "ids.npy")[position]  # [K]
+    ids = npy.open_array(config.neighbors / "ids.npy")[position]  # [K]
     kind = "exact" if config.distance == "exact" else "distances"
-    distances = files.open_array(config.neighbors / f"{kind}.npy")[position].astype(np.float32)  # [K]
+    distances = npy.open_array(config.neighbors / f"{kind}.npy")[position].astype(np.float32)  # [K]
     if config.distance == "quantized_sqrt":
         distances = np.sqrt(np.maximum(distances, 0))
     probabilities = shares(distances, ids, config.temperature)  # [K]

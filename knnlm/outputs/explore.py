@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader
 
-from knnlm.artifacts import files
+from knnlm.artifacts import files, npy
 from knnlm.artifacts.cli import progress
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import vocab
@@ -65,16 +65,16 @@ def collect(config: ExploreConfig, source: KnnLM) -> dict:
     """What the page knows: facts, words and titles as they are, arrays packed."""
     corpus = source.row["corpus"]
     source.check(SPLIT)
-    stream = files.open_array(source.tokens(corpus, SPLIT), "integer", 1)
+    stream = npy.open_array(source.tokens(corpus, SPLIT), "integer", 1)
     count = min(config.tokens, len(stream))
     scores = {"lm": source.lm(SPLIT), "knn": source.knn(SPLIT)} | cache_scores(source)
-    arrays = {name: files.open_array(path, "float32", 1)[:count] for name, path in scores.items()}
+    arrays = {name: npy.open_array(path, "float32", 1)[:count] for name, path in scores.items()}
     words, arrays["wordLm"], arrays["wordKnn"] = candidates(config, source, stream, count)
     entries, arrays["distance"], arrays["weight"] = nearest(config, source, count)
     train, documents, titles, arrays["neighbor"] = contexts(config, source, entries)
     used, (arrays["token"], arrays["word"], arrays["train"]) = packing.compact([stream[:count], words, train])
     arrays["trainDocument"] = documents
-    starts = np.asarray(files.open_array(source.documents(corpus, SPLIT), "integer", 1))
+    starts = np.asarray(npy.open_array(source.documents(corpus, SPLIT), "integer", 1))
     starts = starts[starts < count]
     return {
         "study": config.study.resolve().name,
@@ -128,7 +128,7 @@ def candidates(config: ExploreConfig, source: KnnLM, stream: np.ndarray, count: 
 def retrieved_words(source: KnnLM, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each token's words among its neighbors and their probabilities, most probable first."""
     distances = query_distances(source, count)  # [N, K]
-    values = files.open_array(source.neighbors(SPLIT) / "values.npy", "integer", 2)  # [N, K']
+    values = npy.open_array(source.neighbors(SPLIT) / "values.npy", "integer", 2)  # [N, K']
     for near, row in zip(distances, values, strict=False):
         yield knn.distribution(near, row[: len(near)], source.store["temperature"])
 
@@ -136,7 +136,7 @@ def retrieved_words(source: KnnLM, count: int) -> Iterator[tuple[np.ndarray, np.
 def query_distances(source: KnnLM, count: int) -> np.ndarray:
     """[N, k] float32 of the first `count` tokens in the row's own distance; inf where a neighbor is missing."""
     kind = "exact" if source.store["distance"] == "exact" else "distances"
-    near = files.open_array(source.neighbors(SPLIT) / f"{kind}.npy", "float32", 2)[:count, : source.store["k"]]
+    near = npy.open_array(source.neighbors(SPLIT) / f"{kind}.npy", "float32", 2)[:count, : source.store["k"]]
     return np.sqrt(np.maximum(near, 0)) if source.store["distance"] == "quantized_sqrt" else near
 
 
@@ -161,7 +161,7 @@ def lm_distributions(
 def nearest(config: ExploreConfig, source: KnnLM, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The heaviest entries [N, M] int64 (-1 where missing), their distances and quantised log weights."""
     distances = query_distances(source, count).astype(np.float32)  # [N, k]
-    ids = files.open_array(source.neighbors(SPLIT) / "ids.npy", "int64", 2)[:count, : distances.shape[1]]
+    ids = npy.open_array(source.neighbors(SPLIT) / "ids.npy", "int64", 2)[:count, : distances.shape[1]]
     order = np.argsort(distances, axis=1, kind="stable")[:, : config.neighbors]  # [N, M]
     logits = -distances.astype(np.float64) / source.store["temperature"]
     highest = logits.max(1, keepdims=True)
@@ -180,8 +180,8 @@ def contexts(
     An entry's place counts from 1: 0 is a missing neighbor.
     """
     corpus = source.store["corpus"]
-    stream = files.open_array(source.tokens(corpus, "train"), "integer", 1)
-    documents = np.asarray(files.open_array(source.documents(corpus, "train"), "integer", 1), np.int64)
+    stream = npy.open_array(source.tokens(corpus, "train"), "integer", 1)
+    documents = np.asarray(npy.open_array(source.documents(corpus, "train"), "integer", 1), np.int64)
     wanted = np.unique(entries[entries >= 0])
     kept = np.flatnonzero(packing.windows(wanted, documents, len(stream), config.before, config.after))
     place = np.searchsorted(kept, entries) + 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import files
+from knnlm.artifacts import files, npy
 from knnlm.artifacts.files import UserError
 from knnlm.datastores import neighbors
 from knnlm.live import layout, passages
@@ -35,7 +35,7 @@ def main(config: IllustrateConfig) -> None:
     source = layout.find(config.study)
     source.check(SPLIT)
     train = passages.Passages(source, before=16, after=0)
-    stream = files.open_array(source.tokens(source.row["corpus"], SPLIT), "integer", 1)
+    stream = npy.open_array(source.tokens(source.row["corpus"], SPLIT), "integer", 1)
     position = choose(source, train, stream, config.neighbors)
     retriever = Retriever(source)
     found = retriever.after(read_before(stream, source, position))
@@ -57,7 +57,7 @@ def choose(source: KnnLM, train: passages.Passages, stream: np.ndarray, count: i
 
     kNN gives it 0.3 to 0.9. Failing that, simply the word that kNN helps most.
     """
-    lm, knn = (files.open_array(path, "floating", 1) for path in (source.lm(SPLIT), source.knn(SPLIT)))
+    lm, knn = (npy.open_array(path, "floating", 1) for path in (source.lm(SPLIT), source.knn(SPLIT)))
     found = neighbors.load(source.neighbors(SPLIT))
     near = found["exact"] if source.store["distance"] == "exact" else found["distances"]
     order = np.argsort(np.exp(lm) - np.exp(knn), kind="stable")[:TRIED]

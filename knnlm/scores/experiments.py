@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage
 from knnlm.artifacts.files import UserError
 
 
@@ -49,7 +49,7 @@ def load(experiments: Iterable[Path], curves: Iterable[Path] = ()) -> Study:
     loaded = {}
     for path in experiments:
         lineage.agree((path,))
-        experiment = files.read_json(files.check(path))
+        experiment = files.read_json(description.check(path))
         if not {"experiment", "rows"} <= set(experiment):
             raise UserError(f"{path}: found keys {sorted(experiment)}, expected experiment and rows; interpolate again")
         loaded[experiment["experiment"]] = experiment
@@ -82,6 +82,6 @@ def neighbors(study: Study) -> list[tuple[int, float]]:
 
 def _lines(path: Path) -> list[dict]:
     try:
-        return [json.loads(line) for line in files.check(path).read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in description.check(path).read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise UserError(f"{path}: not JSON lines ({error}); train again") from None

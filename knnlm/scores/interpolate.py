@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
 from knnlm.scores import mixture, stats
 
@@ -61,7 +61,7 @@ def main(config: InterpolateConfig) -> None:
     }
     rows = [measure(row, documents[row["corpus"]], chosen) for row in progress(sheet, "interpolate", unit="row")]
     files.write_json(config.out, {"experiment": config.out.stem, "rows": rows})
-    lineage.write_meta(config.out, "interpolate", chosen, inputs(sheet, documents))
+    description.write_meta(config.out, "interpolate", chosen, inputs(sheet, documents))
 
 
 def measure(row: dict, documents: dict[str, Path], chosen: InterpolateSettings) -> dict:
@@ -109,7 +109,7 @@ def belonging(row: dict, documents: dict[str, Path]) -> None:
     for number, seed in enumerate(row["seeds"]):
         model = [Path(path) for path in (row.get("model_dirs") or [])[number : number + 1]]
         for path in model:
-            if (found := files.described(path).get("seed", seed)) != seed:
+            if (found := description.described(path).get("seed", seed)) != seed:
                 raise files.UserError(f"{path}: was trained with seed {found}, expected {seed}: train it again")
         knn = []
         for split in SPLITS:
@@ -174,7 +174,7 @@ def open_vectors(name: str, paths: dict[str, Path]) -> dict[str, np.ndarray]:
     """Log probabilities [N] by component; raises UserError where two do not score the same targets."""
     vectors = {}
     for component, path in paths.items():
-        vectors[component] = np.asarray(files.open_array(path, "floating", 1))
+        vectors[component] = np.asarray(npy.open_array(path, "floating", 1))
         if len(vectors[component]) != len(vectors["lm"]):
             raise files.UserError(
                 f"row {name}: {paths['lm']} has {len(vectors['lm']):,} targets, {path} {len(vectors[component]):,}: "
@@ -198,7 +198,7 @@ def check_range(name: str, component: str, path: Path, logprob: np.ndarray) -> N
 def summary(logprobs: list[np.ndarray], best: int, documents: Path, chosen: InterpolateSettings) -> dict:
     """The median perplexity over seeds, each seed's, and the interval of the seed `best`."""
     per_seed = [mixture.perplexity(logprob) for logprob in logprobs]
-    starts, tokens = np.asarray(files.open_array(documents, "integer", 1)), len(logprobs[best])
+    starts, tokens = np.asarray(npy.open_array(documents, "integer", 1)), len(logprobs[best])
     if len(starts) == 0 or starts[-1] >= tokens or split_size(documents) not in (None, tokens):
         raise files.UserError(
             f"{documents} does not fit {tokens:,} scored targets: give that of the scored split, and score all of it"
@@ -214,9 +214,9 @@ def summary(logprobs: list[np.ndarray], best: int, documents: Path, chosen: Inte
 
 def split_size(documents: Path) -> int | None:
     """How many tokens the split has, as the description of its tokens tells it."""
-    if not lineage.is_described(documents):
+    if not description.is_described(documents):
         return None
-    return files.described(documents)["outputs"][documents.name.replace(".documents", "")]["shape"][0]
+    return description.described(documents)["outputs"][documents.name.replace(".documents", "")]["shape"][0]
 
 
 def curves(parts: dict, lm: dict, grid: np.ndarray) -> dict:
@@ -232,7 +232,7 @@ def model_facts(row: dict) -> dict:
     if not row.get("model_dirs"):
         return {"parameters": None, "training_tokens": None}
     directory = Path(row["model_dirs"][0])
-    facts = files.described(directory) | files.read_json(files.check(directory / "config.json"))
+    facts = description.described(directory) | files.read_json(description.check(directory / "config.json"))
     return {"parameters": facts.get("parameters"), "training_tokens": facts.get("training_tokens")}
 
 
@@ -242,6 +242,6 @@ def datastore_facts(datastore: dict | None) -> dict | None:
         return None
     facts = {key: value for key, value in datastore.items() if key != "neighbors"}
     if "neighbors" in datastore:
-        meta = files.described(datastore["neighbors"])
+        meta = description.described(datastore["neighbors"])
         facts |= {"entries": meta["entries"], "entries_total": meta["entries_total"]}
     return facts

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress
 from knnlm.scores import continuous_cache as cache
 
@@ -33,9 +33,9 @@ class ScoreCacheConfig:
 
 def main(config: ScoreCacheConfig) -> None:
     shared = lineage.agree((config.queries, config.documents), "vocab", "model", "text")
-    queries = files.open_array(config.queries / "keys.npy", "floating", 2)  # [N, D]
-    targets = files.open_array(config.queries / "values.npy", "integer", 1)  # [N]
-    documents = np.asarray(files.open_array(config.documents, "integer", 1), np.int64)  # [M]
+    queries = npy.open_array(config.queries / "keys.npy", "floating", 2)  # [N, D]
+    targets = npy.open_array(config.queries / "values.npy", "integer", 1)  # [N]
+    documents = np.asarray(npy.open_array(config.documents, "integer", 1), np.int64)  # [M]
     if not len(targets) == len(queries) or documents[-1] >= len(targets):
         raise files.UserError(
             f"{config.queries} has {len(queries):,} keys and {len(targets):,} values, the last document of "
@@ -45,7 +45,7 @@ def main(config: ScoreCacheConfig) -> None:
     ends = np.append(documents[1:], len(targets))
     with files.atomic(config.out, directory=True) as tmp:
         out = {
-            (c, t): files.create_array(tmp / f"size{c}-theta{t:g}.npy", targets.shape, "float32")
+            (c, t): npy.create_array(tmp / f"size{c}-theta{t:g}.npy", targets.shape, "float32")
             for c in sizes
             for t in thetas
         }
@@ -54,4 +54,4 @@ def main(config: ScoreCacheConfig) -> None:
             for (c, t), array in out.items():
                 array[start:end] = grid[sizes.index(c), thetas.index(t)]
         inputs = {"queries": config.queries, "documents": config.documents}
-        lineage.write_meta(tmp, "score_cache", {"sizes": sizes, "thetas": thetas}, inputs, shared)
+        description.write_meta(tmp, "score_cache", {"sizes": sizes, "thetas": thetas}, inputs, shared)

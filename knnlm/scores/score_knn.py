@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress
 from knnlm.datastores import neighbors
 from knnlm.scores import knn
@@ -44,14 +44,14 @@ def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, 
     shared = lineage.agree((source, targets_dir), *SHARED)
     weighed = {"exact" if distance == "exact" else "distances" for distance, _, _ in scores}
     found = neighbors.load(source, {"values", *weighed})
-    targets = files.open_array(targets_dir / "values.npy", "integer", 1)  # [N]
-    check(source, targets_dir, found, targets, scores, files.described(source)["metric"])
+    targets = npy.open_array(targets_dir / "values.npy", "integer", 1)  # [N]
+    check(source, targets_dir, found, targets, scores, description.described(source)["metric"])
     wanted: dict[tuple[str, float], list[int]] = defaultdict(list)
     for distance, k, temperature in sorted(scores):
         wanted[distance, temperature].append(k)
     with files.atomic(folder, directory=True) as tmp:
         out = {
-            (distance, k, t): files.create_array(tmp / f"{distance}-k{k}-t{t:g}.npy", targets.shape, "float32")
+            (distance, k, t): npy.create_array(tmp / f"{distance}-k{k}-t{t:g}.npy", targets.shape, "float32")
             for distance, k, t in scores
         }
         for start in progress(range(0, len(targets), BLOCK), f"score {folder}", unit="block"):
@@ -63,7 +63,7 @@ def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, 
                 for k, logprob in zip(ks, logprobs, strict=True):
                     out[distance, k, temperature][block] = logprob
         inputs = {"neighbors": source, "targets": targets_dir}
-        lineage.write_meta(tmp, "score_knn", sorted(scores), inputs, shared)
+        description.write_meta(tmp, "score_knn", sorted(scores), inputs, shared)
 
 
 def distances(found: dict[str, np.ndarray], distance: str, block: slice) -> np.ndarray:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, lineage, npy
 from knnlm.scores import ngram
 
 log = logging.getLogger("knnlm")
@@ -53,7 +53,7 @@ def main(config: ScoreNgramConfig) -> None:
         lineage.agree(paths, "text") | lineage.agree((config.vocab, *paths), "vocab")
         for paths in zip(config.eval, config.eval_documents, strict=True)
     ]
-    size = files.read_json(files.check(config.vocab))["size"]
+    size = files.read_json(description.check(config.vocab))["size"]
     train = open_stream(config.train, config.train_documents)
     splits = [open_stream(*paths) for paths in zip(config.eval, config.eval_documents, strict=True)]
     with ExitStack() as stack:
@@ -64,17 +64,17 @@ def main(config: ScoreNgramConfig) -> None:
             log.info("estimating order %d on %s tokens", order, f"{len(train[0]):,}")
             ngram.estimate(*train, order, model, lmplz, config.memory)
             for (tokens, documents), out in zip(splits, outs, strict=True):
-                files.save_array(out / f"order{order}.npy", ngram.target_logprob(model, tokens, documents, size))
+                npy.save_array(out / f"order{order}.npy", ngram.target_logprob(model, tokens, documents, size))
             model.unlink()
         told = {"orders": sorted(set(config.orders))}
         for tokens, documents, out, shared in zip(config.eval, config.eval_documents, outs, splits_of, strict=True):
             inputs = {"train": config.train, "tokens": tokens, "documents": documents, "vocab": config.vocab}
-            lineage.write_meta(out, "score_ngram", told, inputs, shared)
+            description.write_meta(out, "score_ngram", told, inputs, shared)
 
 
 def open_stream(tokens: Path, documents: Path) -> tuple:
     """Token ids [N] and document starts [D]; raises UserError when the documents are of another split."""
-    stream, starts = files.open_array(tokens, "integer", 1), files.open_array(documents, "integer", 1)
+    stream, starts = npy.open_array(tokens, "integer", 1), npy.open_array(documents, "integer", 1)
     if len(starts) == 0 or starts[-1] >= len(stream):
         raise files.UserError(
             f"{documents} does not fit the {len(stream):,} tokens of {tokens}: tokenize the split again"

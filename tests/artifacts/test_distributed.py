@@ -1,4 +1,4 @@
-"""Training in two processes (torchrun, gloo): what one process would do, and resumed bit for bit."""
+"""Training in two processes (torchrun, gloo): the same result as one process, and resumed bit for bit."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from safetensors.numpy import load_file
 
-from knnlm.artifacts import files
+from knnlm.artifacts import files, npy
 from knnlm.models import checkpoint, train
 
 ARCHITECTURE = dict(layers=1, dim=16, ffn_dim=32, heads=2, dropout=0.1, attention_dropout=0.0)
@@ -25,24 +25,24 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     rng = np.random.default_rng(0)
     for split, size in (("train", 700), ("dev", 64)):
-        files.save_array(folder / f"{split}.npy", rng.integers(2, 60, size).astype(np.uint16))
+        npy.save_array(folder / f"{split}.npy", rng.integers(2, 60, size).astype(np.uint16))
     files.write_json(folder / "vocab.json", {"size": 64})
     return folder
 
 
 def command(corpus, out, architecture=None, **recipe):
     """The command `knnlm train` and its flags."""
-    told = {"architecture": ARCHITECTURE | (architecture or {}), "training": RECIPE | {"evaluate_every": 100} | recipe}
-    told = {name: json.dumps(value) for name, value in told.items()} | {"out": out, "vocab": corpus / "vocab.json"}
-    told |= {split: corpus / f"{split}.npy" for split in ("train", "dev")}
-    return ["knnlm", "train", *(part for name, value in told.items() for part in (f"--{name}", str(value)))]
+    flags = {"architecture": ARCHITECTURE | (architecture or {}), "training": RECIPE | {"evaluate_every": 100} | recipe}
+    flags = {name: json.dumps(value) for name, value in flags.items()} | {"out": out, "vocab": corpus / "vocab.json"}
+    flags |= {split: corpus / f"{split}.npy" for split in ("train", "dev")}
+    return ["knnlm", "train", *(part for name, value in flags.items() for part in (f"--{name}", str(value)))]
 
 
-def start(corpus, out, launcher=(), architecture=None, **recipe):
-    """`python -m … knnlm train` in the background."""
+def start(corpus, out, launcher=(), architecture=None, stderr=None, **recipe):
+    """Start `python -m … knnlm train` in the background."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    told = command(corpus, out, architecture, **recipe)
-    return subprocess.Popen([sys.executable, "-m", *launcher, *told], env=environment)
+    words = [sys.executable, "-m", *launcher, *command(corpus, out, architecture, **recipe)]
+    return subprocess.Popen(words, env=environment, stderr=stderr)
 
 
 def curve(model):
@@ -50,9 +50,10 @@ def curve(model):
 
 
 def test_two_processes_train_on_the_same_tokens_as_one(corpus, tmp_path):
-    still = {"dropout": 0.0, "activation_dropout": 0.0, "adaptive_dropout": 0.0}
-    runs = [start(corpus, tmp_path / str(n), launcher, still, updates=20, evaluate_every=10) for n, launcher in
-            ((1, ()), (2, TORCHRUN))]  # fmt: skip
+    no_dropout = {"dropout": 0.0, "activation_dropout": 0.0, "adaptive_dropout": 0.0}
+    recipe = dict(updates=20, evaluate_every=10)
+    launchers = {"1": (), "2": TORCHRUN}
+    runs = [start(corpus, tmp_path / n, launcher, no_dropout, **recipe) for n, launcher in launchers.items()]
     assert [run.wait(300) for run in runs] == [0, 0]
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in "12")
     for name in one:
@@ -78,11 +79,13 @@ def test_two_processes_stopped_by_sigterm_end_with_the_same_weights(corpus, tmp_
     assert not state.parent.exists()
 
 
-def test_a_second_training_of_a_model_waits_and_finds_it_done(corpus, tmp_path, caplog):
-    out = tmp_path / "model"
-    with checkpoint.only_one(tmp_path / ".model.resume"):
-        second = start(corpus, out, updates=2)
-        time.sleep(0.1)
+def test_a_second_training_of_a_model_waits_and_finds_it_done(corpus, tmp_path):
+    out, log = tmp_path / "model", tmp_path / "log"
+    with checkpoint.only_one(tmp_path / ".model.resume"), log.open("w") as stderr:
+        second = start(corpus, out, updates=2, stderr=stderr)
+        while "waiting for it to finish" not in log.read_text():
+            assert second.poll() is None and not out.exists()
+            time.sleep(0.05)
         assert second.poll() is None and not out.exists()
     assert second.wait(300) == 0
     written = (out / "meta.json").stat().st_mtime_ns

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knnlm.artifacts import lineage
-from knnlm.artifacts.files import UserError, open_array
+from knnlm.artifacts import description
+from knnlm.artifacts.files import UserError
+from knnlm.artifacts.npy import open_array
 from knnlm.corpora import binarize, build_vocab, vocab
 from knnlm.corpora.prepare import PrepareConfig
 from knnlm.corpora.prepare import main as prepare
@@ -150,7 +151,7 @@ def test_word_tokens_need_a_word_vocabulary(tmp_path: Path) -> None:
 def test_a_split_without_documents_is_named(tmp_path: Path) -> None:
     source = corpus(tmp_path)
     (source / "dev.documents.jsonl").write_text("")
-    lineage.write_meta(source, "prepare", {}, {})
+    description.write_meta(source, "prepare", {}, {})
     build(source, tmp_path / "vocab")
     with pytest.raises(UserError, match=r"dev\.documents\.jsonl: no documents"):
         binarize.main(binarize.BinarizeConfig(tmp_path / "vocab", source, tmp_path / "tokens"))

@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import ROOT
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, npy
 from knnlm.datastores import add, ann, extract, search, train_index
 from knnlm.models import model
 
@@ -30,8 +30,8 @@ def made(tmp_path_factory):
     lm = model.LanguageModel(model.ModelConfig(vocab_size=64, layers=1, dim=16, ffn_dim=32, heads=2))
     (at / "model").mkdir()
     model.save(lm, at / "model")
-    lineage.write_meta(at / "model", "train", {}, {}, role="model")
-    files.save_array(at / "train.npy", np.random.default_rng(0).integers(2, 60, 1500).astype(np.uint16))
+    description.write_meta(at / "model", "train", {}, {}, role="model")
+    npy.save_array(at / "train.npy", np.random.default_rng(0).integers(2, 60, 1500).astype(np.uint16))
     for shard in range(2):
         extracted(at, at / f"keys{shard}", shard=shard, shards=2)
     train_index.main(train_index.TrainIndexConfig((at / "keys0", at / "keys1"), at / "trained.faiss", INDEX))
@@ -76,9 +76,9 @@ def test_two_indexes_are_filled_by_one_forward_pass(made, tmp_path):
     for one, other in zip(trained, index, strict=True):
         add.main(add.AddConfig(one, made / "keys1", tmp_path / "stored.faiss"))
         assert other.read_bytes() == (tmp_path / "stored.faiss").read_bytes()
-        described, stored = (files.described(path) for path in (other, tmp_path / "stored.faiss"))
+        described, stored = (description.described(path) for path in (other, tmp_path / "stored.faiss"))
         assert described["lineage"] == stored["lineage"] | {
-            "keys": files.described(tmp_path / "keys")["lineage"]["keys"]
+            "keys": description.described(tmp_path / "keys")["lineage"]["keys"]
         }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files
 from knnlm.datastores import add, merge, neighbors, search, train_index
 
 D, K = 16, 24
@@ -17,7 +17,7 @@ def write(directory: Path, **arrays: np.ndarray) -> Path:
     directory.mkdir(parents=True)
     for name, array in arrays.items():
         np.save(directory / f"{name}.npy", array)
-    lineage.write_meta(directory, "extract", {}, {}, entries_total=2400)
+    description.write_meta(directory, "extract", {}, {}, entries_total=2400)
     return directory
 
 

@@ -1,4 +1,4 @@
-"""Wrong studies: refused before any job starts, in one line that names the key, what was found and what is allowed."""
+"""Wrong studies are refused before any job starts, by one line: the key, what was found, and what is allowed."""
 
 import contextlib
 import copy
@@ -35,7 +35,7 @@ def cases(section):
 
 
 def changed(tree, case):
-    """A copy of nested keys with a case's `set` and `without` done to it."""
+    """A copy of nested keys with the `set` and `without` of a case applied."""
     tree = copy.deepcopy(tree)
     for path, value in [*case.get("set", {}).items(), *((path, None) for path in case.get("without", []))]:
         *way, last = (int(part) if part.isdigit() else part for part in path.split("/"))
@@ -115,7 +115,7 @@ def test_merged_anchors_are_no_repeated_keys(tmp_path):
 
 @contextlib.contextmanager
 def as_nobody():
-    """Without root's right to write everywhere."""
+    """Give up root's permission to write everywhere."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
@@ -139,7 +139,7 @@ def test_a_folder_that_cannot_be_written_is_refused(smoke_config, tmp_path, key)
     assert line == f"{key}: {tmp_path}/locked cannot be written{lacks}; name a folder that can"
 
 
-# What Snakemake makes of it: one way of failing each.
+# The same through Snakemake, one test for each kind of mistake.
 
 
 def assert_refused(run, line):

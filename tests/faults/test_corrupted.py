@@ -27,7 +27,7 @@ CACHE = {split: f"logprobs/fox/{split}/cache/fox/seed1" for split in ("dev", "te
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> dict[str, Path]:
-    """A study, one with another seed of the model, and one of other texts."""
+    """Three studies: a correct one, one with another seed of the model, and one of other texts."""
     root = tmp_path_factory.mktemp("studies")
     variants = {"this": {}, "seed": {"seed": 2}, "texts": {"texts": 10}}
     return {name: tinystudy.write(root / name, **options) for name, options in variants.items()}
@@ -39,7 +39,7 @@ def study(made, tmp_path) -> Path:
 
 
 def run(stage: str, study: Path) -> Path:
-    """Run one stage of the study anew; returns where its output would be."""
+    """Run one stage of the study again; returns the path of its output."""
     at, out = study.joinpath, study / "new"
     tokens, pair = {split: at(TOKENS, f"{split}.npy") for split in ("train", "dev")}, (at(KEYS, "shard0of2"),)
     stages = {
@@ -82,7 +82,7 @@ def run(stage: str, study: Path) -> Path:
 
 
 def refused(stage: str, study: Path, *names: str) -> None:
-    """The stage stops with one line that has the names, and leaves nothing."""
+    """Assert that the stage stops with one line that contains the names, and writes nothing."""
     before = {path for path in study.rglob("*")}
     with pytest.raises(UserError) as error:
         run(stage, study)
@@ -102,7 +102,7 @@ def truncated(path: Path) -> None:
 
 
 def flipped(path: Path) -> None:
-    """One bit, past the headers."""
+    """Flip one bit in the last quarter, past the headers."""
     content = bytearray(path.read_bytes())
     content[len(content) * 3 // 4] ^= 1
     path.write_bytes(content)
@@ -178,7 +178,7 @@ def test_a_damaged_description_is_refused_by_name(study, path, stage, damage):
 
 
 def exchange(study: Path, path: str, other: Path) -> None:
-    """Put another artifact, with its description, in place of one."""
+    """Put another artifact, with its description, in the place of one."""
     here = study / path
     if here.is_dir():
         shutil.rmtree(here)
@@ -228,7 +228,7 @@ def test_an_artifact_of_another_study_is_refused(made, study, path, source, stag
         (f"{INDEX}/shard0of2.faiss", f"{INDEX}/shard1of2.faiss", "search", ["has keys", "shard0of2.faiss"]),
     ],
 )
-def test_an_artifact_at_anothers_place_is_refused(study, path, other, stage, names):
+def test_an_artifact_in_another_ones_place_is_refused(study, path, other, stage, names):
     exchange(study, path, study / other)
     refused(stage, study, *names)
 
@@ -238,7 +238,7 @@ def test_a_file_of_another_artifact_is_refused(study):
     refused("score_knn", study, f"{QUERIES['dev']}/values.npy")
 
 
-def test_a_file_that_nobody_described_is_refused(study):
+def test_a_file_without_a_description_is_refused(study):
     (study / INDEX / "shard0of2.faiss.meta.json").unlink()
     refused("search", study, "shard0of2.faiss: has no description")
 
@@ -261,7 +261,7 @@ def test_two_seeds_with_one_model_are_refused(study):
 @pytest.mark.parametrize(
     "stage", ["binarize", "extract", "evaluate", "add", "search", "merge", "score_knn", "interpolate"]
 )
-def test_a_study_that_was_moved_as_a_whole_goes_on(study, stage):
+def test_a_study_that_was_moved_as_a_whole_still_works(study, stage):
     moved = study.rename(study.with_name("elsewhere"))
     assert run(stage, moved).exists()
 

@@ -1,4 +1,4 @@
-"""Full, read-only and failing disks: one clear line, nothing half-written, no temporary left."""
+"""Full, read-only and failing disks: one clear line, no incomplete output, no temporary file left."""
 
 import errno
 import os
@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from victims import COMMANDS
 
-from knnlm.artifacts import disk, files
+from knnlm.artifacts import disk, files, npy
 from knnlm.datastores import ann
 
 QUICK = ["extract", "train"]
-RESUMED = ("out/.model.resume/", "out/.text.")  # what training and downloads go on from
+RESUMED = ("out/.model.resume/", "out/.text.")  # state from which training and downloads go on
 PAGE = os.sysconf("SC_PAGE_SIZE")
 FULL = re.compile(r"error: \S*/?out\S*: needs (more than )?[\d,]+ bytes, [\d,]+ are free on its disk: free space\b.*")
 
 
 @pytest.fixture
 def mounted(tmp_path):
-    """A function that mounts a file system of some bytes on a folder; skips where that is not allowed."""
+    """A function that mounts a file system of a given size on a folder; skips the test where that is not allowed."""
     folders = []
 
     def mount(folder, size, *options):
@@ -41,14 +41,14 @@ def last_line(ended):
 
 
 def check_full_disk(victims, mounted, verb):
-    """Half the room that the outputs need: refused, and everything under a final name is whole."""
+    """With half the space that the outputs need, a verb is refused, and every file under a final name is complete."""
     victims.clear()
     assert victims.run(verb).code == 0
     whole, out = victims.outputs(), victims.folder / "out"
     needed = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     victims.clear()
     mounted(out, size := max(1, needed // 2 // PAGE) * PAGE)
-    if needed < 2 * PAGE:  # a small file: not even one page
+    if needed < 2 * PAGE:  # a file smaller than a page would still fit: fill the disk
         (out / ".filler").write_bytes(bytes(size))
     ended = victims.run(verb)
     (out / ".filler").unlink(missing_ok=True)
@@ -99,12 +99,12 @@ def test_room_is_checked_before_work_starts(victims, mounted, verb):
     assert "needs more than" not in ended.text and not ended.changes
 
 
-def test_an_array_that_fits_by_its_size_but_not_beside_others_is_refused_and_does_not_kill(tmp_path, mounted):
+def test_an_array_that_would_fit_alone_but_not_beside_another_is_refused_and_does_not_kill(tmp_path, mounted):
     mounted(tmp_path / "small", 64 * PAGE)
-    first = files.create_array(tmp_path / "small/first.npy", (40 * PAGE,), "uint8")
-    assert os.stat(tmp_path / "small/first.npy").st_blocks * 512 >= 40 * PAGE  # reserved, not a file of holes
+    first = npy.create_array(tmp_path / "small/first.npy", (40 * PAGE,), "uint8")
+    assert os.stat(tmp_path / "small/first.npy").st_blocks * 512 >= 40 * PAGE  # its blocks are allocated
     with pytest.raises(files.UserError, match=r"second.npy: needs 163,840 bytes, [\d,]+ are free"):
-        files.create_array(tmp_path / "small/second.npy", (40 * PAGE,), "uint8")
+        npy.create_array(tmp_path / "small/second.npy", (40 * PAGE,), "uint8")
     first[:] = 1
 
 
@@ -124,7 +124,7 @@ def test_a_folder_that_may_not_be_changed(tmp_path):
         pytest.skip("this file system has no immutable folders")
     try:
         with pytest.raises(files.UserError, match=r"x.npy: no permission: choose another folder"):
-            files.save_array(tmp_path / "x.npy", np.zeros(3))
+            npy.save_array(tmp_path / "x.npy", np.zeros(3))
     finally:
         subprocess.run(["chattr", "-i", str(tmp_path)], capture_output=True)
         tmp_path.chmod(0o700)
@@ -135,15 +135,26 @@ def test_a_limit_on_the_size_of_files(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, before[1]))
     try:
         with pytest.raises(files.UserError, match=r"x.npy: larger than .* `ulimit -f`"):
-            files.save_array(tmp_path / "x.npy", np.zeros(PAGE))
+            npy.save_array(tmp_path / "x.npy", np.zeros(PAGE))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_used_up_quota_and_a_broken_disk_are_one_line(tmp_path):
+def test_a_used_up_quota_and_a_failing_disk_are_explained_in_one_line(tmp_path):
     quota = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
     assert "raise the quota" in disk.explain(quota, tmp_path / "x")
     broken = OSError(errno.EIO, os.strerror(errno.EIO), str(tmp_path / "input/x"))
     assert disk.explain(broken, tmp_path / "y").startswith(f"{tmp_path}/input/x: an input/output error of the disk")
     assert disk.explain(ValueError("x"), tmp_path) is None
+
+
+@pytest.mark.parametrize("number", disk.NO_LOCKS)
+def test_a_file_system_without_locks_can_be_written_to(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    for text in ("first", "second"):
+        files.write_text(tmp_path / "x", text)
+        assert (tmp_path / "x").read_text() == text and os.listdir(tmp_path) == ["x"]

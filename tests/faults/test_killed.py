@@ -1,4 +1,4 @@
-"""Killed at any moment: the same command again gives the files of an undisturbed run, and nothing else."""
+"""After a kill at any moment, the same command again leaves exactly the files of an undisturbed run."""
 
 import random
 
@@ -9,27 +9,27 @@ from victims import COMMANDS
 SEED = 20240607
 BEFORE_A_CHANGE, AT_A_TIME = 3, 2  # kills of each verb
 READERS = {"generate", "provenance", "query", "verify"}  # verbs that write no file
-QUICK = {"extract": 9, "train": 31, "search": 12, "binarize": 7}  # number of the change that is never made
+QUICK = {"extract": 9, "train": 31, "search": 12, "binarize": 7}  # number of the change before which each is killed
 
 
 @pytest.fixture(scope="module")
 def undisturbed(victims):
-    """A function: a verb's outputs and how its run ended."""
-    known = {}
+    """A function that returns a verb's outputs and how its undisturbed run ended, run once for each verb."""
+    results = {}
 
     def run(verb):
-        if verb not in known:
+        if verb not in results:
             victims.clear()
             ended = victims.run(verb)
             assert ended.code == 0, ended.text
-            known[verb] = (victims.outputs(), ended)
-        return known[verb]
+            results[verb] = (victims.outputs(), ended)
+        return results[verb]
 
     return run
 
 
 def check_again(victims, verb, whole):
-    """After a kill: no half under a final name, and the command again ends with the same bytes."""
+    """After a kill, nothing incomplete has a final name, and the same command again ends with the same bytes."""
     left = victims.outputs()
     for name, digest in left.items():
         if not any(part.startswith(".") for part in name.split("/")) and digest:

@@ -1,4 +1,4 @@
-"""A number that went wrong stops its stage, by name, and reaches no table."""
+"""A value that is not finite, or out of range, stops its stage by name and reaches no table."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import tinystudy
 import torch
 from safetensors.torch import load_file, save_file
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description
 from knnlm.artifacts.files import UserError
 from knnlm.datastores import extract, import_datastore
 from knnlm.models import evaluate, train
@@ -42,15 +42,15 @@ def trained(study: Path, **recipe: object) -> None:
 
 
 def weights_changed(study: Path, name: str, value: float) -> None:
-    """Set a weight of the last layer, and describe the model anew."""
-    path, meta = study / MODEL / "model.safetensors", files.described(study / MODEL)
+    """Set a weight of the last layer, and describe the model again."""
+    path, meta = study / MODEL / "model.safetensors", description.described(study / MODEL)
     weights = load_file(path)
     weights[name].fill_(value)
     save_file(weights, path)
-    lineage.write_meta(study / MODEL, "train", {}, {}, meta["lineage"], "model")
+    description.write_meta(study / MODEL, "train", {}, {}, meta["lineage"], "model")
 
 
-def test_a_loss_that_is_no_number_names_the_update_and_the_blocks_and_keeps_the_last_state(study):
+def test_a_loss_that_is_not_finite_names_the_update_and_the_blocks_and_keeps_the_last_state(study):
     with pytest.raises(UserError, match=r"update (\d+): loss .* in the blocks at tokens \[\d+, ") as error:
         trained(study, lr=1e30, warmup=0, save_every=1e-9)
     state = torch.load(study / ".new.resume/state.pt", weights_only=True)
@@ -79,7 +79,7 @@ def test_a_damaged_training_state_is_refused_by_name(study):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_keys_that_are_no_numbers_name_the_keytype_and_the_window(study, value):
+def test_keys_that_are_not_finite_name_the_keytype_and_the_window(study, value):
     weights_changed(study, "layers.1.ffn_norm.bias", value)
     config = study / MODEL, study / TOKENS / "train.npy", ("ffn_input_ln",), (study / "new",), tinystudy.WINDOWS
     with pytest.raises(UserError, match=r"ffn_input_ln: a key is not finite in the window at token \d+"):
@@ -95,7 +95,7 @@ def test_keys_beyond_half_precision_are_refused(study):
     assert not (study / "new").exists()
 
 
-def test_a_log_probability_that_is_no_number_stops_the_evaluation(study):
+def test_a_log_probability_that_is_not_finite_stops_the_evaluation(study):
     weights_changed(study, "layers.1.ffn_out.bias", float("nan"))
     config = study / MODEL, (study / TOKENS / "dev.npy",), (study / "new",), (), (), tinystudy.WINDOWS
     with pytest.raises(UserError, match=r"a log-probability is not finite in the window at token 0"):
@@ -103,7 +103,7 @@ def test_a_log_probability_that_is_no_number_stops_the_evaluation(study):
     assert not (study / "new").exists()
 
 
-def test_published_keys_that_are_no_numbers_are_refused(tmp_path):
+def test_published_keys_that_are_not_finite_are_refused(tmp_path):
     keys = np.ones((6, 4), np.float16)
     keys[4, 2] = np.nan
     keys.tofile(tmp_path / "keys")
@@ -134,9 +134,9 @@ def set_at(position: int, value: float):
     ],
 )
 def test_no_perplexity_of_wrong_or_missing_log_probabilities(study, change, message):
-    path, meta = study / LM / "logprob.npy", files.described(study / LM)
+    path, meta = study / LM / "logprob.npy", description.described(study / LM)
     np.save(path, change(np.load(path)))
-    lineage.write_meta(study / LM, "evaluate", {}, {}, meta["lineage"])
+    description.write_meta(study / LM, "evaluate", {}, {}, meta["lineage"])
     with pytest.raises(UserError, match=message):
         interpolate.main(interpolate.InterpolateConfig(*tinystudy.sheet(study), study / "new.json"))
     assert not (study / "new.json").exists()

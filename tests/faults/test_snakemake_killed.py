@@ -1,4 +1,4 @@
-"""A study whose Snakemake is killed, with its jobs or without, and started again: the same table, nothing redone."""
+"""Snakemake is killed, with its jobs or without them, and started again: the same table, no job run twice."""
 
 import os
 import random
@@ -14,7 +14,7 @@ KILLED = {"with its jobs": os.killpg, "without its jobs": os.kill}
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The table, and the number of jobs that it took."""
+    """The table of an undisturbed run, and the number of its jobs."""
     folder = workspace(tmp_path_factory.mktemp("undisturbed") / "work")
     text = run(folder, configured(folder))
     return tables(folder), planned(text)

@@ -1,4 +1,4 @@
-"""To the bit: the same study twice, with other numbers of threads, processes and shards, gives the same table."""
+"""The same study gives the same table, to the bit, for any number of threads, processes and shards."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ from tinyrun import configured, run, tables, workspace
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """The study in one process of one thread at a time."""
+    """The study, run by one process with one thread."""
     folder = workspace(tmp_path_factory.mktemp("bit") / "work")
     run(folder, configured(folder))
     return folder

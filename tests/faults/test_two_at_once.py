@@ -1,4 +1,4 @@
-"""Two at once: the same command twice, two Snakemakes on one results folder, two studies sharing downloads."""
+"""Two processes at once: the same command, two Snakemakes on one results folder, two studies sharing downloads."""
 
 import functools
 import http.server
@@ -45,7 +45,7 @@ def test_every_command_twice(victims, verb):
     check_at_once(victims, verb)
 
 
-def test_a_living_writers_temporaries_are_left_alone(tmp_path):
+def test_the_temporary_folder_of_a_living_writer_is_left_alone(tmp_path):
     with files.atomic(tmp_path / "x") as first:
         files.write_text(tmp_path / "x", "second")
         first.write_text("first")
@@ -60,11 +60,11 @@ def test_a_folder_that_another_writer_made_in_the_meantime_is_replaced(tmp_path)
     assert os.listdir(tmp_path / "x") == ["first"] and os.listdir(tmp_path) == ["x"]
 
 
-def test_a_killed_writers_child_does_not_keep_its_temporaries(tmp_path):
+def test_a_child_of_a_killed_writer_does_not_keep_its_temporary_folder(tmp_path):
     program = """
 import os, signal, sys, time
 from pathlib import Path
-from knnlm import files
+from knnlm.artifacts import files
 with files.atomic(Path(sys.argv[1])) as tmp:
     if not os.fork():
         os.kill(os.getppid(), signal.SIGKILL)
@@ -83,10 +83,10 @@ def test_workers_end_with_a_killed_process():
     program = """
 import os, time
 from knnlm.artifacts.parallel import over_documents
-def told(_):
-    os.write(1, b"%d\\n" % os.getpid())  # at once: print writes the line's end by itself
+def work(_):
+    os.write(1, b"%d\\n" % os.getpid())  # print would write the end of the line separately
     time.sleep(60)
-list(over_documents(told, range(100)))
+list(over_documents(work, range(100)))
 """
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=ROOT, env=environment)

@@ -1,4 +1,4 @@
-"""Files and texts from elsewhere: nothing in them is run, written beside its place, or shown as anything but text."""
+"""Files and texts from untrusted sources: never run, never written outside their folder, shown only as text."""
 
 import ast
 import bz2
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from matplotlib import pyplot as plt
 
-from knnlm.artifacts import archives, files
+from knnlm.artifacts import archives, npy
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import prepare, sources
 from knnlm.corpora.text import paragraph, plain
@@ -33,7 +33,7 @@ SCRIPT = "<script>alert(1)</script>"
 
 
 class Trap:
-    """Unpickled, it leaves a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -48,7 +48,7 @@ class Trap:
 def test_a_pickle_in_an_array_is_not_run(tmp_path):
     np.save(tmp_path / "keys.npy", np.array([Trap(tmp_path / "run")], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match=r"keys.npy: not a whole .npy array"):
-        files.open_array(tmp_path / "keys.npy")
+        npy.open_array(tmp_path / "keys.npy")
     assert not (tmp_path / "run").exists()
 
 
@@ -62,7 +62,7 @@ def test_a_pickle_in_a_resume_state_is_not_run(tmp_path, write):
 
 
 def calls():
-    """(where, dotted name, keywords) of every call in the code that is installed or run by Snakemake."""
+    """Every call in the installed code and in the workflow, as (file and line, dotted name, keywords)."""
     for path in [*ROOT.glob("knnlm/**/*.py"), *ROOT.glob("workflow/*.py"), ROOT / "workflow/launch"]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
@@ -114,16 +114,16 @@ def test_a_member_that_unpacks_to_a_thousand_times_its_size_is_not_read(tmp_path
         list(sources.read(source, {}))
 
 
-def test_a_member_that_lies_about_its_size_is_one_line(tmp_path):
+def test_a_member_with_a_wrong_size_in_its_header_is_refused_in_one_line(tmp_path):
     path = bomb(tmp_path / "bomb.whl")
     path.write_bytes(path.read_bytes().replace((100 << 20).to_bytes(4, "little"), (1000).to_bytes(4, "little")))
     with pytest.raises(UserError, match="not a whole zip archive"):
         list(sources.read({"kind": "wikiextractor", "path": str(path)}, {}))
 
 
-def test_a_dump_that_unpacks_without_end_is_not_read_on(tmp_path):
+def test_a_dump_that_unpacks_without_end_is_not_read_further(tmp_path):
     (tmp_path / "dump.bz2").write_bytes(bz2.compress(b"<mediawiki><siteinfo></siteinfo>" + b" " * (70 << 20)))
-    with pytest.raises(UserError, match=r"bytes unpack to more than 67,\d{3},\d{3}: not read on"):
+    with pytest.raises(UserError, match=r"bytes unpack to more than 67,\d{3},\d{3}: not read further"):
         list(sources.read({"kind": "wikipedia_dump", "path": str(tmp_path / "dump.bz2")}, {}))
 
 

@@ -1,4 +1,4 @@
-"""Table 1 of a made-up corpus by Snakemake, in a working folder of its own that can be locked, killed and run again."""
+"""Run Table 1 of an invented corpus by Snakemake in a working folder of its own, to be killed and run again."""
 
 import os
 import re
@@ -20,7 +20,7 @@ def story(number: int) -> str:
 
 
 def workspace(folder: Path) -> Path:
-    """A folder from which the repository's workflow runs, with Snakemake's own state."""
+    """A folder from which the repository's workflow runs, with a separate state of Snakemake."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("Snakefile", "workflow", "profiles", "config", "knnlm"):
         (folder / name).symlink_to(ROOT / name)
@@ -31,7 +31,7 @@ def workspace(folder: Path) -> Path:
 
 
 def configured(folder: Path, study: str = "mine", shards: int = 1, **changes: object) -> Path:
-    """The configuration of docs/your-corpus.md, made small."""
+    """A small variant of the configuration in docs/your-corpus.md, written to a file."""
     config = yaml.safe_load((ROOT / "config/your-corpus.yaml").read_text()) | {"study": study}
     config["corpora"]["mine"] |= {"dev_words": 400, "test_words": 400}
     config["models"]["mine"]["architecture"] |= {"layers": 2, "dim": 16, "ffn_dim": 32, "heads": 2}
@@ -46,7 +46,7 @@ def configured(folder: Path, study: str = "mine", shards: int = 1, **changes: ob
 
 
 def start(folder: Path, config: Path, *flags: object, target: str = "table1", threads: int = 1) -> subprocess.Popen:
-    """Snakemake at work in a process group of its own; its text goes to a file beside the configuration."""
+    """Start Snakemake in its own process group; what it prints goes to a file beside the configuration."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
     environment.pop("OMP_NUM_THREADS", None)  # Snakemake sets it to a job's threads
@@ -58,7 +58,7 @@ def start(folder: Path, config: Path, *flags: object, target: str = "table1", th
 
 
 def run(folder: Path, config: Path, *flags: object, **options: object) -> str:
-    """To its end, which must be a good one; returns its text."""
+    """Run Snakemake to its end, which must be a success; returns what it printed."""
     code = start(folder, config, *flags, **options).wait()
     text = log_of(config).read_text()
     assert code == 0, text[-3000:]
@@ -70,16 +70,16 @@ def log_of(config: Path) -> Path:
 
 
 def finished(text: str) -> int:
-    """Jobs that a run brought to their end."""
+    """The number of jobs that a run finished."""
     return len(re.findall(r"^Finished jobid:", text, re.MULTILINE))
 
 
 def planned(text: str) -> int:
-    """Jobs that a run had before it; 0 where all was there already."""
+    """The number of jobs that a run planned; 0 if nothing had to be made."""
     found = re.search(r"^total +(\d+)", text, re.MULTILINE)
     return int(found[1]) if found else 0
 
 
 def tables(folder: Path, study: str = "mine") -> dict[str, str]:
-    """The table and its numbers, as text."""
+    """The table and the numbers behind it, as text."""
     return {name: (folder / "results" / study / name).read_text() for name in COMPARED}

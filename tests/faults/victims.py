@@ -1,4 +1,4 @@
-"""Every verb that writes, on small inputs, in a process that can be killed before any change of the file system."""
+"""Run any verb that writes files, on small inputs, in a process that can be killed at a chosen moment."""
 
 import contextlib
 import functools
@@ -30,12 +30,12 @@ MODULES = {path.stem: f"knnlm.{path.parent.name}.{path.stem}" for path in (ROOT 
 PARAGRAPHS = (Path(__file__).parent / "commands.txt").read_text().split("\n\n")
 COMMANDS = {words[0]: words[1:] for words in (shlex.split(text.replace("\n", " ")) for text in PARAGRAPHS)}
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
-IMPORTED_LATE = ("torch._dynamo", "sentencepiece", "kenlm", "requests")  # and then by every process again
-PATIENCE = 300  # seconds for a command that takes one
+IMPORTED_LATE = ("torch._dynamo", "sentencepiece", "kenlm", "requests")  # else every process imports them again
+TIMEOUT = 300  # seconds for a command that takes one second
 
 
 def inputs(folder: Path, address: str) -> None:
-    """All that the commands read; `address` is a URL of some text."""
+    """Write everything that the commands read; `address` is the URL of some text."""
     tinystudy.write(folder / "study")
     synthetic.write(folder / "made_up")
     (folder / "texts").mkdir()
@@ -54,7 +54,7 @@ def inputs(folder: Path, address: str) -> None:
 
 @contextlib.contextmanager
 def begin(folder: Path) -> Iterator["Victims"]:
-    """The inputs, written into `folder`, and what starts commands there."""
+    """Write the inputs into `folder` and yield an object that runs commands there."""
     (folder / "served").mkdir()
     (folder / "served/text").write_bytes(b"some text\n" * 100_000)
     handler = functools.partial(Quiet, directory=folder / "served")
@@ -70,7 +70,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def rows(study: str) -> list[dict]:
-    """The LM and the kNN-LM, as `interpolate` is told of them."""
+    """The rows of the LM and the kNN-LM, in the form that `interpolate` reads."""
     logprobs = {split: f"{study}/logprobs/fox/{split}" for split in ("dev", "test")}
     base = {"name": "base", "label": "LM", "corpus": "fox", "model": "fox", "seeds": [1]}
     base["model_dirs"] = [f"{study}/models/fox/seed1"]
@@ -85,14 +85,14 @@ def rows(study: str) -> list[dict]:
 class Ended:
     """How a command ended."""
 
-    code: int  # of the process; minus the signal that killed it
-    text: str  # what it wrote on its standard error
-    changes: int  # of the file system below out/, where it lived to tell
-    seconds: float  # from the first of them to its end
+    code: int  # exit code of the process, or minus the signal that killed it
+    text: str  # its standard error
+    changes: int  # how many times it changed the file system below out/; 0 if it was killed
+    seconds: float  # from the first change to the end; 0 if it was killed
 
 
 class Victims:
-    """Starts commands in `folder`, forked from a process that has everything imported.
+    """Runs commands in `folder`, in processes forked from one that has already imported everything.
 
     A command is named by its verb, or by verb:use where commands.txt has several uses of one verb.
     """
@@ -103,20 +103,19 @@ class Victims:
         self.context.set_forkserver_preload([*(MODULES[verb.partition(":")[0]] for verb in COMMANDS), *IMPORTED_LATE])
 
     def start(self, verb: str, fatal: int = 0, seconds: float = 0) -> tuple:
-        """The process and what it tells; it dies before its change number `fatal`, or so long after its first."""
-        ours, its = self.context.Pipe()
-        told = (self.folder, verb, fatal, seconds, its)
-        process = self.context.Process(target=_live, args=told)
+        """Start a verb that dies before change number `fatal`, or `seconds` after its first change, where not 0."""
+        receiver, sender = self.context.Pipe()
+        process = self.context.Process(target=_live, args=(self.folder, verb, fatal, seconds, sender))
         process.start()
-        its.close()
-        return process, ours
+        sender.close()
+        return process, receiver
 
-    def end(self, process: multiprocessing.Process, ours: Connection) -> Ended:
-        """Wait for it."""
-        process.join(PATIENCE)
+    def end(self, process: multiprocessing.Process, receiver: Connection) -> Ended:
+        """Wait for a process that was started."""
+        process.join(TIMEOUT)
         changes, seconds = 0, 0.0
-        with contextlib.suppress(EOFError):  # a killed one tells nothing
-            changes, seconds = ours.recv()
+        with contextlib.suppress(EOFError):  # a killed process sends nothing
+            changes, seconds = receiver.recv()
         path = self.folder / f"{process.pid}.stderr"
         text = path.read_text() if path.exists() else ""
         path.unlink(missing_ok=True)
@@ -126,20 +125,20 @@ class Victims:
         return self.end(*self.start(verb, **options))
 
     def outputs(self, out: str = "out") -> dict[str, str]:
-        """SHA-256 of every file below out/, hidden ones too, by name; of folders without files an empty text."""
-        found = {}
+        """{name: SHA-256} of every file below out/, hidden files included; an empty folder has an empty text."""
+        digests = {}
         for path in sorted((self.folder / out).rglob("*")):
             if path.is_file():
-                found[str(path.relative_to(self.folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+                digests[str(path.relative_to(self.folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
             elif not any(path.iterdir()):
-                found[str(path.relative_to(self.folder))] = ""
-        return found
+                digests[str(path.relative_to(self.folder))] = ""
+        return digests
 
     def clear(self) -> None:
         shutil.rmtree(self.folder / "out", ignore_errors=True)
 
 
-def _live(folder: Path, verb: str, fatal: int, after: float, told: Connection) -> None:
+def _live(folder: Path, verb: str, fatal: int, after: float, sender: Connection) -> None:
     os.chdir(folder)
     os.dup2(os.open(f"{os.getpid()}.stderr", os.O_WRONLY | os.O_CREAT), 2)
     hook, seen = _watch(fatal, after)
@@ -148,11 +147,11 @@ def _live(folder: Path, verb: str, fatal: int, after: float, told: Connection) -
     try:
         main()
     finally:
-        told.send((len(seen), time.monotonic() - seen[0] if seen else 0.0))
+        sender.send((len(seen), time.monotonic() - seen[0] if seen else 0.0))
 
 
 def _watch(fatal: int, after: float) -> tuple[Callable, list[float]]:
-    """A hook for Python's audit events, which come before what they tell of, and the times of the changes it saw."""
+    """A hook for Python's audit events, which precede the action, and the list of times at which it saw a change."""
     here, seen = os.getpid(), []
 
     def hook(event: str, arguments: tuple) -> None:
@@ -166,14 +165,14 @@ def _watch(fatal: int, after: float) -> tuple[Callable, list[float]]:
         seen.append(time.monotonic())
         if len(seen) == fatal:
             os.kill(here, signal.SIGKILL)
-        if len(seen) == 1:  # SIGALRM ends a process that does not ask for it as SIGKILL does, but by the kernel's clock
+        if len(seen) == 1:  # without a handler, SIGALRM ends a process as SIGKILL does
             signal.setitimer(signal.ITIMER_REAL, after)
 
     return hook, seen
 
 
 def _outputs(path: object) -> bool:
-    """Whether a path is one below out/, or one that is relative to a folder being removed."""
+    """Whether a path is below out/, or is relative to a folder that is being removed."""
     try:
         name = os.fsdecode(path)
     except TypeError:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tinystudy
 
-from knnlm.artifacts import files
+from knnlm.artifacts import files, npy
 from knnlm.live import generate, layout, passages, query, sampling
 from knnlm.live.retrieval import Retriever
 from knnlm.outputs import illustrate
@@ -32,11 +32,11 @@ def test_full_next_word_distributions_sum_to_one(study, retriever, context):
 
 def test_a_live_query_finds_what_the_study_found(study, retriever):
     source = layout.find(study)
-    stream = files.open_array(source.tokens("fox", "test"))
+    stream = npy.open_array(source.tokens("fox", "test"))
     for position in (5, 20, 31):  # in the first window, whose context begins with the stream
         live = retriever.next(stream[:position].tolist())
-        assert live.found.ids.tolist() == files.open_array(source.neighbors("test") / "ids.npy")[position].tolist()
-        stored = [files.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
+        assert live.found.ids.tolist() == npy.open_array(source.neighbors("test") / "ids.npy")[position].tolist()
+        stored = [npy.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
         target = int(stream[position])
         assert [live.lm[target], live.knn[target]] == pytest.approx(np.exp(stored).tolist(), rel=1e-3)
 
@@ -85,7 +85,7 @@ def test_figure_1_is_a_query_of_the_study_with_its_own_numbers(study, tmp_path):
     illustrate.main(illustrate.IllustrateConfig(study=study, out=tmp_path / "figure1.json"))
     query, source = files.read_json(tmp_path / "figure1.json"), layout.find(study)
     word = next(word for word in query["words"] if word["word"] == query["target"])
-    stored = [np.exp(files.open_array(path)[query["position"]]) for path in (source.lm("test"), source.knn("test"))]
+    stored = [np.exp(npy.open_array(path)[query["position"]]) for path in (source.lm("test"), source.knn("test"))]
     assert [word["lm"], word["knn"]] == pytest.approx(stored, rel=2e-3)
     assert word["mixture"] == pytest.approx(query["lmbda"] * word["knn"] + (1 - query["lmbda"]) * word["lm"], rel=1e-6)
     assert len(query["neighbors"]) == 5

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from knnlm.artifacts import lineage
+from knnlm.artifacts import description
 from knnlm.corpora.vocab import WordVocab
 from knnlm.datastores import import_datastore, search
 from knnlm.datastores.import_datastore import ImportDatastoreConfig
@@ -134,5 +134,5 @@ def test_a_wrong_number_of_heads_fits_every_weight_and_costs_perplexity(run):
     shutil.copytree(run.at / "model", run.at / "heads8")
     config = json.loads((run.at / "heads8/config.json").read_text())
     (run.at / "heads8/config.json").write_text(json.dumps(config | {"heads": 8}))
-    lineage.write_meta(run.at / "heads8", "import_fairseq", {}, {}, role="model")
+    description.write_meta(run.at / "heads8", "import_fairseq", {}, {}, role="model")
     assert evaluated(run.at, "heads8-scores", EVALUATION, "heads8") == pytest.approx(19.237, abs=1e-3)

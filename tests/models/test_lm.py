@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from knnlm.artifacts import files
+from knnlm.artifacts import files, npy
 from knnlm.artifacts.files import UserError
 from knnlm.datastores import extract
 from knnlm.models import evaluate, features, model, train
@@ -29,8 +29,8 @@ RECIPE = dict(
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
     rng = np.random.default_rng(0)
-    files.save_array(folder / "train.npy", rng.integers(2, 60, 700).astype(np.uint16))
-    files.save_array(folder / "dev.npy", rng.integers(2, 60, 150).astype(np.uint16))
+    npy.save_array(folder / "train.npy", rng.integers(2, 60, 700).astype(np.uint16))
+    npy.save_array(folder / "dev.npy", rng.integers(2, 60, 150).astype(np.uint16))
     files.write_json(folder / "vocab.json", {"size": 64})
     return folder
 
@@ -164,6 +164,6 @@ def test_keys_beyond_half_precision_are_refused(monkeypatch):
 
 
 def test_a_token_outside_the_vocabulary_is_named(trained, tmp_path):
-    files.save_array(tmp_path / "dev.npy", np.array([5, 99], np.uint16))
+    npy.save_array(tmp_path / "dev.npy", np.array([5, 99], np.uint16))
     with pytest.raises(UserError, match="token 99"):
         evaluate.main(evaluate.EvaluateConfig(trained, (tmp_path / "dev.npy",), (tmp_path / "lm",)))

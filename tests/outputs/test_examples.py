@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files, npy
 from knnlm.outputs import examples
 
 WORDS = ["", "the", "cat", "<b>", "on", "mat", "|", "Carmen"]
@@ -41,19 +41,19 @@ def test_punctuation_is_no_example():
 
 
 def study(folder: Path) -> examples.ExamplesConfig:
-    files.save_array(folder / "eval.npy", np.array([1, 2, 3, 7, 0], np.uint16))
-    files.save_array(folder / "train.npy", np.array([1, 2, 3, 7, 6, 1, 4, 5, 0], np.uint16))
-    files.save_array(folder / "documents.npy", np.array([0], np.int64))
-    files.save_array(folder / "lm.npy", np.log(np.array([0.5, 0.5, 0.5, 0.02, 0.9], np.float32)))
-    files.save_array(folder / "knn.npy", np.log(np.array([0.4, 0.1, 0.1, 0.88, 0.1], np.float32)))
+    npy.save_array(folder / "eval.npy", np.array([1, 2, 3, 7, 0], np.uint16))
+    npy.save_array(folder / "train.npy", np.array([1, 2, 3, 7, 6, 1, 4, 5, 0], np.uint16))
+    npy.save_array(folder / "documents.npy", np.array([0], np.int64))
+    npy.save_array(folder / "lm.npy", np.log(np.array([0.5, 0.5, 0.5, 0.02, 0.9], np.float32)))
+    npy.save_array(folder / "knn.npy", np.log(np.array([0.4, 0.1, 0.1, 0.88, 0.1], np.float32)))
     ids, distances = np.tile([3, 7, -1], (5, 1)), np.tile(np.array([1, 3, 0], np.float32), (5, 1))
     (folder / "neighbors").mkdir()
-    files.save_array(folder / "neighbors/ids.npy", ids)
-    files.save_array(folder / "neighbors/exact.npy", distances)
-    lineage.write_meta(folder / "neighbors", "merge", {}, {})
+    npy.save_array(folder / "neighbors/ids.npy", ids)
+    npy.save_array(folder / "neighbors/exact.npy", distances)
+    description.write_meta(folder / "neighbors", "merge", {}, {})
     (folder / "vocab").mkdir()
     (folder / "vocab/dict.txt").write_text("".join(f"{word} 9\n" for word in WORDS))
-    lineage.write_meta(folder / "vocab", "build_vocab", {}, {})
+    description.write_meta(folder / "vocab", "build_vocab", {}, {})
     row = {"name": "knn", "seeds": [1], "lmbda": {"knn": [0.25]}}
     (folder / "table1.json").write_text(json.dumps({"experiment": "table1", "rows": [row]}))
     paths = {"eval_tokens": "eval.npy", "train_tokens": "train.npy", "lm": "lm.npy", "knn": "knn.npy"}
@@ -80,6 +80,6 @@ def test_pages_show_context_target_probabilities_and_neighbors(tmp_path: Path, m
 
 def test_probabilities_of_another_length_are_one_clear_line(tmp_path: Path):
     config = study(tmp_path)
-    files.save_array(tmp_path / "lm.npy", np.zeros(3, np.float32))
+    npy.save_array(tmp_path / "lm.npy", np.zeros(3, np.float32))
     with pytest.raises(files.UserError, match="5 tokens, 3 LM and 5 kNN"):
         examples.main(config)

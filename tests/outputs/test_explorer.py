@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tinystudy
 
-from knnlm.artifacts import files
+from knnlm.artifacts import files, npy
 from knnlm.live import layout
 from knnlm.outputs import explore, packing, spacing
 from knnlm.scores import knn
@@ -40,13 +40,13 @@ def test_the_page_has_the_same_bytes_twice_and_no_address_of_another_file(study,
 def test_what_the_page_tells_of_a_token_is_what_the_study_measured(study):
     source = layout.find(study)
     config = explore.ExploreConfig(study=study, out=study / "x.html", words=5)
-    stream = files.open_array(source.tokens("fox", "test"))
+    stream = npy.open_array(source.tokens("fox", "test"))
     words, lm, near = explore.candidates(config, source, stream, 100)
     for position in range(100):
         seen = dict(zip(words[position].tolist(), zip(lm[position], near[position], strict=True), strict=True))
         if (target := int(stream[position])) in seen:
             told = packing.restored(np.array(seen[target]))
-            measured = [files.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
+            measured = [npy.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
             assert np.exp(told) == pytest.approx(np.exp(measured), abs=1e-3)
 
 
@@ -116,7 +116,7 @@ def chosen(page) -> int:
 
 
 def test_every_token_stands_there_and_nothing_is_wider_than_the_screen(page, study):
-    stream = files.open_array(layout.find(study).tokens("fox", "test"))
+    stream = npy.open_array(layout.find(study).tokens("fox", "test"))
     assert page.locator("#text span").count() == len(stream)
     assert page.locator("#text").inner_text().count("</script><b>&amp;") > 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -136,14 +136,14 @@ def test_a_click_shows_neighbors_and_top_words(page, study):
 
 def explore_words(study: Path, position: int) -> tuple[list[str], np.ndarray]:
     source = layout.find(study)
-    near = files.open_array(source.neighbors("test") / "exact.npy")[position]
-    words, shares = knn.distribution(near, files.open_array(source.neighbors("test") / "values.npy")[position])
+    near = npy.open_array(source.neighbors("test") / "exact.npy")[position]
+    words, shares = knn.distribution(near, npy.open_array(source.neighbors("test") / "values.npy")[position])
     return explore.vocab.load(source.vocab).tokens(words.tolist()), shares
 
 
 def test_the_slider_recomputes_the_mixture(page, study):
     source = layout.find(study)
-    lm, near = (files.open_array(path).astype(float) for path in (source.lm("test"), source.knn("test")))
+    lm, near = (npy.open_array(path).astype(float) for path in (source.lm("test"), source.knn("test")))
     page.locator("#lambda").fill("0.4")
     page.wait_for_function("document.getElementById('lambda-value').textContent === '0.40'")
     expected = np.exp(-np.log(0.6 * np.exp(lm) + 0.4 * np.exp(near)).mean())

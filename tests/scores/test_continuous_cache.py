@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files
 from knnlm.scores import continuous_cache as cache
 from knnlm.scores import score_cache
 
@@ -49,7 +49,7 @@ def test_the_stage_writes_the_whole_grid(stream, tmp_path):
     (tmp_path / "queries").mkdir()
     np.save(tmp_path / "queries/keys.npy", queries)
     np.save(tmp_path / "queries/values.npy", targets)
-    lineage.write_meta(tmp_path / "queries", "evaluate", {}, {})
+    description.write_meta(tmp_path / "queries", "evaluate", {}, {})
     np.save(tmp_path / "documents.npy", np.array(DOCUMENTS))
     config = tmp_path / "queries", tmp_path / "documents.npy", tmp_path / "out", (5, 40), (0.1, 1)
     score_cache.main(score_cache.ScoreCacheConfig(*config))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files
 from knnlm.scores import interpolate, mixture
 
 N, D = {"dev": 1200, "test": 900}, 12
@@ -26,12 +26,12 @@ def study(tmp_path) -> dict:
             (tmp_path / path).mkdir()
             np.save(f"{path}/size100-theta0.1.npy", np.full(tokens, -9, np.float32))
             np.save(f"{path}/size500-theta0.3.npy", np.log(rng.beta(2, 3, tokens)).astype(np.float32))
-            lineage.write_meta(path, "score_cache", {}, {})
+            description.write_meta(path, "score_cache", {}, {})
     (tmp_path / "neighbors").mkdir()
-    lineage.write_meta(tmp_path / "neighbors", "merge", {}, {}, entries=70, entries_total=140)
+    description.write_meta(tmp_path / "neighbors", "merge", {}, {}, entries=70, entries_total=140)
     (tmp_path / "model").mkdir()
     files.write_json(tmp_path / "model/config.json", {"parameters": 1234})
-    lineage.write_meta(tmp_path / "model", "train", {}, {}, training_tokens=5678)
+    description.write_meta(tmp_path / "model", "train", {}, {}, training_tokens=5678)
     both = {name: {split: paths[name, split] for split in N} for name in ("lm", "knn", "cache")}
     base = {"label": "", "corpus": "wikitext", "model": "wikitext", "model_dirs": [str(tmp_path / "model")] * 2}
     base |= {"seeds": [1, 2], "lm": both["lm"], "ngram": None, "memorizing": None, "components": {}}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, files
 from knnlm.datastores import ann
 from knnlm.scores import knn, score_knn
 
@@ -120,6 +120,6 @@ def neighbors_directory(root: Path) -> tuple[Path, Path]:
     np.save(root / "neighbors/distances.npy", np.array([[1, 4, 9]] * 2, np.float32))
     np.save(root / "neighbors/exact.npy", np.array([[1, 3, 8]] * 2, np.float32))
     np.save(root / "queries/values.npy", np.array([1, 1], np.uint32))
-    lineage.write_meta(root / "neighbors", "merge", {}, {}, metric="l2")
-    lineage.write_meta(root / "queries", "evaluate", {}, {})
+    description.write_meta(root / "neighbors", "merge", {}, {}, metric="l2")
+    description.write_meta(root / "queries", "evaluate", {}, {})
     return root / "neighbors", root / "queries"

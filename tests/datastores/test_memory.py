@@ -1,4 +1,4 @@
-"""A datastore ten times as large, in ten times the shards, needs no more memory in any job."""
+"""A datastore ten times as large, in ten times as many shards, needs no more memory in any job."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from knnlm.artifacts import files, lineage
+from knnlm.artifacts import description, npy
 from knnlm.datastores import add, extract, merge, search, train_index
 from knnlm.models import evaluate, model
 
@@ -23,11 +23,13 @@ KEYS = "ffn_input_ln"
 
 
 def peak(module: str, config: object) -> int:
-    """Bytes of its own (not of mapped files) that a verb held at most, run as a process."""
-    told = {name.replace("_", "-"): value for name, value in vars(config).items() if value is not None}
-    flags = [[f"--{name}", *map(str, value if isinstance(value, tuple) else [value])] for name, value in told.items()]
+    """The most memory in bytes, without mapped files, that a verb occupied when run as a process."""
+    options = {name.replace("_", "-"): value for name, value in vars(config).items() if value is not None}
+    flags = [
+        [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])] for name, value in options.items()
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", f"knnlm.{module}", *(part for flag in flags for part in flag)]
+    command = [sys.executable, "-m", "knnlm", module, *(part for flag in flags for part in flag)]
     process, most = subprocess.Popen(command, env=environment), 0
     while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status").read_text()
@@ -38,15 +40,15 @@ def peak(module: str, config: object) -> int:
 
 
 def peaks(at: Path, shards: int) -> dict[str, int]:
-    """The whole path from tokens to merged neighbors; each verb's peak is that of one shard's job."""
+    """The peak memory of each verb from tokens to merged neighbors, for one shard's job where there are several."""
     torch.manual_seed(0)
     lm = model.LanguageModel(model.ModelConfig(vocab_size=64, layers=1, dim=D, ffn_dim=D, heads=1))
     (at / "model").mkdir(parents=True)
     model.save(lm, at / "model")
-    lineage.write_meta(at / "model", "train", {}, {})
+    description.write_meta(at / "model", "train", {}, {})
     rng = np.random.default_rng(0)
     for split, size in (("train", shards * SHARD), ("dev", Q)):
-        files.save_array(at / f"{split}.npy", rng.integers(2, 60, size).astype(np.uint16))
+        npy.save_array(at / f"{split}.npy", rng.integers(2, 60, size).astype(np.uint16))
     found = {}
 
     def measured(module, verb, config, first):
@@ -57,8 +59,8 @@ def peaks(at: Path, shards: int) -> dict[str, int]:
 
     stores = tuple(at / f"keys{shard}" for shard in range(shards))
     for shard, store in enumerate(stores):
-        told = {"windows": WINDOWS, "shard": shard, "shards": shards, "batch_tokens": 4096}
-        config = extract.ExtractConfig(at / "model", at / "train.npy", (KEYS,), (store,), **told)
+        options = {"windows": WINDOWS, "shard": shard, "shards": shards, "batch_tokens": 4096}
+        config = extract.ExtractConfig(at / "model", at / "train.npy", (KEYS,), (store,), **options)
         measured("extract", extract, config, shard == 0)
     measured("train_index", train_index, train_index.TrainIndexConfig(stores, at / "trained.faiss", INDEX), True)
     queries, scores = at / "queries", at / "logprob"
