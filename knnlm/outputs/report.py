@@ -1,20 +1,17 @@
-"""One page for the whole study: tables, findings, figures, examples, configuration, cost, versions and deviations."""
+"""Gather a study's tables, figures, examples and settings in one HTML page."""
 
 import base64
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader
-from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
-from knnlm.corpora.text import paragraph
+from knnlm.outputs import pages
+from knnlm.outputs.markdown import html, paragraph
 
 SUMMARY, COST = "claims", "cost"  # tables that have a section of their own
 
@@ -50,7 +47,6 @@ class ReportConfig:
 def main(config: ReportConfig) -> None:
     tables = {path.stem: html(read(path).replace(paragraph(config.note), "", 1)) for path in config.tables}
     versions, commits = provenance(config.metas)
-    page = environment().get_template("report.html.j2")
     facts = {
         "study": config.study,
         "note": config.note,
@@ -66,25 +62,7 @@ def main(config: ReportConfig) -> None:
         "commits": commits,
         "deviations": html(read(config.deviations), trusted=True) if config.deviations else None,
     }
-    files.write_text(config.out, page.render(**facts))
-
-
-def html(markdown: str, trusted: bool = False) -> Markup:
-    """Markdown as HTML, its headings two levels lower; tags within the text are shown, unless it is `trusted`."""
-    reader = MarkdownIt("commonmark", {"html": trusted}).enable("table")
-    tokens = reader.parse(markdown)
-    for token in tokens:
-        if token.type.startswith("heading_"):
-            token.tag = f"h{min(6, int(token.tag[1:]) + 2)}"
-    page = reader.renderer.render(tokens, reader.options, {})
-    page = page.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    return Markup(re.sub(r"(<strong>|<td[^>]*>)(held|did not hold|cannot be judged at this scale)\b", _badge, page))
-
-
-def _badge(match: re.Match) -> str:
-    before, verdict = match.groups()
-    kind = {"held": "held", "did not hold": "failed"}.get(verdict, "open")
-    return f'{before}<b class="{kind}">{verdict}</b>'
+    files.write_text(config.out, pages.render("report.html", **facts))
 
 
 def findings(tables: Iterable[Path]) -> Counter[str]:
@@ -123,8 +101,3 @@ def read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that makes it") from None
-
-
-def environment() -> Environment:
-    folder = FileSystemLoader(Path(__file__).parent / "templates")
-    return Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -9,7 +9,7 @@ import tinystudy
 
 from knnlm.artifacts import files
 from knnlm.live import layout
-from knnlm.outputs import explore, packing, spacing
+from knnlm.outputs import candidates, explore, packing, scored, spacing
 from knnlm.scores import knn
 
 CHROMIUM = shutil.which("chromium")
@@ -37,22 +37,20 @@ def test_the_page_has_the_same_bytes_twice_and_no_address_of_another_file(study,
     assert page.count("</script>") == 2  # the corpus has the word </script><b>&amp;
 
 
-def test_what_the_page_tells_of_a_token_is_what_the_study_measured(study):
+def test_the_page_shows_of_a_token_what_the_study_measured(study):
     source = layout.find(study)
-    config = explore.ExploreConfig(study=study, out=study / "x.html", words=5)
-    stream = files.open_array(source.tokens("fox", "test"))
-    words, lm, near = explore.candidates(config, source, stream, 100)
+    text = scored.load(source)
+    words, lm, near = candidates.candidates(source, text, 100, words=5, batch_tokens=12288)
     for position in range(100):
         seen = dict(zip(words[position].tolist(), zip(lm[position], near[position], strict=True), strict=True))
-        if (target := int(stream[position])) in seen:
-            told = packing.restored(np.array(seen[target]))
+        if (target := int(text.tokens[position])) in seen:
+            shown = packing.restored(np.array(seen[target]))
             measured = [files.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
-            assert np.exp(told) == pytest.approx(np.exp(measured), abs=1e-3)
+            assert np.exp(shown) == pytest.approx(np.exp(measured), abs=1e-3)
 
 
 def test_weights_of_neighbors_are_shares_of_all_k(study):
-    source = layout.find(study)
-    _, _, weights = explore.nearest(explore.ExploreConfig(study=study, out=study, neighbors=16), source, 50)
+    _, _, weights = explore.nearest(scored.load(layout.find(study)), 50, shown=16)
     assert np.exp(packing.restored(weights)).sum(1) == pytest.approx(np.ones(50), abs=2e-3)
 
 
