@@ -23,7 +23,7 @@ HEADINGS = {  # of Figure 1: x, y and alignment
     "mixture": (0.855, 0.96, "left"),
 }
 DISTRIBUTIONS = {"knn": (0.62, 0.87), "lm": (0.62, 0.36), "mixture": (0.855, 0.62)}  # x, y of the first word
-BOXES = {"layer norm": 0.19, "self-attention": 0.30, "layer norm ": 0.55, "feed-forward": 0.66}  # of Figure 3: height
+BOXES = (("layer norm", 0.19), ("self-attention", 0.30), ("layer norm", 0.55), ("feed-forward", 0.66))  # of Figure 3
 TAPS = dict(zip(KEYTYPES, (0.06, 0.245, 0.43, 0.605, 0.81, 0.95), strict=True))  # of Figure 3: height
 
 
@@ -98,9 +98,9 @@ def figure3(_: dict) -> dict[str, Drawn]:
 def draw_layer(axes: Axes, middle: float) -> None:
     """The blocks of the layer, one above the other at x = `middle`, and its two residual connections."""
     axes.plot((middle, middle), (0.02, 0.98), color=INK, linewidth=1, zorder=0)
-    for text, y in BOXES.items():
+    for text, y in BOXES:
         axes.add_patch(box(middle, y, 0.36, 0.065))
-        axes.text(middle, y, text.strip(), ha="center", va="center", fontsize=7)
+        axes.text(middle, y, text, ha="center", va="center", fontsize=7)
     for low, high in ((0.115, 0.385), (0.475, 0.745)):
         axes.plot((middle, 0.10, 0.10, middle - 0.02), (low, low, high, high), color=INK, linewidth=1)
         axes.plot(middle, high, "o", markersize=9, markerfacecolor="white", markeredgecolor=INK, markeredgewidth=0.8)
@@ -110,7 +110,7 @@ def draw_layer(axes: Axes, middle: float) -> None:
 
 
 def canvas(width: float, height: float) -> tuple[plt.Figure, Axes]:
-    """Axes from 0 to 1 both ways, nothing drawn on them."""
+    """A figure of that size in inches and empty axes from 0 to 1 in both directions."""
     figure, axes = plt.subplots(figsize=(width, height))
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
@@ -118,22 +118,25 @@ def canvas(width: float, height: float) -> tuple[plt.Figure, Axes]:
 
 
 def bar(axes: Axes, x: float, y: float, value: float, color: str, width: float = 0.05) -> None:
+    """A horizontal bar that shows a probability, with its number; `width` is the length of probability 1."""
     axes.barh(y + 0.018, width * value, 0.05, left=x, color=color)
     axes.text(x + width * value + 0.006, y, f"{value:.2f}" if value >= 0.005 else "0.00", fontsize=6.5)
 
 
 def box(x: float, y: float, width: float, height: float, line: str = "-") -> FancyBboxPatch:
+    """A rounded box around the point (x, y)."""
     corner = (x - width / 2, y - height / 2)
     style = {"facecolor": "white", "edgecolor": INK, "linewidth": 0.8, "linestyle": line}
     return FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=0.012", **style)
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """An arrow between two points."""
     axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=7, color=MUTED, linewidth=0.8))
 
 
 def ending(text: str) -> str:
-    """The last whole words of a context."""
+    """The last words of a context that fit, after an ellipsis if there were more."""
     words, kept = text.split(), ""
     while words and len(words[-1]) + len(kept) < CONTEXT:
         kept = f"{words.pop()} {kept}"
@@ -141,6 +144,7 @@ def ending(text: str) -> str:
 
 
 def short(text: str, length: int = 13) -> str:
+    """At most `length` characters, the last an ellipsis if `text` is longer."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -13,7 +13,7 @@ from knnlm.artifacts.files import UserError
 from knnlm.outputs import pages
 from knnlm.outputs.markdown import html, paragraph
 
-SUMMARY, COST = "claims", "cost"  # tables that have a section of their own
+SUMMARY, COST = "claims", "cost"  # tables that have their own sections in the page
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def main(config: ReportConfig) -> None:
 
 
 def findings(tables: Iterable[Path]) -> Counter[str]:
-    """How many of the paper's claims held, from the claims table's numbers beside its Markdown."""
+    """How many claims have each verdict, from claims.csv beside claims.md."""
     for path in tables:
         if path.stem == SUMMARY:
             return Counter(pd.read_csv(path.with_suffix(".csv"))["verdict"].tolist())
@@ -74,18 +74,18 @@ def findings(tables: Iterable[Path]) -> Counter[str]:
 
 
 def picture(path: Path) -> str:
-    """A PNG file as the address of an image within the page."""
+    """A PNG file as a data URL, so that the page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
 def caption(folder: Path | None, name: str) -> str:
-    """The caption that Snakemake's own report shows too."""
+    """A figure's caption, which is also the one in Snakemake's report; "" if there is none."""
     path = folder / f"{name}.rst" if folder else None
     return " ".join(path.read_text(encoding="utf-8").split()) if path and path.is_file() else ""
 
 
 def provenance(metas: Iterable[Path]) -> tuple[dict[str, str], list[str]]:
-    """Versions of packages and commits of this one that the artifacts were made with, each once."""
+    """The versions of packages and the commits of this project that the artifacts were made with, each named once."""
     versions: dict[str, set[str]] = {}
     commits = set()
     for path in metas:
@@ -97,6 +97,7 @@ def provenance(metas: Iterable[Path]) -> tuple[dict[str, str], list[str]]:
 
 
 def read(path: Path) -> str:
+    """The text of a file; raises UserError where it is missing."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
