@@ -31,7 +31,11 @@ def cost(benchmarks: Iterable[Path], artifacts: Iterable[Path], paper: Mapping) 
     """
     numbers = stages(jobs(benchmarks), {path.name: size(path) for path in artifacts})
     numbers["paper"] = [paper.get(stage) for stage in numbers["stage"]]
-    shown = {"Stage": numbers["stage"], "Writes": numbers["folder"].map(text), "Jobs": numbers["jobs"].map(str)}
+    shown: dict[str, object] = {
+        "Stage": numbers["stage"],
+        "Writes": numbers["folder"].map(text),
+        "Jobs": numbers["jobs"].map(str),
+    }
     for column, heading in MEASURES.items():
         form, unit = "{:,.0f}" if column == "peak_mb" else "{:,.1f}", 1e6 if column == "bytes" else 1
         shown[heading] = [number(value / unit, form) for value in numbers[column]]

@@ -62,8 +62,8 @@ class Example:
 def main(config: ExamplesConfig) -> None:
     source = layout.find(config.study, config.output, config.row)
     text = scored.load(source)
-    shown = {"before": config.context, "after": 0, "line_end": " "}
-    test, train = Passages(source, held_out=SPLIT, **shown), Passages(source, **shown)
+    test = Passages(source, config.context, after=0, held_out=SPLIT, line_end=" ")
+    train = Passages(source, config.context, after=0, line_end=" ")
     gain = np.exp(text.knn) - np.exp(text.lm)  # [N]
     chosen = select(gain, lambda i: test.text(i, i + 1), test.documents, config.context, config.count)
     examples = [example(text, test, train, i, source.lmbda, config.neighbors) for i in chosen]

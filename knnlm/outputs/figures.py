@@ -71,7 +71,7 @@ def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
         muted(axes, "large LM", printed["base-large"], scale),
     ]
     margin(figure, ends)
-    second, right = panel("entries in the datastore", "λ tuned on dev", entries, note="")
+    second, right = panel("entries in the datastore", "λ tuned on dev", entries, scaled=False)
     right.plot(entries, weights, "o-", color=BLUE)
     right.set_ylim(0, max(1.15 * max(weights), 0.1))
     numbers = [
@@ -148,7 +148,7 @@ def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
     """Figure 8: training loss against epochs, with and without dropout; dev loss is dotted."""
     if len(study.curves) != 2:
         raise studies.Missing(f"found {len(study.curves)} learning curves, expected 2")
-    figure, axes = panel("epoch", "loss, nats a token", note="")
+    figure, axes = panel("epoch", "loss, nats a token", scaled=False)
     numbers: list[tuple] = []
     ends: list[End] = [(0, "paper → 0", MUTED)]
     for name, curve, color in zip(
@@ -172,11 +172,11 @@ def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
     return {"figure8": (figure, pd.DataFrame(numbers, columns=["series", "split", "epoch", "loss"]))}
 
 
-def panel(x: str, y: str, entries: tuple[int, ...] = (), note: str | None = None) -> tuple[Figure, Axes]:
+def panel(x: str, y: str, entries: tuple[int, ...] = (), scaled: bool = True) -> tuple[Figure, Axes]:
     """A figure of one column with one pair of axes.
 
-    With `entries`, x is an axis of counts, in thousands, millions or billions. Below the figure stands that the
-    paper's values are scaled, unless `note` is "".
+    With `entries`, x is an axis of counts, in thousands, millions or billions. `scaled` figures have a line below
+    which says that the paper's values are scaled.
     """
     figure, axes = plt.subplots(figsize=(COLUMN, 2.3))
     axes.set(xlabel=x, ylabel=y)
@@ -185,7 +185,7 @@ def panel(x: str, y: str, entries: tuple[int, ...] = (), note: str | None = None
         axes.set_xlabel(x + {0: "", 3: ", thousands", 6: ", millions", 9: ", billions"}[min(power, 9)])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 10 ** min(power, 9):g}"))
         axes.set_xlim(0, 1.04 * max(entries))
-    if note is None:
+    if scaled:
         figure.supxlabel(SCALED, fontsize=6, color=MUTED)
     return figure, axes
 
