@@ -122,7 +122,7 @@ def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.Data
     """
     splits, details = SPLITS.get(output, ("dev", "test")), DETAILS.get(output, ())
     quoted = [
-        row | {"name": name, "label": f"{row['label']}, quoted"} for name, row in paper.items() if "quoted" in row
+        row | {"name": name, "label": f"{row['label']}, quoted"} for name, row in paper.items() if row.get("quoted")
     ]
     records = [_record({key: row[key] for key in ("name", "label", "parameters")}, row, splits) for row in quoted]
     records += [_record(row, paper.get(row["name"], {}), splits) for row in rows]
