@@ -71,13 +71,3 @@ def lead(text: str) -> str:
         if len(words) >= LEAD_PARAGRAPH:
             return " ".join(words[:LEAD_WORDS])
     return ""
-
-
-def plain(text: str) -> str:
-    """Text that Markdown shows as it stands within a line, also of a table."""
-    return re.sub(r"[\\`*_{}\[\]<>#|~]|&(?=#?\w+;)", r"\\\g<0>", text)
-
-
-def paragraph(text: str) -> str:
-    """Text that Markdown shows as it stands from the beginning of a line: no list, no underlined heading, no code."""
-    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", plain(text.strip()))

@@ -17,17 +17,18 @@ class Passage(NamedTuple):
 
 
 class Passages:
-    """The datastore's training text, read by entry id."""
+    """The datastore's training text, read by entry id; or a held-out split of the row's corpus, by position."""
 
-    def __init__(self, source: KnnLM, before: int = 14, after: int = 4) -> None:
-        corpus = source.store["corpus"]
-        self.before, self.after = before, after
-        lineage.agree(
-            (source.tokens(corpus, "train"), source.documents(corpus, "train"), *source.keys), "text", "vocab"
-        )
-        self.stream = npy.open_array(source.tokens(corpus, "train"), "integer", 1)
-        self.documents = np.asarray(npy.open_array(source.documents(corpus, "train"), "integer", 1))
-        self.titles = source.titles(corpus, "train")
+    def __init__(
+        self, source: KnnLM, before: int = 14, after: int = 4, held_out: str = "", line_end: str = "↵"
+    ) -> None:
+        corpus, split = (source.row["corpus"], held_out) if held_out else (source.store["corpus"], "train")
+        self.before, self.after, self.line_end = before, after, line_end
+        tokens, documents = source.tokens(corpus, split), source.documents(corpus, split)
+        lineage.agree((tokens, documents, *([] if held_out else source.keys)), "text", "vocab")
+        self.stream = npy.open_array(tokens, "integer", 1)
+        self.documents = np.asarray(npy.open_array(documents, "integer", 1))
+        self.titles = source.titles(corpus, split)
         self.vocab = vocab.load(source.vocab)
 
     def at(self, entry: int) -> Passage:
@@ -39,8 +40,8 @@ class Passages:
         return Passage(*parts, self.titles[document])
 
     def text(self, start: int, stop: int) -> str:
-        """One line; the end of a line is ↵."""
-        text = self.vocab.detokenize(self.stream[start:stop].tolist()).replace("\n", " ↵ ")
+        """The tokens from `start` to `stop` in one line, each end of a line as `line_end`."""
+        text = self.vocab.detokenize(self.stream[start:stop].tolist()).replace("\n", f" {self.line_end} ")
         return " ".join(text.split())
 
 

@@ -1,7 +1,7 @@
-"""Figures 2, 4, 5, 7 and 8 from a study's experiments: each drawn, with the numbers it shows.
+"""Figures 2, 4, 5, 7 and 8 from a study's experiments, each with a table of the numbers that it shows.
 
-The paper's values are hollow grey diamonds and thin grey lines. Absolute perplexities of two studies cannot share an
-axis, so the paper's are scaled by one factor that makes the base LMs coincide: heights then compare relative gains.
+The paper's values are hollow grey diamonds and dashed grey lines. Its perplexities are of another scale than ours, so
+they are multiplied by the factor that makes the paper's base LM coincide with ours. Heights then show relative gains.
 """
 
 import math
@@ -24,14 +24,14 @@ BLUE, VERMILION, GREEN, INK, MUTED = (
     "#009E73",
     "#222222",
     "#767676",
-)  # Okabe and Ito's; told apart in grey
+)  # of Okabe and Ito's palette: different also in grey and to the color-blind
 COLUMN = 3.3  # inches: one column of a two-column page
 STYLE: dict[str, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 300,
     "font.family": "DejaVu Sans",
     "font.size": 8,
-    "text.parse_math": False,  # a dollar sign in the corpus is one
+    "text.parse_math": False,  # a dollar sign in the corpus is no formula
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
@@ -56,7 +56,7 @@ End = tuple[float, str, str]  # height of a line's right end, label, color
 
 
 def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
-    """Perplexity (a) and tuned λ (b) against the number of entries in the datastore."""
+    """Figure 2: perplexity (a) and tuned λ (b) against the number of entries in the datastore."""
     entries, rows = zip(*studies.sizes(study), strict=True)
     small, large = (study.perplexity("figure2", name) for name in ("base-small", "base-large"))
     measured, weights = [row["dev"]["perplexity"] for row in rows], [median(row["lmbda"]["knn"]) for row in rows]
@@ -71,7 +71,7 @@ def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
         muted(axes, "large LM", printed["base-large"], scale),
     ]
     margin(figure, ends)
-    second, right = panel("entries in the datastore", "λ tuned on dev", entries, note="")
+    second, right = panel("entries in the datastore", "λ tuned on dev", entries, scaled=False)
     right.plot(entries, weights, "o-", color=BLUE)
     right.set_ylim(0, max(1.15 * max(weights), 0.1))
     numbers = [
@@ -86,7 +86,7 @@ def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
 
 
 def figure4(study: Study, paper: Mapping) -> dict[str, Drawn]:
-    """Perplexity against the number of neighbors, on a logarithmic axis."""
+    """Figure 4: perplexity against the number of neighbors, on a logarithmic axis."""
     ks, measured = zip(*studies.neighbors(study), strict=True)
     base, printed = study.perplexity("figure4", "base"), paper["rows"]
     figure, axes = panel("k, neighbors for each query", "perplexity, dev")
@@ -102,7 +102,7 @@ def figure4(study: Study, paper: Mapping) -> dict[str, Drawn]:
 
 
 def figure5(study: Study, paper: Mapping) -> dict[str, Drawn]:
-    """Perplexity against λ, in domain above and out of domain below, each on its own axis."""
+    """Figure 5: perplexity against λ, in domain above and out of domain below, each on its own axis."""
     figure, panels = plt.subplots(2, 1, figsize=(COLUMN, 3.6), sharex=True)
     figure.supxlabel(SCALED, fontsize=6, color=MUTED)
     numbers = []
@@ -127,7 +127,7 @@ def figure5(study: Study, paper: Mapping) -> dict[str, Drawn]:
 
 
 def figure7(study: Study, paper: Mapping) -> dict[str, Drawn]:
-    """Perplexity of the LM mixed with n-gram LMs, against their order."""
+    """Figure 7: perplexity of the LM mixed with n-gram LMs, against their order."""
     orders = sorted((row["ngram"], row["dev"]["perplexity"]) for row in study.rows("figure7").values() if row["ngram"])
     if not orders:
         raise studies.Missing("figure7 has no n-gram order")
@@ -145,10 +145,10 @@ def figure7(study: Study, paper: Mapping) -> dict[str, Drawn]:
 
 
 def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
-    """Training loss against epochs, with and without dropout; dev loss dotted."""
+    """Figure 8: training loss against epochs, with and without dropout; dev loss is dotted."""
     if len(study.curves) != 2:
         raise studies.Missing(f"found {len(study.curves)} learning curves, expected 2")
-    figure, axes = panel("epoch", "loss, nats a token", note="")
+    figure, axes = panel("epoch", "loss, nats a token", scaled=False)
     numbers: list[tuple] = []
     ends: list[End] = [(0, "paper → 0", MUTED)]
     for name, curve, color in zip(
@@ -172,8 +172,12 @@ def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
     return {"figure8": (figure, pd.DataFrame(numbers, columns=["series", "split", "epoch", "loss"]))}
 
 
-def panel(x: str, y: str, entries: tuple[int, ...] = (), note: str | None = None) -> tuple[Figure, Axes]:
-    """A figure of one column with one pair of axes; `entries` make x an axis of counts."""
+def panel(x: str, y: str, entries: tuple[int, ...] = (), scaled: bool = True) -> tuple[Figure, Axes]:
+    """A figure of one column with one pair of axes.
+
+    With `entries`, x is an axis of counts, in thousands, millions or billions. `scaled` figures have a line below
+    which says that the paper's values are scaled.
+    """
     figure, axes = plt.subplots(figsize=(COLUMN, 2.3))
     axes.set(xlabel=x, ylabel=y)
     if entries:
@@ -181,13 +185,13 @@ def panel(x: str, y: str, entries: tuple[int, ...] = (), note: str | None = None
         axes.set_xlabel(x + {0: "", 3: ", thousands", 6: ", millions", 9: ", billions"}[min(power, 9)])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 10 ** min(power, 9):g}"))
         axes.set_xlim(0, 1.04 * max(entries))
-    if note is None:
+    if scaled:
         figure.supxlabel(SCALED, fontsize=6, color=MUTED)
     return figure, axes
 
 
 def muted(axes: Axes, name: str, value: float, scale: float, x: float | None = None) -> End:
-    """The paper's value, scaled: a diamond at `x` or a level; its label for the margin."""
+    """Draw the paper's value, scaled: a diamond at `x` or else a level line. Returns its label for `margin`."""
     if x is None:
         axes.axhline(value * scale, color=MUTED, linewidth=0.8, linestyle="--")
     else:
@@ -196,7 +200,7 @@ def muted(axes: Axes, name: str, value: float, scale: float, x: float | None = N
 
 
 def margin(figure: Figure, ends: list[End]) -> None:
-    """Label each line at its height in the right margin, pushed apart where they would overlap."""
+    """Label each line in the right margin at its height; labels that would overlap are moved apart."""
     (axes,) = figure.axes
     figure.draw_without_rendering()
     low, high = axes.get_ylim()

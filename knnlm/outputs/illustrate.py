@@ -1,25 +1,27 @@
-"""One query of the study, worked out in full for Figure 1: its neighbors, their weights, and the next words."""
+"""Work out one query in full for Figure 1: its neighbors, their weights and the next words."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import files, npy
+from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
-from knnlm.datastores import neighbors
-from knnlm.live import layout, passages
+from knnlm.live import layout
 from knnlm.live.layout import KnnLM
-from knnlm.live.retrieval import Next, Retriever
+from knnlm.live.passages import Passages
+from knnlm.live.retrieval import Found, Next, Retriever
 from knnlm.models import windows
+from knnlm.outputs import scored
+from knnlm.outputs.scored import ScoredText
 
-SPLIT = "test"
+CONTEXT = 16  # tokens of left context written down
 TRIED = 2000  # tokens with the largest gain that are looked at
 
 
 @dataclass(frozen=True)
 class IllustrateConfig:
-    """Choose a telling token of the test text and write down how the kNN-LM answers it."""
+    """Choose an instructive token of the test text and write down how the kNN-LM predicts it."""
 
     study: Path
     """folder of a finished study, as results/smoke"""
@@ -33,71 +35,86 @@ class IllustrateConfig:
 
 def main(config: IllustrateConfig) -> None:
     source = layout.find(config.study)
-    source.check(SPLIT)
-    train = passages.Passages(source, before=16, after=0)
-    stream = npy.open_array(source.tokens(source.row["corpus"], SPLIT), "integer", 1)
-    position = choose(source, train, stream, config.neighbors)
-    retriever = Retriever(source)
-    found = retriever.after(read_before(stream, source, position))
-    near = found.found
-    heaviest = np.argsort(-near.weights, kind="stable")[: config.neighbors]
-    shown = [
-        {"context": passage.before, "target": passage.target, "distance": near.distances[i], "weight": near.weights[i]}
-        for i in heaviest
-        for passage in [train.at(int(near.ids[i]))]
-    ]
-    context = train.vocab.detokenize(stream[max(0, position - 16) : position].tolist()).replace("\n", " ")
-    facts = {"context": context, "target": train.vocab.tokens([int(stream[position])])[0], "neighbors": shown}
-    facts |= {"words": words(found, source.lmbda, train, config.words, int(stream[position]))}
-    files.write_json(config.out, facts | {"k": source.store["k"], "lmbda": source.lmbda, "position": position})
+    text, train = scored.load(source), Passages(source, before=CONTEXT, after=0)
+    position = choose(text, train, config.neighbors)
+    predicted = Retriever(source).after(model_input(text.tokens, source, position))
+    context = train.vocab.detokenize(text.tokens[max(0, position - CONTEXT) : position].tolist()).replace("\n", " ")
+    target = int(text.tokens[position])
+    query = {
+        "context": context,
+        "target": spelled(train, target),
+        "neighbors": neighbors(predicted.found, train, config.neighbors),
+        "words": words(predicted, source.lmbda, train, config.words, target),
+        "k": source.store["k"],
+        "lmbda": source.lmbda,
+        "position": position,
+    }
+    files.write_json(config.out, query)
 
 
-def choose(source: KnnLM, train: passages.Passages, stream: np.ndarray, count: int) -> int:
-    """Where kNN helps most, among words of the text whose heaviest neighbors name three or more, it twice.
+def choose(text: ScoredText, train: Passages, count: int) -> int:
+    """The position where kNN helps most among those that make a good figure, or simply among words.
 
-    kNN gives it 0.3 to 0.9. Failing that, simply the word that kNN helps most.
+    In a good figure p_kNN is between 0.3 and 0.9, and the `count` nearest entries have three or more different
+    targets, the right one twice or more.
     """
-    lm, knn = (npy.open_array(path, "floating", 1) for path in (source.lm(SPLIT), source.knn(SPLIT)))
-    found = neighbors.load(source.neighbors(SPLIT))
-    near = found["exact"] if source.store["distance"] == "exact" else found["distances"]
-    order = np.argsort(np.exp(lm) - np.exp(knn), kind="stable")[:TRIED]
-    readable = [int(i) for i in order if is_word(train.vocab.tokens([int(stream[i])])[0])]
-    for i in readable:
-        first = found["values"][i, np.argsort(near[i], kind="stable")[:count]].tolist()
-        if len(set(first)) >= 3 and first.count(int(stream[i])) >= 2 and 0.3 < np.exp(knn[i]) < 0.9:
-            return i
+    order = np.argsort(np.exp(text.lm) - np.exp(text.knn), kind="stable")[:TRIED]
+    readable = [int(i) for i in order if is_word(spelled(train, int(text.tokens[i])))]
     if not readable:
-        raise UserError(f"{source.folder}: no word among the {TRIED:,} tokens that kNN helps most")
+        raise UserError(
+            f"the test text: none of the {TRIED:,} tokens that kNN helps most is a word of four or more letters, "
+            "so that Figure 1 has no example; use a vocabulary with whole words, or leave the figure out"
+        )
+    for i in readable:
+        nearest = np.argsort(text.distances(i), kind="stable")[:count]
+        targets = text.values[i, nearest].tolist()
+        if len(set(targets)) >= 3 and targets.count(int(text.tokens[i])) >= 2 and 0.3 < np.exp(text.knn[i]) < 0.9:
+            return i
     return readable[0]
 
 
-def read_before(stream: np.ndarray, source: KnnLM, position: int) -> list[int]:
-    """What the model read when the study evaluated the token at `position`."""
-    every = windows.evaluation(stream, source.windows)
+def model_input(tokens: np.ndarray, source: KnnLM, position: int) -> list[int]:
+    """The tokens that the model read when the study evaluated the token at `position`."""
+    every = windows.evaluation(tokens, source.windows)
     window = every.take(np.searchsorted(every.start, [position], side="right") - 1)
-    inputs, _, _ = windows.batch(stream, window, 0)  # [1, T]
+    inputs, _, _ = windows.batch(tokens, window, 0)  # [1, T]
     return inputs[0, : position - int(window.begin[0]) + 1].tolist()
 
 
-def is_word(token: str) -> bool:
-    """Whether a token says something by itself."""
-    return token.strip("▁").isalpha() and len(token.strip("▁")) > 3
+def neighbors(found: Found, train: Passages, count: int) -> list[dict]:
+    """The `count` neighbors with the largest weights: context, target, distance and weight."""
+    heaviest = np.argsort(-found.weights, kind="stable")[:count]
+    passages = [train.at(int(entry)) for entry in found.ids[heaviest]]
+    return [
+        {
+            "context": passage.before,
+            "target": passage.target,
+            "distance": found.distances[i],
+            "weight": found.weights[i],
+        }
+        for i, passage in zip(heaviest, passages, strict=True)
+    ]
 
 
-def words(found: Next, lmbda: float, train: passages.Passages, count: int, target: int) -> list[dict]:
-    """The target and the likeliest words of kNN and the LM in turn, with their three probabilities."""
-    mixed = found.mixed(lmbda)
-
-    def spelled(word: int) -> str:
-        return train.vocab.tokens([int(word)])[0]
-
-    ranked = zip(np.argsort(-found.knn, kind="stable"), np.argsort(-found.lm, kind="stable"), strict=True)
-    shown: list[int] = [target]
-    for pair in ranked:
-        shown += [int(word) for word in dict.fromkeys(pair) if int(word) not in shown and is_word(spelled(word))]
+def words(predicted: Next, lmbda: float, train: Passages, count: int, target: int) -> list[dict]:
+    """The target and the most probable words of kNN and the LM in turn, with their three probabilities."""
+    shown = [target]
+    orders = (np.argsort(-p, kind="stable").tolist() for p in (predicted.knn, predicted.lm))
+    for pair in zip(*orders, strict=True):
+        shown += [word for word in dict.fromkeys(pair) if word not in shown and is_word(spelled(train, word))]
         if len(shown) >= count:
             break
+    mixed = predicted.mixed(lmbda)
     return [
-        {"word": spelled(word), "knn": found.knn[word], "lm": found.lm[word], "mixture": mixed[word]}
+        {"word": spelled(train, word), "knn": predicted.knn[word], "lm": predicted.lm[word], "mixture": mixed[word]}
         for word in sorted(shown[:count], key=lambda word: -mixed[word])
     ]
+
+
+def spelled(train: Passages, word: int) -> str:
+    return train.vocab.tokens([word])[0]
+
+
+def is_word(token: str) -> bool:
+    """Whether a token is a word of four or more letters."""
+    return token.strip("▁").isalpha() and len(token.strip("▁")) > 3

@@ -1,4 +1,4 @@
-"""One figure of the paper, drawn from this study's numbers: PDF, PNG and the numbers as CSV."""
+"""Draw one figure of the paper from this study's numbers, as PDF, PNG and CSV."""
 
 import logging
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class PlotConfig:
     curves: tuple[Path, ...] = ()
     """for figure8: models/MODEL/seedS/curve.jsonl, with dropout first, without it second"""
     query: Path | None = None
-    """for figure1: the query that `illustrate` worked out"""
+    """for figure1: figure1.json, which `knnlm illustrate` writes"""
 
 
 def main(config: PlotConfig) -> None:
@@ -45,9 +45,10 @@ def main(config: PlotConfig) -> None:
 
 
 def draw(config: PlotConfig) -> dict[str, figures.Drawn]:
+    """The drawings of one figure and their numbers, by file name."""
     if config.figure in diagrams.DIAGRAMS:
         if config.figure == "figure1" and config.query is None:
-            raise UserError("--figure figure1: give --query, the JSON file that illustrate writes")
+            raise UserError("--figure figure1: found no --query; give figure1.json, which `knnlm illustrate` writes")
         return diagrams.DIAGRAMS[config.figure](files.read_json(config.query) if config.query else {})
     study = studies.load(config.experiments, config.curves)
     paper = studies.paper_numbers(config.paper)[config.figure]
@@ -58,7 +59,7 @@ def draw(config: PlotConfig) -> dict[str, figures.Drawn]:
 
 
 def save(figure: Figure, numbers: pd.DataFrame, out: Path) -> None:
-    """The same bytes at every run: no dates, no version of the drawing program."""
+    """Write OUT.pdf, OUT.png and OUT.csv. Dates and versions are left out: each run gives the same bytes."""
     for suffix, metadata in (
         ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
         ("png", {"Software": None}),

@@ -1,22 +1,19 @@
-"""One page for the whole study: tables, findings, figures, examples, configuration, cost, versions and deviations."""
+"""Gather a study's tables, figures, examples and settings in one HTML page."""
 
 import base64
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader
-from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
-from knnlm.corpora.text import paragraph
+from knnlm.outputs import pages
+from knnlm.outputs.markdown import html, paragraph
 
-SUMMARY, COST = "claims", "cost"  # tables that have a section of their own
+SUMMARY, COST = "claims", "cost"  # tables that have their own sections in the page
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,6 @@ class ReportConfig:
 def main(config: ReportConfig) -> None:
     tables = {path.stem: html(read(path).replace(paragraph(config.note), "", 1)) for path in config.tables}
     versions, commits = provenance(config.metas)
-    page = environment().get_template("report.html.j2")
     facts = {
         "study": config.study,
         "note": config.note,
@@ -66,29 +62,11 @@ def main(config: ReportConfig) -> None:
         "commits": commits,
         "deviations": html(read(config.deviations), trusted=True) if config.deviations else None,
     }
-    files.write_text(config.out, page.render(**facts))
-
-
-def html(markdown: str, trusted: bool = False) -> Markup:
-    """Markdown as HTML, its headings two levels lower; tags within the text are shown, unless it is `trusted`."""
-    reader = MarkdownIt("commonmark", {"html": trusted}).enable("table")
-    tokens = reader.parse(markdown)
-    for token in tokens:
-        if token.type.startswith("heading_"):
-            token.tag = f"h{min(6, int(token.tag[1:]) + 2)}"
-    page = reader.renderer.render(tokens, reader.options, {})
-    page = page.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    return Markup(re.sub(r"(<strong>|<td[^>]*>)(held|did not hold|cannot be judged at this scale)\b", _badge, page))
-
-
-def _badge(match: re.Match) -> str:
-    before, verdict = match.groups()
-    kind = {"held": "held", "did not hold": "failed"}.get(verdict, "open")
-    return f'{before}<b class="{kind}">{verdict}</b>'
+    files.write_text(config.out, pages.render("report.html", **facts))
 
 
 def findings(tables: Iterable[Path]) -> Counter[str]:
-    """How many of the paper's claims held, from the claims table's numbers beside its Markdown."""
+    """How many claims have each verdict, from claims.csv beside claims.md."""
     for path in tables:
         if path.stem == SUMMARY:
             return Counter(pd.read_csv(path.with_suffix(".csv"))["verdict"].tolist())
@@ -96,18 +74,18 @@ def findings(tables: Iterable[Path]) -> Counter[str]:
 
 
 def picture(path: Path) -> str:
-    """A PNG file as the address of an image within the page."""
+    """A PNG file as a data URL, so that the page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
 def caption(folder: Path | None, name: str) -> str:
-    """The caption that Snakemake's own report shows too."""
+    """A figure's caption, which is also the one in Snakemake's report; "" if there is none."""
     path = folder / f"{name}.rst" if folder else None
     return " ".join(path.read_text(encoding="utf-8").split()) if path and path.is_file() else ""
 
 
 def provenance(metas: Iterable[Path]) -> tuple[dict[str, str], list[str]]:
-    """Versions of packages and commits of this one that the artifacts were made with, each once."""
+    """The versions of packages and the commits of this project that the artifacts were made with, each named once."""
     versions: dict[str, set[str]] = {}
     commits = set()
     for path in metas:
@@ -119,12 +97,8 @@ def provenance(metas: Iterable[Path]) -> tuple[dict[str, str], list[str]]:
 
 
 def read(path: Path) -> str:
+    """The text of a file; raises UserError where it is missing."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that makes it") from None
-
-
-def environment() -> Environment:
-    folder = FileSystemLoader(Path(__file__).parent / "templates")
-    return Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)

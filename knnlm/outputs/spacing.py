@@ -1,15 +1,18 @@
-"""How single tokens join to running text, one by one: what `detokenize` does, for a page that shows each token."""
+"""How tokens join to running text: `detokenize` for a page that shows every token by itself.
+
+Each token becomes its text and flags, with which the page decides where spaces go.
+"""
 
 import re
 
 from knnlm.corpora.wikitext import CLOSING, CONTRACTION, OPENING
 
 NO_SPACE_BEFORE, NO_SPACE_AFTER, QUOTE, LINE_END = 1, 2, 4, 8
-ENDS = ("</s>", "[SEP]")
+ENDS = ("</s>", "[SEP]")  # the end of a line in the vocabularies that this project reads
 
 
 def piece(token: str) -> tuple[str, int]:
-    """A token's text and its flags. Word pieces of SentencePiece begin with ▁ or no space, BERT's with ## or one."""
+    """Text and flags of a word (WikiText's conventions) or of a BERT word piece, which ## joins to the one before."""
     if token in ENDS:
         return "↵", LINE_END
     if token == '"':
@@ -23,7 +26,7 @@ def piece(token: str) -> tuple[str, int]:
 
 
 def subword(token: str) -> tuple[str, int]:
-    """The same for SentencePiece: ▁ is a space before."""
+    """Text and flags of a SentencePiece token, in which ▁ stands for a space before it."""
     if token in ENDS:
         return "↵", LINE_END
     return (token[1:] or "␣", 0) if token.startswith("▁") else (token, NO_SPACE_BEFORE)

@@ -1,4 +1,4 @@
-"""Compares a run's tables and figures with a reference's, number by number."""
+"""Compare a run's tables and figures with a reference, number by number."""
 
 import csv
 import math
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from tabulate import tabulate
+
 from knnlm.artifacts.files import UserError
 
 INTERVALS = ("_low", "_high")
-UNCOMPARED = ("tables/cost.csv",)  # another machine's seconds
+UNCOMPARED = ("tables/cost.csv",)  # must exist, but its seconds depend on the machine
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class VerifyConfig:
 
 
 class Difference(NamedTuple):
+    """One cell in which a run and its reference disagree."""
+
     file: str
     row: str
     column: str
     reference: str
     found: str
-    verdict: str  # how much it exceeds, or why it cannot be compared
+    verdict: str  # difference > tolerance, or why the two cannot be compared
 
 
 def main(config: VerifyConfig) -> None:
@@ -47,11 +51,12 @@ def main(config: VerifyConfig) -> None:
     if not differences:
         print(f"{len(names)} tables and figures agree with {config.reference} within tolerance")
         return
-    print(show(differences))
+    print(tabulate(differences, headers=Difference._fields, tablefmt="plain", disable_numparse=True))
     raise UserError(f"{config.run}: {len(differences)} values out of tolerance with {config.reference}")
 
 
 def compare(name: str, config: VerifyConfig) -> Iterator[Difference]:
+    """Every difference in the file `name`, as tables/table1.csv, of the run and of the reference."""
     if not (config.run / name).is_file():
         yield Difference(name, "", "", "present", "missing", "not made")
         return
@@ -70,7 +75,7 @@ def compare(name: str, config: VerifyConfig) -> Iterator[Difference]:
 
 
 def disagreement(name: str, column: str, before: str | None, after: str | None, config: VerifyConfig) -> str:
-    """Why two cells disagree, or nothing. Findings are compared by verdict, not by their wording."""
+    """Why two cells disagree, or "". Of the claims, the verdicts are compared and the texts are not."""
     if before is None or after is None:
         return "other columns"
     if name == "tables/claims.csv" and column in ("ours", "reason"):
@@ -91,6 +96,7 @@ def disagreement(name: str, column: str, before: str | None, after: str | None, 
 
 
 def numbers(cell: str) -> list[float] | None:
+    """The number in a cell, or None if there is none."""
     try:
         value = float(cell)
     except ValueError:
@@ -99,7 +105,7 @@ def numbers(cell: str) -> list[float] | None:
 
 
 def weights(cell: str) -> list[float] | None:
-    """The numbers of a λ cell: "0.25" or "knn 0.25, cache 0.05"."""
+    """The weights in a λ cell ("0.25" or "knn 0.25, cache 0.05"), or None if there are none."""
     try:
         return [float(part.split()[-1]) for part in cell.split(",")]
     except (ValueError, IndexError):
@@ -109,11 +115,3 @@ def weights(cell: str) -> list[float] | None:
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def show(differences: list[Difference]) -> str:
-    rows = [Difference._fields, *differences]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(Difference._fields))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

@@ -25,9 +25,9 @@ from matplotlib import pyplot as plt
 from knnlm.artifacts import archives, npy
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import prepare, sources
-from knnlm.corpora.text import paragraph, plain
 from knnlm.models import checkpoint
-from knnlm.outputs import diagrams, examples, explore, figures, report, tables
+from knnlm.outputs import diagrams, examples, figures, pages, tables
+from knnlm.outputs.markdown import html, paragraph, plain
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -185,15 +185,15 @@ def tags(page):
 def test_a_script_in_the_corpus_is_text_in_the_examples():
     shown = examples.Neighbor(SCRIPT, SCRIPT, True, 1.0, 0.5)
     found = examples.Example(f"1. {SCRIPT}", SCRIPT, 0.5, 0.1, 0.2, [shown])
-    page = examples.render("examples.html", examples=[found], lmbda=0.25, note=SCRIPT)
+    page = pages.render("examples.html", examples=[found], lmbda=0.25, note=SCRIPT)
     assert "script" not in tags(page) and page.count("&lt;script&gt;") == 6
-    markdown = report.html(examples.render("examples.md", examples=[found], lmbda=0.25, note=SCRIPT))
+    markdown = html(pages.render("examples.md", examples=[found], lmbda=0.25, note=SCRIPT))
     assert "script" not in tags(markdown) and markdown.count(SCRIPT.replace("<", "&lt;").replace(">", "&gt;")) == 6
 
 
 def test_a_script_in_the_corpus_is_data_in_the_explorer():
     data = {"study": SCRIPT, "store": {"entries": 1}, "words": ["</script>", SCRIPT, "<!--", "&amp;"]}
-    page = explore.render(data, SCRIPT)
+    page = pages.render("explorer.html", data=data, note=SCRIPT)
     assert page.count("<script") == 2 and "alert(1)" in page
     assert json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)[1]) == data
 
@@ -206,7 +206,7 @@ def table(label=LABEL):
 
 
 def test_a_label_of_the_configuration_is_text_in_the_report():
-    page = report.html(tables.markdown("Title", f"- {LABEL}", table(), []))
+    page = html(tables.markdown("Title", f"- {LABEL}", table(), []))
     assert tags(page) == {"h3", "p", "div", "table", "thead", "tbody", "tr", "th", "td"}
     assert (
         page.count("&lt;script&gt;alert(1)&lt;/script&gt; | [a](javascript:alert(1)) ![b](http://x.org/b.png) **c**")

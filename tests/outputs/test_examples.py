@@ -1,85 +1,146 @@
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tinystudy
 
 from knnlm.artifacts import description, files, npy
-from knnlm.outputs import examples
+from knnlm.live import layout
+from knnlm.live.passages import Passage, Passages
+from knnlm.outputs import examples, pages, scored
 
 WORDS = ["", "the", "cat", "<b>", "on", "mat", "|", "Carmen"]
 
 
-def test_each_share_is_the_softmax_of_minus_distance_over_the_entries_found():
-    shares = examples.shares(np.array([1.0, 2.0, 9.0], np.float32), np.array([4, 7, -1]), 1.0)
-    assert shares == pytest.approx([1 / (1 + np.exp(-1)), np.exp(-1) / (1 + np.exp(-1)), 0])
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinystudy.write(tmp_path_factory.mktemp("results") / "tiny")
 
 
-def text(tokens: list[int], documents: list[int], context: int = 3) -> examples.Text:
-    def words(ids: list[int]) -> str:
-        return " ".join(WORDS[i] for i in ids)
+def text(**changes: Any) -> scored.ScoredText:
+    """Five tokens with hand-written probabilities and, each, two neighbors at distances 1 and 3 and a missing one."""
+    facts = {
+        "tokens": np.array([1, 2, 3, 7, 0]),
+        "lm": np.log(np.array([0.5, 0.5, 0.5, 0.02, 0.9], np.float32)),
+        "knn": np.log(np.array([0.4, 0.1, 0.1, 0.88, 0.1], np.float32)),
+        "ids": np.tile([3, 7, -1], (5, 1)),
+        "values": np.tile([7, 5, 0], (5, 1)),
+        "stored": np.tile(np.array([1, 3, np.inf], np.float32), (5, 1)),
+        "distance": "exact",
+        "temperature": 1.0,
+    }
+    return scored.ScoredText(**facts | changes)
 
-    return examples.Text(np.array(tokens), np.array(documents), words, context)
+
+class Words:
+    """The words around a position of a token stream that is one document."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.words = [WORDS[token] for token in tokens]
+
+    def at(self, i: int) -> Passage:
+        return Passage(" ".join(self.words[:i]), self.words[i], " ".join(self.words[i + 1 :]), "")
 
 
-def test_context_ends_at_the_beginning_of_the_document():
-    stream = text([1, 2, 3, 4, 5, 1, 2], [0, 4])
-    assert (stream.before(3), stream.before(6), stream.before(4)) == ("the cat <b>", "mat the", "")
-    assert [stream.document(position) for position in (0, 3, 4, 6)] == [0, 0, 1, 1]
+def test_each_share_is_the_softmax_of_minus_distance_over_the_entries_that_are_there():
+    near = np.array([[1.0, 2.0, np.inf]] * 5, np.float32)
+    expected = [1 / (1 + np.exp(-1)), np.exp(-1) / (1 + np.exp(-1)), 0]
+    assert np.exp(text(stored=near).log_shares(0)) == pytest.approx(expected)
+    assert np.exp(text(stored=2 * near, temperature=2.0).log_shares(slice(2))) == pytest.approx(
+        np.array([expected] * 2)
+    )
+
+
+def test_shares_of_a_token_without_neighbors_are_zero():
+    nothing = text(stored=np.full((5, 3), np.inf, np.float32))
+    assert np.exp(nothing.log_shares(0)).tolist() == [0, 0, 0]
+
+
+def test_a_row_that_weighs_roots_gets_the_roots_of_quantized_distances():
+    near = np.array([[4.0, -1e-6, np.inf]] * 5, np.float32)
+    assert text(stored=near, distance="quantized_sqrt").distances(0).tolist() == [2, 0, np.inf]
+    assert text(stored=near, distance="quantized").distances(0).tolist() == near[0].tolist()
+
+
+def test_context_ends_at_the_beginning_of_the_document(study: Path):
+    source = layout.find(study)
+    held_out = Passages(source, before=3, after=0, held_out="test")
+    words = (study / "corpora/fox/test.txt").read_text().splitlines()[1].split()
+    begin = int(held_out.documents[1])
+    assert held_out.at(begin).before == "" and held_out.at(begin).target == words[0]
+    assert held_out.text(begin, begin + 2).split() == words[:2]
+    assert held_out.at(begin + 2).before == held_out.text(begin, begin + 2)
+    assert held_out.at(begin + 6).before == held_out.text(begin + 3, begin + 6)
+    assert [held_out.at(begin + i).title for i in (-1, 0)] == ["Story <0>", "Story <1>"]
+
+
+def test_the_end_of_a_line_is_shown_as_asked(study: Path):
+    source = layout.find(study)
+    marked, spaced = (Passages(source, held_out="test", line_end=mark) for mark in ("↵", " "))
+    end = int(marked.documents[1])  # its token before is the end of the first line
+    assert marked.text(end - 3, end + 1).count("↵") == 1
+    assert spaced.text(end - 3, end + 1) == " ".join(marked.text(end - 3, end + 1).replace("↵", " ").split())
+
+
+def select(gain: np.ndarray, tokens: list[int], documents: list[int], count: int) -> list[int]:
+    return examples.select(gain, lambda i: WORDS[tokens[i]], np.array(documents), 3, count)
 
 
 def test_one_example_a_document_and_then_no_overlap():
-    stream = text([2] * 20, [0, 10])
     gain = np.array([0.1, 0.9, 0.8, 0.1, 0.1, 0.7, 0.0, 0.0, 0.0, 0.0] + [0.3] + [0.0] * 8 + [-1.0])
-    assert examples.select(gain, stream, 2) == [1, 10]
-    assert examples.select(gain, stream, 3) == [1, 5, 10]
+    assert select(gain, [2] * 20, [0, 10], 1) == [1]
+    assert select(gain, [2] * 20, [0, 10], 2) == [1, 10]
+    assert select(gain, [2] * 20, [0, 10], 3) == [1, 5, 10]
+
+
+def test_no_example_where_knn_nowhere_helps():
+    assert select(np.array([-0.1, 0.0, -0.2]), [2, 2, 2], [0], 3) == []
 
 
 def test_punctuation_is_no_example():
-    stream = text([6, 0, 2], [0])
-    assert examples.select(np.array([0.9, 0.8, 0.1]), stream, 3) == [2]
+    assert select(np.array([0.9, 0.8, 0.1]), [6, 0, 2], [0], 3) == [2]
 
 
-def study(folder: Path) -> examples.ExamplesConfig:
-    npy.save_array(folder / "eval.npy", np.array([1, 2, 3, 7, 0], np.uint16))
-    npy.save_array(folder / "train.npy", np.array([1, 2, 3, 7, 6, 1, 4, 5, 0], np.uint16))
-    npy.save_array(folder / "documents.npy", np.array([0], np.int64))
-    npy.save_array(folder / "lm.npy", np.log(np.array([0.5, 0.5, 0.5, 0.02, 0.9], np.float32)))
-    npy.save_array(folder / "knn.npy", np.log(np.array([0.4, 0.1, 0.1, 0.88, 0.1], np.float32)))
-    ids, distances = np.tile([3, 7, -1], (5, 1)), np.tile(np.array([1, 3, 0], np.float32), (5, 1))
-    (folder / "neighbors").mkdir()
-    npy.save_array(folder / "neighbors/ids.npy", ids)
-    npy.save_array(folder / "neighbors/exact.npy", distances)
-    description.write_meta(folder / "neighbors", "merge", {}, {})
-    (folder / "vocab").mkdir()
-    (folder / "vocab/dict.txt").write_text("".join(f"{word} 9\n" for word in WORDS))
-    description.write_meta(folder / "vocab", "build_vocab", {}, {})
-    row = {"name": "knn", "seeds": [1], "lmbda": {"knn": [0.25]}}
-    (folder / "table1.json").write_text(json.dumps({"experiment": "table1", "rows": [row]}))
-    paths = {"eval_tokens": "eval.npy", "train_tokens": "train.npy", "lm": "lm.npy", "knn": "knn.npy"}
-    paths |= {"eval_documents": "documents.npy", "train_documents": "documents.npy", "experiment": "table1.json"}
-    paths |= {"vocab": "vocab", "neighbors": "neighbors", "out": "out"}
-    return examples.ExamplesConfig(**{name: folder / path for name, path in paths.items()}, count=3, note="Mini.")
-
-
-def test_pages_show_context_target_probabilities_and_neighbors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    class Words:
-        def detokenize(self, ids: list[int]) -> str:
-            return " ".join(WORDS[i] for i in ids)
-
-    monkeypatch.setattr(examples.vocab, "load", lambda directory: Words())
-    examples.main(study(tmp_path))
-    page, markdown = (tmp_path / "out/examples.html").read_text(), (tmp_path / "out/examples.md").read_text()
+def test_pages_show_context_target_probabilities_and_neighbors():
+    test, train = Words([1, 2, 3, 7, 0]), Words([1, 2, 3, 7, 6, 1, 4, 5, 0])
+    shown: Any = [examples.example(text(), test, train, 3, 0.25, 5)]
+    page, markdown = (
+        pages.render(name, examples=shown, lmbda=0.25, note="Mini.") for name in ("examples.html", "examples.md")
+    )
     assert "<blockquote>the cat &lt;b&gt; <mark>Carmen</mark></blockquote>" in page
     assert "> the cat \\<b\\> **Carmen**" in markdown
     assert "p_kNN = 0.880, p_LM = 0.020, mixture 0.235" in markdown  # 0.25 × 0.88 + 0.75 × 0.02
     assert "| … the cat \\<b\\> | **Carmen** | 1.00 | 0.881 |" in markdown
     assert "| … the cat \\<b\\> Carmen \\| the on | mat | 3.00 | 0.119 |" in markdown
-    assert markdown.count("## ") == 1  # nowhere else does kNN win
+    assert markdown.count("| …") == 2  # the missing neighbor is left out
 
 
-def test_probabilities_of_another_length_are_one_clear_line(tmp_path: Path):
-    config = study(tmp_path)
-    npy.save_array(tmp_path / "lm.npy", np.zeros(3, np.float32))
+def test_the_examples_of_a_study_are_where_knn_gains_most(study: Path, tmp_path: Path):
+    examples.main(examples.ExamplesConfig(study=study, out=tmp_path / "out", count=3, note="Tiny."))
+    markdown = (tmp_path / "out/examples.md").read_text()
+    source = layout.find(study)
+    knn, lm = (np.exp(npy.open_array(path)) for path in (source.knn("test"), source.lm("test")))
+    tokens = npy.open_array(source.tokens("fox", "test"))
+    words = Passages(source, held_out="test")
+    best = next(int(i) for i in np.argsort(lm - knn, kind="stable") if examples.readable(words.at(int(i)).target))
+    assert f"## 1. {words.vocab.detokenize([int(tokens[best])]).strip()}" in markdown
+    numbers = [pages.probability(float(p)) for p in (knn[best], lm[best])]
+    assert f"p_kNN = {numbers[0]}, p_LM = {numbers[1]}, mixture" in markdown
+    assert markdown.count("## ") == 3 and "Tiny." in markdown
+    assert set(description.described(tmp_path / "out")["outputs"]) == {"examples.md", "examples.html"}
+
+
+def test_probabilities_of_another_length_are_one_clear_line():
     with pytest.raises(files.UserError, match="5 tokens, 3 LM and 5 kNN"):
-        examples.main(config)
+        text(lm=np.zeros(3, np.float32))
+
+
+def test_neighbors_from_another_text_are_one_clear_line(study: Path, monkeypatch: pytest.MonkeyPatch):
+    lineages = scored.lineage.of
+    changed = {"datastore": "another text"}
+    monkeypatch.setattr(
+        scored.lineage, "of", lambda path: lineages(path) | (changed if "neighbors" in str(path) else {})
+    )
+    with pytest.raises(files.UserError, match=r"found in another text than .*train\.npy; search again"):
+        scored._check_datastore(layout.find(study))

@@ -18,7 +18,11 @@ FIGURES = {
     if f"figure{number}" in DRAWABLE
 }
 PICTURES = [file for files in FIGURES.values() for file in files]
-TABULATE = code_of("outputs/tabulate.py", "outputs/tables.py", "outputs/claims.py", "scores/experiments.py")
+# The library files behind tables, behind what shows a study's text and neighbors, and behind pages.
+TABULATED = ("outputs/tabulate.py", "outputs/tables.py", "outputs/markdown.py")
+SHOWN = ("live/layout.py", "live/passages.py", "outputs/scored.py")
+PAGE = ("outputs/pages.py", "outputs/markdown.py")
+TABULATE = code_of(*TABULATED, "outputs/claims.py", "scores/experiments.py")
 
 
 rule table:
@@ -80,7 +84,7 @@ rule cost:
     input:
         experiments=expand(EXPERIMENT, output=STUDY["sheet"]),
         paper=PAPER,
-        code=code_of("outputs/tabulate.py", "outputs/tables.py"),
+        code=code_of(*TABULATED, "outputs/costs.py"),
     output:
         written_table("cost", "cost.rst"),
     log:
@@ -106,7 +110,7 @@ rule illustrate:
     """Choose the query that figure 1 shows and work it out."""
     input:
         experiment=RESULTS / "experiments/table1.json",
-        code=code_of("outputs/illustrate.py", "live/layout.py", "live/passages.py", "live/retrieval.py"),
+        code=code_of("outputs/illustrate.py", *SHOWN, "live/retrieval.py"),
     output:
         RESULTS / "figures/figure1.json",
     log:
@@ -149,10 +153,12 @@ for NAME in FIGURES:
 
 
 rule examples_pages:
-    """Show tokens that kNN helped and hurt most, with their neighbors."""
+    """Show the tokens that kNN helped most, with their neighbors."""
     input:
         experiment=RESULTS / "experiments/table1.json",
-        code=code_of("outputs/examples.py", "outputs/templates/examples.md.j2", "outputs/templates/examples.html.j2"),
+        code=code_of(
+            "outputs/examples.py", *SHOWN, *PAGE, *(f"outputs/templates/examples.{end}.j2" for end in ("md", "html"))
+        ),
     output:
         [f"{RESULTS}/examples/examples.{end}" for end in ("md", "html")],
     log:
@@ -176,7 +182,12 @@ rule explore:
     """Write the explorer: a page that shows each token's neighbors and what they did to its probability."""
     input:
         experiment=RESULTS / "experiments/table1.json",
-        code=code_of("outputs/explore.py", "live/layout.py", "outputs/packing.py", "outputs/spacing.py"),
+        code=code_of(
+            "outputs/explore.py",
+            *SHOWN,
+            *PAGE,
+            *(f"outputs/{name}.py" for name in ("candidates", "packing", "spacing")),
+        ),
         templates=code_of(*(f"outputs/templates/explorer.{end}" for end in ("html.j2", "css", "js"))),
     output:
         in_report("explorer.html", "page.rst", "Pages", page="neighbor explorer"),
@@ -203,7 +214,7 @@ rule report:
         metas=report_models(),
         deviations=["docs/differences.md"],
         captions=[f"{CAPTIONS}/{file}.rst" for file in PICTURES],
-        code=code_of("outputs/report.py", "outputs/templates/report.html.j2"),
+        code=code_of("outputs/report.py", *PAGE, "outputs/templates/report.html.j2"),
     output:
         in_report("report.html", "page.rst", "Pages", page="report"),
     log:

@@ -14,7 +14,7 @@ const MODES = [
   ...(data.arrays.cache ? [{ id: "cache", label: "p cache", of: (i) => Math.exp(array.cache[i]) }] : []),
 ];
 const array = {}, spans = [], shade = [], element = (id) => document.getElementById(id);
-let lambda = data.lmbda, mode = MODES[0], chosen = -1, matches = [], best = [];
+let lambda = data.lmbda, mode = MODES[0], chosen = -1, matches = [], best = [], goal = null;
 
 const nats = (step) => (step === zero ? -Infinity : -step / steps);
 const chance = (step) => Math.exp(nats(step));
@@ -130,6 +130,7 @@ function choose(i, scroll = "nearest") {
   if (i < 0 || i >= spans.length) return;
   if (chosen >= 0) spans[chosen].classList.remove("chosen");
   chosen = i;
+  goal = null;
   spans[i].classList.add("chosen");
   reveal(spans[i], scroll);
   describe(i);
@@ -262,19 +263,29 @@ function match(direction) {
   element("matches").textContent = `${matches.indexOf(next) + 1} / ${matches.length}`;
 }
 
-/* The nearest token, by its middle, on the line above or below. */
+/* The horizontal middle of a token. */
+function middle(span) {
+  const { left, right } = span.getBoundingClientRect();
+  return (left + right) / 2;
+}
+
+/*
+ * Move to the line above or below, to the token nearest to the goal: the place where the first of several such steps
+ * began. As in an editor, going down and up again leads back to the same token, however wide the tokens between are.
+ */
 function vertical(direction) {
-  const here = spans[chosen].getBoundingClientRect(), middle = (here.left + here.right) / 2;
+  const here = spans[chosen].getBoundingClientRect(), aim = goal ?? middle(spans[chosen]);
   let line = null, nearest = -1, distance = Infinity;
   for (let i = chosen + direction; i >= 0 && i < spans.length; i += direction) {
-    const box = spans[i].getBoundingClientRect();
-    if (direction * (box.top - here.top) < 5) continue;
-    if (line === null) line = box.top;
-    if (Math.abs(box.top - line) > 5) break;
-    const away = Math.abs((box.left + box.right) / 2 - middle);
+    const { top } = spans[i].getBoundingClientRect();
+    if (direction * (top - here.top) < 5) continue;
+    if (line === null) line = top;
+    if (Math.abs(top - line) > 5) break;
+    const away = Math.abs(middle(spans[i]) - aim);
     if (away < distance) (distance = away), (nearest = i);
   }
   choose(nearest);
+  goal = aim;
 }
 
 function largest(direction) {
@@ -317,6 +328,7 @@ function listen() {
     element("help").hidden = !element("help").hidden;
     currentTarget.setAttribute("aria-expanded", !element("help").hidden);
   });
+  addEventListener("resize", () => (goal = null));
   new ResizeObserver(([{ target }]) => {
     element("text").previousHeader = target.offsetHeight;
     document.documentElement.style.setProperty("--header", `${target.offsetHeight}px`);

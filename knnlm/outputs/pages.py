@@ -1,0 +1,26 @@
+"""HTML and Markdown pages, made from the Jinja templates in the folder `templates`."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from knnlm.outputs.markdown import paragraph, plain
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(name: str, **facts: object) -> str:
+    """The page `name` (for example report.html) with `facts`; in HTML they are escaped, unless they are `Markup`."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(["html.j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"plain": plain, "paragraph": paragraph, "probability": probability}
+    return environment.get_template(f"{name}.j2").render(**facts)
+
+
+def probability(value: float) -> str:
+    """Three decimals, or scientific notation where three decimals would show 0."""
+    return f"{value:.3f}" if value >= 0.0005 or value == 0 else f"{value:.1e}"

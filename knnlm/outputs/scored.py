@@ -1,0 +1,71 @@
+"""The test text of a kNN-LM row with what the study measured for each token: probabilities and neighbors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import log_softmax
+
+from knnlm.artifacts import lineage, npy
+from knnlm.artifacts.files import UserError
+from knnlm.datastores import neighbors
+from knnlm.live.layout import KnnLM
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """N tokens, their log-probabilities, and the k neighbors that p_kNN of each token was computed from."""
+
+    tokens: np.ndarray  # [N] integer
+    lm: np.ndarray  # [N] float32, log p_LM in nats
+    knn: np.ndarray  # [N] float32, log p_kNN in nats
+    ids: np.ndarray  # [N, k] int64, entries of the datastore; -1 where a neighbor is missing
+    values: np.ndarray  # [N, k] uint32, the targets of these entries
+    stored: np.ndarray  # [N, k] float32, distances as the neighbors artifact has them; inf where one is missing
+    distance: str  # exact, quantized or quantized_sqrt
+    temperature: float
+
+    def __post_init__(self) -> None:
+        """Raise UserError unless every token has its log-probabilities and its neighbors."""
+        counts = [len(self.tokens), len(self.lm), len(self.knn), len(self.ids)]
+        if len(set(counts)) > 1:
+            tokens, lm, knn, queries = (f"{count:,}" for count in counts)
+            raise UserError(
+                f"the {SPLIT} text: found {tokens} tokens, {lm} LM and {knn} kNN log-probabilities and {queries} "
+                "queries, expected as many of each; score the text again with the same windows"
+            )
+
+    def distances(self, tokens: int | slice) -> np.ndarray:
+        """Distances to the neighbors of some tokens as the row weighs them, [..., k] float32; inf where missing."""
+        near = self.stored[tokens]
+        return np.sqrt(np.maximum(near, 0)) if self.distance == "quantized_sqrt" else near
+
+    def log_shares(self, tokens: int | slice) -> np.ndarray:
+        """log of each neighbor's share of p_kNN, log softmax(-d/T) of equation 2: [..., k] float64 nats."""
+        logits = -self.distances(tokens).astype(np.float64) / self.temperature
+        with np.errstate(invalid="ignore"):  # the softmax of a token without any neighbor is not a number
+            return np.nan_to_num(log_softmax(logits, axis=-1), nan=-np.inf)
+
+
+def load(source: KnnLM) -> ScoredText:
+    """The test text of a row; raises UserError where text, scores, neighbors and datastore do not fit together."""
+    source.check(SPLIT)
+    _check_datastore(source)
+    kind = "exact" if source.store["distance"] == "exact" else "distances"
+    found = neighbors.load(source.neighbors(SPLIT), {"ids", "values", kind})
+    ids, values, stored = (found[name][:, : source.store["k"]] for name in ("ids", "values", kind))
+    tokens = npy.open_array(source.tokens(source.row["corpus"], SPLIT), "integer", 1)
+    lm, knn = (npy.open_array(path, "float32", 1) for path in (source.lm(SPLIT), source.knn(SPLIT)))
+    return ScoredText(
+        tokens, lm, knn, ids, values, stored, source.store["distance"], float(source.store["temperature"])
+    )
+
+
+def _check_datastore(source: KnnLM) -> None:
+    """Raise UserError where the neighbors were found in another text than the datastore's."""
+    corpus, near = source.store["corpus"], source.neighbors(SPLIT)
+    train = source.tokens(corpus, "train")
+    stored = lineage.agree((train, source.documents(corpus, "train"), source.vocab), "vocab", "text").get("text")
+    if lineage.of(near).get("datastore", stored) != stored:
+        raise UserError(f"{near}: its neighbors were found in another text than {train}; search again")
