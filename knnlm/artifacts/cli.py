@@ -1,6 +1,5 @@
 """How a verb becomes a command: its frozen dataclass is its command line."""
 
-import dataclasses
 import json
 import logging
 import sys
@@ -10,12 +9,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import tyro
+from pydantic import ValidationError
 from tqdm import tqdm
 from tqdm_loggable.auto import tqdm as loggable
 
 from knnlm.artifacts.files import UserError, explained
+from knnlm.settings import Settings, explain
 
 C = TypeVar("C")
+S = TypeVar("S", bound=Settings)
 log = logging.getLogger("knnlm")
 
 
@@ -32,16 +34,14 @@ def run(main: Callable[[C], None], config_type: type[C], verb: str, arguments: S
         sys.exit(f"error: {error}")
 
 
-def settings(config_type: type[C], text: str, name: str) -> C:
-    """A settings dataclass from its JSON text; an unknown key or a wrong value raises UserError."""
+def settings(model: type[S], text: str, name: str) -> S:
+    """Settings from their JSON text; a wrong key or value raises UserError, whose line begins with `name`."""
     try:
-        values = json.loads(text)
-        known = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
-        if unknown := set(values) - known:
-            raise UserError(f"{name}: unknown key {min(unknown)!r}; allowed: {', '.join(sorted(known))}")
-        return config_type(**values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: {error}") from None
+        return model.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{name}: found {text!r}, expected JSON ({error})") from None
+    except ValidationError as error:
+        raise UserError(f"{name}: {explain(error, model)}") from None
 
 
 def progress(iterable: Iterable | None, description: str, total: int | None = None, unit: str = "it") -> tqdm:

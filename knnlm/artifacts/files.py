@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+from pydantic import BaseModel
 
 from knnlm.artifacts import disk
 
@@ -197,6 +198,8 @@ def jsonable(value: object) -> object:
     """For json.dumps: settings, paths and numbers of NumPy."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, (np.integer, np.floating)):

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from knnlm.artifacts import files, lineage
 from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.models import features, model, windows
-from knnlm.models.windows import WindowSettings
+from knnlm.settings import DATASTORE_WINDOW, WindowSettings
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ExtractConfig:
     """which representations to keep"""
     out: tuple[Path, ...]
     """one directory for each key type, in the same order"""
-    windows: str = '{"new": 1536, "context": 1536}'
+    windows: str = DATASTORE_WINDOW.model_dump_json()
     """WindowSettings as JSON"""
     shard: int = 0
     shards: int = 1
@@ -68,7 +68,7 @@ def main(config: ExtractConfig) -> None:
                 bar.update(len(block.values))
         for array in keys:
             array.flush()
-        told = {"windows": asdict(sizes), "shards": config.shards, "seed": config.seed}
+        told = {"windows": sizes.model_dump(), "shards": config.shards, "seed": config.seed}
         shared["deal"] = json.dumps(told)
         for folder, name in zip(folders, config.keytypes, strict=True):
             files.save_array(folder / "values.npy", values)

@@ -9,6 +9,7 @@ import numpy as np
 from knnlm.artifacts import files, lineage
 from knnlm.artifacts.cli import progress, settings
 from knnlm.datastores import ann, exact, neighbors
+from knnlm.settings import IndexSettings
 
 BLOCK = 1024  # queries searched at a time
 
@@ -32,7 +33,7 @@ class SearchConfig:
 
 
 def main(config: SearchConfig) -> None:
-    chosen = settings(ann.IndexSettings, config.settings, "index settings")
+    chosen = settings(IndexSettings, config.settings, "index settings")
     roles = shared(config)
     index = ann.load(config.index, chosen.nprobe)
     ids = files.open_array(config.keys / "ids.npy", "int64", 1)  # [n]

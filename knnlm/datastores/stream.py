@@ -1,7 +1,7 @@
 """Stage: one shard of a datastore from the forward pass straight into its indexes; keys are never written to disk."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from knnlm.artifacts import files, lineage
 from knnlm.artifacts.cli import progress, settings
 from knnlm.datastores import ann
 from knnlm.models import features, model, windows
-from knnlm.models.windows import WindowSettings
+from knnlm.settings import DATASTORE_WINDOW, WindowSettings
 
 BUFFERED = 1 << 24  # key components handed to an index at a time
 
@@ -30,7 +30,7 @@ class StreamConfig:
     out: Path
     """datastore shard directory: values.npy and ids.npy"""
     keytype: str = "ffn_input_ln"
-    windows: str = '{"new": 1536, "context": 1536}'
+    windows: str = DATASTORE_WINDOW.model_dump_json()
     """WindowSettings as JSON"""
     shard: int = 0
     shards: int = 1
@@ -75,7 +75,7 @@ def main(config: StreamConfig) -> None:
     with files.atomic(config.out, directory=True) as tmp:
         files.save_array(tmp / "values.npy", values)
         files.save_array(tmp / "ids.npy", ids)
-        told = {"windows": asdict(sizes), "shards": config.shards, "seed": config.seed}
+        told = {"windows": sizes.model_dump(), "shards": config.shards, "seed": config.seed}
         shared["deal"] = json.dumps(told)
         inputs = {"model": config.model, "tokens": config.tokens}
         facts = {"entries": len(ids), "entries_total": everything.tokens, "dim": lm.config.dim}

@@ -1,7 +1,7 @@
 """Stage: the queries of held-out splits and the LM's own log-probabilities, in one forward pass."""
 
 import contextlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from knnlm.artifacts import files, lineage
 from knnlm.artifacts.cli import progress, settings
 from knnlm.models import features, model, windows
 from knnlm.models.model import LanguageModel
-from knnlm.models.windows import WindowSettings
+from knnlm.settings import EVALUATION_WINDOW, WindowSettings
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class EvaluateConfig:
     """which representations to keep"""
     out: tuple[Path, ...] = ()
     """a directory (keys.npy float32 [N, D], values.npy, ids.npy) for each key type of the first split, then the next"""
-    windows: str = "{}"
+    windows: str = EVALUATION_WINDOW.model_dump_json()
     """WindowSettings as JSON"""
     batch_tokens: int = 12288
     """tokens in one forward pass: bounds the memory"""
@@ -60,7 +60,7 @@ def evaluate(
     tokens = files.open_array(path, "integer", ndim=1)
     if len(tokens) and int(tokens.max()) >= lm.config.vocab_size:
         raise files.UserError(f"{path}: token {tokens.max()} is outside {config.model}'s {lm.config.vocab_size} words")
-    facts, inputs = {"windows": asdict(sizes)}, {"model": config.model, "tokens": path}
+    facts, inputs = {"windows": sizes.model_dump()}, {"model": config.model, "tokens": path}
     with contextlib.ExitStack() as stack:
         scores = stack.enter_context(files.atomic(logprob_dir, directory=True)) if logprob_dir else None
         folders = [stack.enter_context(files.atomic(directory, directory=True)) for directory in out]

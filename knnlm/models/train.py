@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,9 @@ from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.models import checkpoint, features, model, schedule, windows
 from knnlm.models.checkpoint import Progress
-from knnlm.models.model import LanguageModel, ModelConfig
-from knnlm.models.schedule import TrainingSettings
+from knnlm.models.model import LanguageModel
 from knnlm.models.windows import Windows
+from knnlm.settings import ModelConfig, TrainingSettings
 
 log = logging.getLogger("knnlm")
 SAVED_FLOATS = 4  # for each parameter: itself, its best so far, its momentum, and the finished model beside them
@@ -60,7 +60,7 @@ def main(config: TrainConfig) -> None:
             raise UserError(f"{path}: no tokens")
         if int(array.max()) >= size:
             raise UserError(f"{path}: token {array.max()} is outside {config.vocab}'s {size} words")
-    facts = {"architecture": asdict(architecture), "training": asdict(recipe), "seed": config.seed}
+    facts = {"architecture": architecture.model_dump(), "training": recipe.model_dump(), "seed": config.seed}
     fingerprint = json.dumps([*facts.values(), *map(files.digest, (config.train, config.dev))])
     distributed.start()
     resume = config.out.parent / f".{config.out.name}.resume"

@@ -224,8 +224,9 @@ class VocabText(Settings):
 
     @model_validator(mode="after")
     def _has_the_options_of_its_type(self) -> "VocabText":
-        allowed = ("type", "corpora", *OPTIONS_OF_TYPE[self.type])
-        for key in type(self).model_fields:
+        fields = type(self).model_fields
+        allowed = [key for key in ("type", "corpora", *OPTIONS_OF_TYPE[self.type]) if key in fields]
+        for key in fields:
             if key in self.model_fields_set and key not in (*allowed, "seed"):
                 raise disagreement("", f"found {key!r}{nearest(key, allowed)}")
         if self.type == "bert" and self.file is None:

@@ -81,7 +81,7 @@ def test_two_processes_stopped_by_sigterm_end_with_the_same_weights(corpus, tmp_
 def test_a_second_training_of_a_model_waits_and_finds_it_done(corpus, tmp_path, caplog):
     out = tmp_path / "model"
     with checkpoint.only_one(tmp_path / ".model.resume"):
-        second = start(corpus, out, updates=2)
+        second = start(corpus, out, updates=2, warmup=2)
         time.sleep(0.1)
         assert second.poll() is None and not out.exists()
     assert second.wait(300) == 0
@@ -90,7 +90,7 @@ def test_a_second_training_of_a_model_waits_and_finds_it_done(corpus, tmp_path, 
         *(corpus / name for name in ("train.npy", "dev.npy", "vocab.json")),
         out,
         json.dumps(ARCHITECTURE),
-        json.dumps(RECIPE | {"evaluate_every": 100, "updates": 2}),
+        json.dumps(RECIPE | {"evaluate_every": 100, "updates": 2, "warmup": 2}),
     )
     train.main(config)
     assert (out / "meta.json").stat().st_mtime_ns == written
