@@ -49,7 +49,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Mistake:
     between_keys = e["type"] == "disagreement"
     if between_keys:
         return Mistake(_path((*place, *filter(None, [e["ctx"]["key"]]))), e["ctx"]["message"], True)
-    return Mistake(_path(place), _message(e, _Schema(model)), False)
+    return Mistake(_path(place), _message(e, Schema(model)), False)
 
 
 def _rank(error: Mapping, place: tuple) -> tuple:
@@ -70,7 +70,7 @@ def _path(place: Collection[str | int]) -> str:
     return " ".join("".join(parts).removeprefix(".").split())
 
 
-def _message(error: Mapping, schema: "_Schema") -> str:
+def _message(error: Mapping, schema: "Schema") -> str:
     kind, found, location = error["type"], error["input"], error["loc"]
     if kind in ("extra_forbidden", "invalid_key"):
         allowed = sorted(schema.at(location[:-1]).get("properties", {}))
@@ -85,8 +85,7 @@ def _message(error: Mapping, schema: "_Schema") -> str:
     if kind.endswith("_type") or kind == "finite_number":
         names = [TYPES[name] for name in wanted["types"]]
         return f"found {shown(found)}, expected {' or '.join(names)}{_hint(found, names)}"
-    bounds = [text.format(wanted[name]) for name, text in BOUNDS.items() if name in wanted]
-    return f"found {shown(found)}; allowed: {', '.join(bounds) or error['msg']}"
+    return f"found {shown(found)}; allowed: {schema.allowed(location) or error['msg']}"
 
 
 def _hint(found: object, expected: list[str]) -> str:
@@ -100,7 +99,7 @@ def _hint(found: object, expected: list[str]) -> str:
     return "; write it without quotes, 1e-3 as 0.001, and in a file: a --config with braces makes text of it"
 
 
-class _Schema:
+class Schema:
     """The JSON schema of a class, of which bounds and names are read."""
 
     def __init__(self, model: type[BaseModel]) -> None:
@@ -116,6 +115,13 @@ class _Schema:
         for part in location:
             node = self._resolved(self._child(node, part))
         return node
+
+    def allowed(self, location: Collection[str | int]) -> str:
+        """The names or the bounds there, as `at least 1, at most 7`; empty where there are none."""
+        node = self.at(location)
+        if names := node.get("enum"):
+            return ", ".join(names)
+        return ", ".join(text.format(node[name]) for name, text in BOUNDS.items() if name in node)
 
     @staticmethod
     def _child(node: dict, part: str | int) -> dict:

@@ -216,9 +216,9 @@ class VocabText(Settings):
         2_000_000, ge=1, description="sentencepiece: learned from so many words, a seeded sample of whole documents"
     )
     byte_fallback: bool = Field(
-        True, description="sentencepiece: unknown characters become bytes (256 of the pieces), else <unk>"
+        True, description="sentencepiece: unknown characters become bytes (256 of the pieces), else `<unk>`"
     )
-    min_count: int = Field(1, ge=1, description="word: rarer words become <unk>")
+    min_count: int = Field(1, ge=1, description="word: rarer words become `<unk>`")
     max_size: int | None = Field(None, ge=1, description="word: at most so many words beside the special ones")
     file: PathText | None = Field(None, description="word: a published dict.txt; bert: its vocab.txt")
 
