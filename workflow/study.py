@@ -7,6 +7,7 @@ generated from the settings: workflow/schemas, by which an editor can check thes
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from checking import StudyError, check, read
 from references import check_retrieval, check_rows, check_study, named
@@ -40,7 +41,14 @@ def load(config: dict, configfiles: Iterable[str | Path] = ()) -> dict:
 
 def complete_row(study: Study, given: Row, where: str) -> dict:
     """Fill in what a row of the sheet leaves to the study; every row then has the same keys."""
-    row = {"cache": False, "ngram": None, "memorizing": None, "datastore": None, "fraction": 1, "seeds": "first"}
+    row: dict[str, Any] = {
+        "cache": False,
+        "ngram": None,
+        "memorizing": None,
+        "datastore": None,
+        "fraction": 1,
+        "seeds": "first",
+    }
     row |= given.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     model = named("models", study.models, row["model"], f"{where}.model")
     row.setdefault("corpus", model.corpus)

@@ -6,18 +6,19 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
-from pydantic import ValidationError
 from tqdm import tqdm
 from tqdm_loggable.auto import tqdm as loggable
 
 from knnlm.artifacts.files import UserError, explained
-from knnlm.settings import Settings, explain
+
+if TYPE_CHECKING:
+    from knnlm.settings import Settings
 
 C = TypeVar("C")
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound="Settings")
 log = logging.getLogger("knnlm")
 
 
@@ -36,6 +37,10 @@ def run(main: Callable[[C], None], config_type: type[C], verb: str, arguments: S
 
 def settings(model: type[S], text: str, name: str) -> S:
     """Settings from their JSON text; a wrong key or value raises UserError, whose line begins with `name`."""
+    from pydantic import ValidationError  # a tenth of a second, which commands without settings save
+
+    from knnlm.settings import explain
+
     try:
         return model.model_validate(json.loads(text))
     except json.JSONDecodeError as error:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from pydantic import BaseModel
 
 from knnlm.artifacts import disk
 
@@ -198,7 +197,7 @@ def jsonable(value: object) -> object:
     """For json.dumps: settings, paths and numbers of NumPy."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
-    if isinstance(value, BaseModel):
+    if hasattr(value, "model_dump"):  # pydantic's, which is imported by commands with settings only
         return value.model_dump(mode="json")
     if isinstance(value, Path):
         return str(value)

@@ -36,20 +36,18 @@ class Mistake(NamedTuple):
 
 def explain(error: ValidationError, model: type[BaseModel]) -> Mistake:
     """Choose the error nearest to the top level and say in one line what is wrong and what is allowed."""
-    errors = error.errors(include_url=False)
-    places = [_place(e) for e in errors]
-    lengths = [
-        e["type"].startswith("too_") and any(other[: len(place)] == place != other for other in places)
-        for e, place in zip(errors, places, strict=True)
-    ]  # the length of a list counts its valid entries only, so an invalid one makes it too short
-    e, place = min(
-        ((e, place) for e, place, skipped in zip(errors, places, lengths, strict=True) if not skipped),
-        key=lambda pair: _rank(*pair),
-    )
-    between_keys = e["type"] == "disagreement"
-    if between_keys:
-        return Mistake(_path((*place, *filter(None, [e["ctx"]["key"]]))), e["ctx"]["message"], True)
-    return Mistake(_path(place), _message(e, Schema(model)), False)
+    places = [(found, _place(found)) for found in error.errors(include_url=False)]
+    # A list with an invalid entry is also reported as too short, because only valid entries are counted.
+    relevant = [
+        (found, place)
+        for found, place in places
+        if found["type"] != "too_short" or not any(other[: len(place)] == place != other for _, other in places)
+    ]
+    chosen, place = min(relevant, key=lambda pair: _rank(*pair))
+    if chosen["type"] != "disagreement":
+        return Mistake(_path(place), _message(chosen, Schema(model)), between_keys=False)
+    key, message = chosen["ctx"]["key"], chosen["ctx"]["message"]
+    return Mistake(_path((*place, key) if key else place), message, between_keys=True)
 
 
 def _rank(error: Mapping, place: tuple) -> tuple:
