@@ -37,14 +37,20 @@ def run(main: Callable[[C], None], config_type: type[C], verb: str, arguments: S
 
 def settings(model: type[S], text: str, name: str) -> S:
     """Settings from their JSON text; a wrong key or value raises UserError, whose line begins with `name`."""
+    try:
+        return checked(model, json.loads(text), name)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{name}: found {text!r}, expected JSON ({error})") from None
+
+
+def checked(model: type[S], value: object, name: str) -> S:
+    """Settings from nested dicts and lists; raises UserError as `settings` does."""
     from pydantic import ValidationError  # a tenth of a second, which commands without settings save
 
     from knnlm.settings import explain
 
     try:
-        return model.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{name}: found {text!r}, expected JSON ({error})") from None
+        return model.model_validate(value)
     except ValidationError as error:
         raise UserError(f"{name}: {explain(error, model)}") from None
 
