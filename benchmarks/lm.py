@@ -14,9 +14,8 @@ from benchmarks.harness import Sides, case
 from knnlm.artifacts import description
 from knnlm.datastores import extract
 from knnlm.models import model, train, windows
-from knnlm.models.model import LanguageModel, ModelConfig
-from knnlm.models.schedule import TrainingSettings
-from knnlm.models.windows import WindowSettings
+from knnlm.models.model import LanguageModel
+from knnlm.settings import ModelConfig, TrainingSettings, WindowSettings
 
 MINI = {"attention_dropout": 0.0, "activation_dropout": 0.0, "adaptive_dropout": 0.0, "dropout": 0.1}
 UPDATES = 20  # of each side in a run

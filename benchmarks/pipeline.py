@@ -20,7 +20,8 @@ from knnlm.artifacts import description
 from knnlm.corpora import binarize, build_vocab, vocab
 from knnlm.datastores import add, extract, merge, search, train_index
 from knnlm.models import model
-from knnlm.models.model import LanguageModel, ModelConfig
+from knnlm.models.model import LanguageModel
+from knnlm.settings import ModelConfig
 
 ROOT = Path(__file__).parent.parent
 CORES = len(os.sched_getaffinity(0))

@@ -10,8 +10,8 @@ from benchmarks import inputs
 from benchmarks.harness import Sides, case
 from knnlm.artifacts import description
 from knnlm.datastores import add, ann, exact
-from knnlm.datastores.ann import IndexSettings
 from knnlm.scores import knn, mixture
+from knnlm.settings import IndexSettings
 
 K = 1024
 BATCH = 512  # queries that the published way handles at a time: the new tokens of a window

@@ -1,17 +1,15 @@
 """What runs on a GPU gives the CPU's results; skipped where there is none."""
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
 from knnlm.datastores import ann, exact
-from knnlm.datastores.ann import IndexSettings
 from knnlm.models import features, windows
-from knnlm.models.model import LanguageModel, ModelConfig
-from knnlm.models.windows import WindowSettings
+from knnlm.models.model import LanguageModel
+from knnlm.settings import IndexSettings, ModelConfig, WindowSettings
 
 needs_torch = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU for torch")
 needs_faiss = pytest.mark.skipif(not ann.has_gpus(), reason="no GPU for FAISS (faiss-gpu is not installed?)")
@@ -36,7 +34,9 @@ def test_exact_distances(data, inner_product: bool) -> None:
 @needs_torch
 def test_extracted_keys_and_log_probabilities() -> None:
     torch.manual_seed(0)
-    lm = LanguageModel(ModelConfig(500, layers=2, dim=64, ffn_dim=128, heads=4, adaptive_cutoffs=(100,))).eval()
+    lm = LanguageModel(
+        ModelConfig(vocab_size=500, layers=2, dim=64, ffn_dim=128, heads=4, adaptive_cutoffs=(100,))
+    ).eval()
     tokens = np.random.default_rng(0).integers(0, 500, 2000).astype(np.uint16)
     chosen = windows.datastore(len(tokens), WindowSettings(new=48, context=16), seed=1)
     runs = []
@@ -79,7 +79,7 @@ def test_an_index_trained_filled_and_searched(data, factory: str, tmp_path) -> N
         ann.add(index, keys)
         ann.save(index, tmp_path / "index.faiss")
         loaded = ann.load(tmp_path / "index.faiss", settings.nprobe)
-        assert loaded.ntotal == N, asdict(settings)
+        assert loaded.ntotal == N, settings
         found.append(ann.search(ann.on_gpus(loaded), queries, K, np.arange(N))[1])  # [Q, K]
     shared = np.mean([len(set(a) & set(b)) / K for a, b in zip(*found, strict=True)])
     assert shared > 0.9

@@ -13,8 +13,8 @@ from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
 from knnlm.corpora.corpus import is_pretokenized, read_document, read_index
-from knnlm.corpora.sources import SPLITS
 from knnlm.corpora.vocab import WordVocab
+from knnlm.settings import SPLITS
 
 COPIED = 1 << 24  # tokens at a time
 log = logging.getLogger("knnlm")

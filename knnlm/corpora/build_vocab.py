@@ -13,7 +13,8 @@ from knnlm.artifacts.cli import settings
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
 from knnlm.corpora.corpus import is_pretokenized, read_document, read_documents, read_index
-from knnlm.corpora.vocab import BertVocab, SentencePieceVocab, Vocab, VocabSettings, WordVocab
+from knnlm.corpora.vocab import BertVocab, SentencePieceVocab, Vocab, WordVocab
+from knnlm.settings import VocabSettings
 
 log = logging.getLogger("knnlm")
 
@@ -32,6 +33,8 @@ class BuildVocabConfig:
 
 def main(config: BuildVocabConfig) -> None:
     asked = settings(VocabSettings, config.settings, "vocab")
+    if asked.file and not Path(asked.file).is_file():
+        raise files.UserError(f"vocab: file: {asked.file}: no such file")
     lineage.agree(config.corpora)
     with files.atomic(config.out, directory=True) as tmp:
         made = build(config.corpora, asked, tmp)

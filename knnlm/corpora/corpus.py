@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,42 +11,9 @@ import numpy as np
 
 from knnlm.artifacts.description import check, described
 from knnlm.artifacts.files import UserError
-from knnlm.corpora.sources import SPLITS, Document
+from knnlm.corpora.sources import Document
 from knnlm.corpora.text import lead, normalise
-
-
-@dataclass(frozen=True)
-class CorpusSettings:
-    """What a corpus is made of and how it is split."""
-
-    sources: list[dict] = field(default_factory=list)
-    """entries {kind, archive | path, documents? (at most so many), ...options of the kind}"""
-    dev_words: int = 0
-    """size of dev in words, filled by whole documents"""
-    test_words: int = 0
-    dev_titles: list[str] = field(default_factory=list)
-    """exact titles of dev's documents (books), instead of dev_words"""
-    test_titles: list[str] = field(default_factory=list)
-    train_words: int | None = None
-    """at most so many words of train, in whole documents; null: all"""
-    document_words: int | None = None
-    """keep about the first so many words of each document, in whole lines; null: all"""
-    held_out_document_words: int | None = None
-    """the same for the documents of dev_titles and test_titles"""
-    seed: int = 1
-    pretokenized: bool = False
-    """the text is already tokens parted by spaces (wikitext103 always is)"""
-
-    def __post_init__(self) -> None:
-        if not self.sources:
-            raise UserError("sources: empty; name at least one {kind, archive or path}")
-        for split in ("dev", "test"):
-            if getattr(self, f"{split}_words") and getattr(self, f"{split}_titles"):
-                raise UserError(f"{split}_words and {split}_titles are both set: keep one")
-        if both := set(self.dev_titles) & set(self.test_titles):
-            raise UserError(f"{min(both)!r} is in dev and in test: keep one")
-        if min(self.dev_words, self.test_words, 0 if self.train_words is None else self.train_words) < 0:
-            raise UserError("dev_words, test_words and train_words must not be negative")
+from knnlm.settings import SPLITS, CorpusSettings
 
 
 @dataclass(frozen=True, slots=True)

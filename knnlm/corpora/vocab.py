@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -12,42 +11,10 @@ import numpy as np
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json, write_json
 from knnlm.corpora.wikitext import detokenize, separate_numbers
+from knnlm.settings import PADDED_TO, SPECIAL_TOKENS, VocabSettings
 
 if TYPE_CHECKING:
     from sacremoses import MosesTokenizer
-
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3 of a word vocabulary
-PADDED_TO = 8  # a word vocabulary's size is a multiple of this
-
-
-@dataclass(frozen=True)
-class VocabSettings:
-    """How a vocabulary is made from train text."""
-
-    type: str = "word"
-    """word | sentencepiece | bert"""
-    size: int = 8000
-    """sentencepiece: number of pieces"""
-    sample_words: int = 2_000_000
-    """sentencepiece: words of train, in random whole documents, that the pieces are learned from"""
-    seed: int = 1
-    """sentencepiece: of that sample"""
-    byte_fallback: bool = True
-    """sentencepiece: unknown characters become bytes (256 more pieces within `size`), else <unk>"""
-    min_count: int = 1
-    """word: rarer words become <unk>"""
-    max_size: int | None = None
-    """word: at most so many words beside the special ones"""
-    file: str | None = None
-    """word: a published dict.txt; bert: vocab.txt (needed)"""
-
-    def __post_init__(self) -> None:
-        if self.type not in TYPES:
-            raise UserError(f"type: found {self.type!r}, expected one of {', '.join(TYPES)}")
-        if self.type == "bert" and not self.file:
-            raise UserError("file: a bert vocabulary needs the path of its vocab.txt")
-        if self.file and not Path(self.file).is_file():
-            raise UserError(f"file: {self.file}: no such file")
 
 
 class Vocab(Protocol):
@@ -73,9 +40,9 @@ class WordVocab:
 
     def __init__(self, counts: Sequence[tuple[str, int]]) -> None:
         self.counts = list(counts)
-        self.words = [*SPECIAL, *(word for word, _ in self.counts)]
+        self.words = [*SPECIAL_TOKENS, *(word for word, _ in self.counts)]
         self.ids = {word: i for i, word in enumerate(self.words)}
-        self.size, self.eos, self.unk = len(self.words), SPECIAL.index("</s>"), SPECIAL.index("<unk>")
+        self.size, self.eos, self.unk = len(self.words), SPECIAL_TOKENS.index("</s>"), SPECIAL_TOKENS.index("<unk>")
         self.pretokenized = False
         if len(self.ids) != self.size:
             raise UserError("dict.txt: a word occurs twice")
@@ -83,9 +50,9 @@ class WordVocab:
     @classmethod
     def build(cls, counts: Counter[str], settings: VocabSettings) -> "WordVocab":
         """By falling count, ties in alphabetical order; padded with words that never occur."""
-        kept = [(w, c) for w, c in counts.items() if c >= settings.min_count and w not in SPECIAL]
+        kept = [(w, c) for w, c in counts.items() if c >= settings.min_count and w not in SPECIAL_TOKENS]
         kept = sorted(kept, key=lambda pair: (-pair[1], pair[0]))[: settings.max_size]
-        missing = -(len(SPECIAL) + len(kept)) % PADDED_TO
+        missing = -(len(SPECIAL_TOKENS) + len(kept)) % PADDED_TO
         return cls(kept + [(f"madeupword{i:04d}", 0) for i in range(missing)])
 
     @classmethod

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from knnlm.artifacts import description, lineage
 from knnlm.artifacts.files import UserError
-from knnlm.models.windows import WindowSettings
 from knnlm.scores import experiments as studies
+from knnlm.settings import WindowSettings
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,9 @@ from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.models import checkpoint, features, model, schedule, windows
 from knnlm.models.checkpoint import Progress
-from knnlm.models.model import LanguageModel, ModelConfig
-from knnlm.models.schedule import TrainingSettings
+from knnlm.models.model import LanguageModel
 from knnlm.models.windows import Windows
+from knnlm.settings import ModelConfig, TrainingSettings
 
 log = logging.getLogger("knnlm")
 SAVED_FLOATS = 4  # on disk for each parameter: its value, best value and momentum in the state, and the finished model
@@ -55,7 +55,7 @@ def main(config: TrainConfig) -> None:
     )
     tokens = _tokens(config.train, config.vocab, size, recipe.train_tokens)
     dev = _tokens(config.dev, config.vocab, size)
-    facts = {"architecture": asdict(architecture), "training": asdict(recipe), "seed": config.seed}
+    facts = {"architecture": architecture.model_dump(), "training": recipe.model_dump(), "seed": config.seed}
     fingerprint = json.dumps([*facts.values(), *map(description.digest, (config.train, config.dev))])
     distributed.start()
     resume = config.out.parent / f".{config.out.name}.resume"

@@ -10,31 +10,12 @@ import numpy as np
 from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
 from knnlm.scores import mixture, stats
+from knnlm.settings import HELD_OUT as SPLITS
+from knnlm.settings import InterpolateSettings
 
-SPLITS = ("dev", "test")
 COMPONENTS = ("knn", "cache", "ngram", "memorizing")
 ROUNDING = 1e-4  # nats above 0 that float32 sums of probabilities reach
 CACHE_FILE = re.compile(r"size(\d+)-theta(.+)\.npy")
-
-
-@dataclass(frozen=True)
-class InterpolateSettings:
-    """How weights are tuned and intervals drawn."""
-
-    lmbda: tuple[float, ...] | None = None
-    """grid of λ, for a first look and for curves; by default 0, 0.01, ..., 1"""
-    resamples: int = 1000
-    """of documents, for the 95% intervals"""
-    seed: int = 0
-    """of the resampling"""
-
-    def grid(self) -> np.ndarray:
-        return np.linspace(0, 1, 101) if self.lmbda is None else np.array(self.lmbda, np.float64)
-
-    def __post_init__(self) -> None:
-        grid = self.grid()
-        if grid.ndim != 1 or len(grid) < 2 or (np.diff(grid) <= 0).any() or grid[0] < 0 or grid[-1] > 1:
-            raise ValueError(f"lmbda: found {self.lmbda}, expected ascending numbers between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -75,7 +56,7 @@ def measure(row: dict, documents: dict[str, Path], chosen: InterpolateSettings) 
         weights.append(tuned)
         caches.append(cache)
         if seed == 0 and len(parts["dev"]) == 1:
-            curve = curves(parts, lm, chosen.grid())
+            curve = curves(parts, lm, grid(chosen))
     names = present(row)
     _, best = stats.median([mixture.perplexity(logprobs["dev"]) for logprobs in mixed])
     return {
@@ -88,6 +69,11 @@ def measure(row: dict, documents: dict[str, Path], chosen: InterpolateSettings) 
         "best_seed": row["seeds"][best],
         "curve": curve if len(names) == 1 else None,
     }
+
+
+def grid(chosen: InterpolateSettings) -> np.ndarray:
+    """The λ to try, float64, rising: 0, 0.01, …, 1 where the settings name none."""
+    return np.linspace(0, 1, 101) if chosen.lmbda is None else np.array(chosen.lmbda, np.float64)
 
 
 def inputs(sheet: list[dict], documents: dict[str, dict[str, Path]]) -> dict[str, Path]:
@@ -152,7 +138,7 @@ def tune(components: list[np.ndarray], lm: np.ndarray, chosen: InterpolateSettin
     """Weights [M]: the configured grid for one component, a coarser one for several."""
     if not components:
         return np.empty(0)
-    return mixture.tune(components, lm, chosen.grid() if len(components) == 1 else None)
+    return mixture.tune(components, lm, grid(chosen) if len(components) == 1 else None)
 
 
 def tune_cache(row: dict, dev: dict[str, Path], chosen: InterpolateSettings) -> dict:

@@ -11,10 +11,10 @@ from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress
 from knnlm.datastores import neighbors
 from knnlm.scores import knn
+from knnlm.settings import DISTANCES
 
 BLOCK = 8192  # queries scored at a time
 SHARED = ("vocab", "model", "text", "keytype", "deal", "index", "datastore", "queries")
-DISTANCES = ("exact", "quantized", "quantized_sqrt")
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knnlm.artifacts import cli
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import prepare, subset
-from knnlm.corpora.corpus import CorpusSettings, Entry, deduplicate, random_documents, read_documents, split_documents
-from knnlm.corpora.sources import SPLITS
+from knnlm.corpora.corpus import Entry, deduplicate, random_documents, read_documents, split_documents
 from knnlm.corpora.text import lead, normalise
+from knnlm.settings import SPLITS, CorpusSettings
 
 DOWNLOADS = Path(__file__).parents[2] / "downloads"
 ENCYCLOPEDIC = {"wikipedia_dump": "gensim", "wikiextractor": "exllamav2", "vital_leads": "ovos", "factbook": "factbook"}
+SOURCES = [{"kind": "folder", "path": "texts"}]
 
 
 def entry(title: str, words: int = 10, lead: str = "", split: str | None = None) -> Entry:
@@ -67,7 +69,7 @@ def test_the_longer_of_two_documents_wins() -> None:
 @given(st.sets(st.text(min_size=1), min_size=12, max_size=40), st.integers(0, 5))
 def test_a_split_is_a_partition_whatever_the_order(titles: set[str], seed: int) -> None:
     entries = [entry(title) for title in sorted(titles)]
-    settings = CorpusSettings([{}], dev_words=30, test_words=40, seed=seed)
+    settings = CorpusSettings(sources=SOURCES, dev_words=30, test_words=40, seed=seed)
     splits = split_documents(entries, settings)
     assert [len(splits["dev"]), len(splits["test"])] == [3, 4]
     assert sorted(e.title for split in SPLITS for e in splits[split]) == sorted(titles)
@@ -76,15 +78,15 @@ def test_a_split_is_a_partition_whatever_the_order(titles: set[str], seed: int) 
 
 def test_more_train_words_keep_the_held_out_documents() -> None:
     entries = [entry(str(i)) for i in range(50)]
-    small = split_documents(entries, CorpusSettings([{}], dev_words=50, test_words=50, train_words=100))
-    large = split_documents(entries, CorpusSettings([{}], dev_words=50, test_words=50))
+    small = split_documents(entries, CorpusSettings(sources=SOURCES, dev_words=50, test_words=50, train_words=100))
+    large = split_documents(entries, CorpusSettings(sources=SOURCES, dev_words=50, test_words=50))
     assert small["dev"] == large["dev"] and small["test"] == large["test"]
     assert len(small["train"]) == 10 and set(small["train"]) < set(large["train"])
 
 
 def test_titles_may_be_named() -> None:
     entries = [entry(title) for title in "abcde"]
-    splits = split_documents(entries, CorpusSettings([{}], dev_titles=["c"], test_titles=["a", "e"]))
+    splits = split_documents(entries, CorpusSettings(sources=SOURCES, dev_titles=["c"], test_titles=["a", "e"]))
     assert [[e.title for e in splits[split]] for split in ("dev", "test")] == [["c"], ["a", "e"]]
     assert {e.title for e in splits["train"]} == {"b", "d"}
 
@@ -96,14 +98,15 @@ def test_titles_may_be_named() -> None:
         ({"dev_words": 5, "test_words": 10}, "dev_words: 5, but the shortest document has 10 words"),
         ({"dev_words": 20, "test_words": 30}, "train: no documents are left"),
         ({"dev_titles": ["z"], "test_words": 10}, "no document titled 'z'"),
-        ({"dev_titles": ["a"], "test_titles": ["a"]}, "'a' is in dev and in test"),
+        ({"dev_titles": ["a"], "test_titles": ["a"]}, "test_titles: 'a' is in dev_titles too"),
         ({"dev_titles": ["a"], "dev_words": 10}, "both set"),
-        ({"dev_words": -1}, "must not be negative"),
+        ({"dev_words": -1}, "dev_words: found -1; allowed: at least 1"),
     ],
 )
 def test_an_impossible_split_is_one_line(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        split_documents([entry(title) for title in "abcde"], CorpusSettings([{}], **settings))
+        asked = cli.settings(CorpusSettings, json.dumps({"sources": SOURCES, **settings}), "corpus")
+        split_documents([entry(title) for title in "abcde"], asked)
 
 
 def test_texts_and_offsets_agree_and_nothing_leaks(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from knnlm.artifacts.npy import open_array
 from knnlm.corpora import binarize, build_vocab, vocab
 from knnlm.corpora.prepare import PrepareConfig
 from knnlm.corpora.prepare import main as prepare
-from knnlm.corpora.vocab import VocabSettings, WordVocab
+from knnlm.corpora.vocab import WordVocab
 from knnlm.corpora.wikitext import detokenize, separate_numbers
+from knnlm.settings import VocabSettings
 
 TEXT = "The well-known (U.S.) firm didn't pay $3,500.50 in 2004–05, \"it's fine\" said Dr. Smith."
 SPACED = (
@@ -91,7 +92,8 @@ def test_any_word_text_encodes_to_one_end_per_line(lines: list[str]) -> None:
 @pytest.mark.parametrize("kind", ["word", "sentencepiece"])
 def test_ids_documents_and_text_agree(kind: str, tmp_path: Path) -> None:
     source = corpus(tmp_path)
-    words = build(source, tmp_path / "vocab", type=kind, size=330)
+    settings = {"type": kind} | ({"size": 330} if kind == "sentencepiece" else {})
+    words = build(source, tmp_path / "vocab", **settings)
     binarize.main(binarize.BinarizeConfig(tmp_path / "vocab", source, tmp_path / "tokens"))
     ids = open_array(tmp_path / "tokens/train.npy", ndim=1)  # [N]
     starts = open_array(tmp_path / "tokens/train.documents.npy", "int64", 1)  # [D]
@@ -131,7 +133,7 @@ def test_only_train_is_looked_at(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"type": "nonsense"}, "type: found 'nonsense'"),
-        ({"type": "bert"}, "needs the path"),
+        ({"type": "bert"}, "vocab: key 'file' is missing"),
         ({"type": "word", "file": "/nonexistent"}, "no such file"),
         ({"sise": 3}, "unknown key 'sise'"),
     ],
