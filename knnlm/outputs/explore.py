@@ -16,7 +16,6 @@ from knnlm.live import layout
 from knnlm.live.layout import KnnLM
 from knnlm.models import features, model, windows
 from knnlm.outputs import packing, spacing
-from knnlm.scores import experiments as studies
 from knnlm.scores import knn
 
 LOGITS = 1 << 24  # of the LM's distributions that are in memory at a time
@@ -67,7 +66,9 @@ def collect(config: ExploreConfig, source: KnnLM) -> dict:
     source.check(SPLIT)
     stream = files.open_array(source.tokens(corpus, SPLIT), "integer", 1)
     count = min(config.tokens, len(stream))
-    scores = {"lm": source.lm(SPLIT), "knn": source.knn(SPLIT)} | cache_scores(source)
+    scores = {"lm": source.lm(SPLIT), "knn": source.knn(SPLIT)}
+    if cache := source.cache(SPLIT):
+        scores["cache"] = cache
     arrays = {name: files.open_array(path, "float32", 1)[:count] for name, path in scores.items()}
     words, arrays["wordLm"], arrays["wordKnn"] = candidates(config, source, stream, count)
     entries, arrays["distance"], arrays["weight"] = nearest(config, source, count)
@@ -88,18 +89,6 @@ def collect(config: ExploreConfig, source: KnnLM) -> dict:
         "titles": titles,
         "arrays": {name: packing.packed(array) for name, array in arrays.items()},
     }
-
-
-def cache_scores(source: KnnLM) -> dict[str, Path]:
-    """The cache's log-probabilities where the study has a cache beside the row, at the setting tuned on dev."""
-    try:
-        row = studies.load([source.folder / "experiments/table1.json"]).row("table1", "cache")
-    except studies.Missing:
-        return {}
-    if (row["model"], row["corpus"]) != (source.row["model"], source.row["corpus"]) or source.seed not in row["seeds"]:
-        return {}
-    chosen = row["cache"][row["seeds"].index(source.seed)]
-    return {"cache": source.cache(SPLIT, chosen["size"], chosen["theta"])}
 
 
 def candidates(config: ExploreConfig, source: KnnLM, stream: np.ndarray, count: int) -> tuple[np.ndarray, ...]:

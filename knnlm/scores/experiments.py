@@ -1,7 +1,8 @@
-"""What a study measured: its experiments and learning curves, looked up by name; the paper's numbers beside."""
+"""The numbers that a study measured, looked up by experiment and row; learning curves; and the paper's numbers."""
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,16 @@ class Study:
             raise Missing(f"{output} has no row {name}")
         return rows[name]
 
+    def paths(self, output: str, name: str) -> dict:
+        """Where the row's artifacts lie: {"model": [seed], "lm": {split: [seed]}, ...} as `interpolate` recorded.
+
+        Raises UserError where the experiment is of an older version and has no record.
+        """
+        self.row(output, name)
+        if name not in self.experiments[output].get("paths", {}):
+            raise UserError(f"experiments/{output}.json: names no paths of row {name}; interpolate again")
+        return self.experiments[output]["paths"][name]
+
     def perplexity(self, output: str, name: str, split: str = "dev") -> float:
         value = (self.row(output, name).get(split) or {}).get("perplexity")
         if value is None or not math.isfinite(value):
@@ -52,7 +63,7 @@ def load(experiments: Iterable[Path], curves: Iterable[Path] = ()) -> Study:
         experiment = files.read_json(files.check(path))
         if not {"experiment", "rows"} <= set(experiment):
             raise UserError(f"{path}: found keys {sorted(experiment)}, expected experiment and rows; interpolate again")
-        loaded[experiment["experiment"]] = experiment
+        loaded[experiment["experiment"]] = experiment | {"paths": _resolved(experiment.get("paths", {}), path.parent)}
     return Study(loaded, {path.parent.parent.name: _lines(path) for path in curves})
 
 
@@ -78,6 +89,15 @@ def neighbors(study: Study) -> list[tuple[int, float]]:
     """Figure 4's points in order of k: (k, dev perplexity)."""
     names = [name for name in study.rows("figure4") if name[0] == "k" and name[1:].isdigit()]
     return sorted((int(name[1:]), study.perplexity("figure4", name)) for name in names)
+
+
+def _resolved(paths: object, folder: Path) -> object:
+    """Recorded paths of any nesting, as seen from where the study lies now."""
+    if isinstance(paths, dict):
+        return {name: _resolved(inside, folder) for name, inside in paths.items()}
+    if isinstance(paths, list):
+        return [_resolved(inside, folder) for inside in paths]
+    return Path(os.path.normpath(folder / str(paths))) if paths else None
 
 
 def _lines(path: Path) -> list[dict]:

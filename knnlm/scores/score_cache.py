@@ -7,7 +7,7 @@ import numpy as np
 
 from knnlm.artifacts import files, lineage
 from knnlm.artifacts.cli import progress
-from knnlm.scores import continuous_cache
+from knnlm.scores import continuous_cache, row_files
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def main(config: ScoreCacheConfig) -> None:
     ends = np.append(documents[1:], len(targets))
     with files.atomic(config.out, directory=True) as tmp:
         out = {
-            (c, t): files.create_array(tmp / f"size{c}-theta{t:g}.npy", targets.shape, "float32")
+            (c, t): files.create_array(tmp / row_files.cache_file(c, t), targets.shape, "float32")
             for c in sizes
             for t in thetas
         }

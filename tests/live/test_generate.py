@@ -1,5 +1,7 @@
 """Next-word distributions, what is drawn from them, and what query and generate print."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tinystudy
@@ -78,6 +80,24 @@ def test_query_prints_neighbors_with_their_targets(study, capsys):
 
 def test_a_folder_that_is_no_study_is_one_clear_line(tmp_path):
     with pytest.raises(files.UserError, match="no experiments"):
+        layout.find(tmp_path)
+
+
+def test_a_study_that_was_moved_is_read_where_it_lies_now(study, tmp_path):
+    source = layout.find(shutil.copytree(study, tmp_path / "elsewhere"))
+    places = [source.model, source.vocab, *source.keys, *source.indexes, source.cache("test")]
+    for split in ("dev", "test"):
+        places += [source.lm(split), source.knn(split), source.neighbors(split), source.tokens("fox", split)]
+    places += [source.tokens("fox", "train"), source.documents("fox", "train")]
+    assert all(place.exists() and place.is_relative_to(tmp_path / "elsewhere") for place in places)
+    assert len(source.keys) == len(source.indexes) == 2 and len(source.titles("fox", "train")) == 60
+    assert (source.nprobe, source.windows.context) == (2, 32)
+
+
+def test_an_experiment_that_names_no_paths_is_to_be_interpolated_again(tmp_path):
+    row = {"name": "knn", "seeds": [1], "datastore": {"corpus": "fox"}}
+    files.write_json(tmp_path / "experiments/table1.json", {"experiment": "table1", "rows": [row]})
+    with pytest.raises(files.UserError, match="names no paths of row knn; interpolate again"):
         layout.find(tmp_path)
 
 
