@@ -13,8 +13,8 @@ from knnlm.models.windows import EOS
 from knnlm.scores import knn, mixture
 
 
-class Found(NamedTuple):
-    """One query's nearest entries of all shards, by (index distance, id)."""
+class Nearest(NamedTuple):
+    """One query's nearest entries of all shards, ordered by the index's distance and then by id."""
 
     ids: np.ndarray  # [K] int64, positions of the targets in the datastore's token stream
     values: np.ndarray  # [K] uint32, the targets
@@ -23,11 +23,11 @@ class Found(NamedTuple):
 
 
 class Next(NamedTuple):
-    """Distributions over the next word, each [V] float64 and summing to 1, and the entries behind p_kNN."""
+    """Distributions over the next word, each [V] float64 with sum 1, and the entries that p_kNN comes from."""
 
     lm: np.ndarray
     knn: np.ndarray
-    found: Found
+    nearest: Nearest
 
     def mixed(self, lmbda: float) -> np.ndarray:
         """λ p_kNN + (1 - λ) p_LM, [V] (equation 3)."""
@@ -62,11 +62,11 @@ class Retriever:
     def after(self, inputs: list[int]) -> Next:
         """What follows `inputs`, the window exactly as the model reads it."""
         query, lm = self.context(inputs)
-        found = self.nearest(query)
-        words, shares = knn.distribution(found.distances, found.values, self.store["temperature"])
+        nearest = self.nearest(query)
+        words, shares = knn.distribution(nearest.distances, nearest.values, self.store["temperature"])
         near = np.zeros(len(lm))
         near[words] = shares
-        return Next(lm, near, found)
+        return Next(lm, near, nearest)
 
     @torch.inference_mode()
     def context(self, inputs: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +77,7 @@ class Retriever:
         lm = self.lm.logprob(output)[0].double().exp().cpu().numpy()
         return taps[self.store["keytype"]][0, -1].float().cpu().numpy(), lm / lm.sum()
 
-    def nearest(self, query: np.ndarray) -> Found:
+    def nearest(self, query: np.ndarray) -> Nearest:
         """The k nearest entries of `query` [D] over all shards, the same that `search` and `merge` find."""
         queries, parts = query[None], []
         for index, ids, values, keys in self.shards:
@@ -88,7 +88,7 @@ class Retriever:
         order_by, ids, values, near = (np.concatenate(part) for part in zip(*parts, strict=True))
         order = np.lexsort((ids, order_by))[: self.store["k"]]
         weights = knn.shares(near[order], self.store["temperature"])
-        return Found(ids[order], values[order], near[order], weights)
+        return Nearest(ids[order], values[order], near[order], weights)
 
     def _weighed(
         self, distances: np.ndarray, rows: np.ndarray, keys: np.ndarray | None, queries: np.ndarray, product: bool

@@ -39,7 +39,7 @@ def main(config: IllustrateConfig) -> None:
     position = choose(source, train, stream, config.neighbors)
     retriever = Retriever(source)
     found = retriever.after(read_before(stream, source, position))
-    near = found.found
+    near = found.nearest
     heaviest = np.argsort(-near.weights, kind="stable")[: config.neighbors]
     shown = [
         {"context": passage.before, "target": passage.target, "distance": near.distances[i], "weight": near.weights[i]}

@@ -26,7 +26,7 @@ def target_logprobs(
     out = np.full((len(sizes), len(thetas), len(targets)), -np.inf, np.float32)
     reach, spans = np.asarray(sizes, np.int64), np.append(documents, len(targets)).astype(np.int64)
     scales = np.asarray(thetas, np.float64)
-    for begin, end in pairwise(spans):
+    for begin, end in pairwise(spans.tolist()):
         for start in range(begin, end, BLOCK):
             stop = min(start + BLOCK, end)
             oldest = max(begin, start - sizes[-1])

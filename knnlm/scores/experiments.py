@@ -25,11 +25,13 @@ class Study:
     curves: Mapping[str, list[dict]]
 
     def rows(self, output: str) -> dict[str, dict]:
+        """The rows of an experiment by name; raises Missing where it was not run."""
         if output not in self.experiments:
             raise Missing(f"{output} was not run")
         return {row["name"]: row for row in self.experiments[output]["rows"]}
 
     def row(self, output: str, name: str) -> dict:
+        """One row of an experiment; raises Missing where there is none."""
         rows = self.rows(output)
         if name not in rows:
             raise Missing(f"{output} has no row {name}")
@@ -46,12 +48,14 @@ class Study:
         return self.experiments[output]["paths"][name]
 
     def perplexity(self, output: str, name: str, split: str = "dev") -> float:
+        """A row's perplexity; raises Missing where it was not measured or is infinite."""
         value = (self.row(output, name).get(split) or {}).get("perplexity")
         if value is None or not math.isfinite(value):
             raise Missing(f"{output}, {name} has no {split} perplexity")
         return value
 
     def gain(self, output: str, name: str, base: str = "base", split: str = "dev") -> float:
+        """By how much a row's perplexity is lower than that of the row `base`."""
         return self.perplexity(output, base, split) - self.perplexity(output, name, split)
 
 
@@ -68,7 +72,7 @@ def load(experiments: Iterable[Path], curves: Iterable[Path] = ()) -> Study:
 
 
 def paper_numbers(path: Path) -> dict:
-    """The sheet of the paper's numbers; raises UserError where it is missing or broken."""
+    """The paper's numbers by table and figure; raises UserError where the file is missing or no YAML."""
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -78,7 +82,7 @@ def paper_numbers(path: Path) -> dict:
 
 
 def sizes(study: Study) -> list[tuple[int, dict]]:
-    """Figure 2's rows with a datastore, from the smallest to the whole: (entries, row)."""
+    """Figure 2's rows with a datastore as (entries, row), the smallest datastore first."""
     rows = [row for row in study.rows("figure2").values() if row.get("datastore")]
     if not rows:
         raise Missing("figure2 has no datastore")
@@ -86,7 +90,7 @@ def sizes(study: Study) -> list[tuple[int, dict]]:
 
 
 def neighbors(study: Study) -> list[tuple[int, float]]:
-    """Figure 4's points in order of k: (k, dev perplexity)."""
+    """Figure 4's points (k, dev perplexity), the smallest k first."""
     names = [name for name in study.rows("figure4") if name[0] == "k" and name[1:].isdigit()]
     return sorted((int(name[1:]), study.perplexity("figure4", name)) for name in names)
 

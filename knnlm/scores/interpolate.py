@@ -42,11 +42,11 @@ class InterpolateConfig:
     """Measure every row of one table or figure: weights tuned on dev, perplexities of dev and test."""
 
     rows: str
-    """JSON list of rows: what is mixed with what (or @FILE)"""
+    """JSON list of rows, each with the paths of what it mixes; or @FILE, a file of it"""
     documents: str
-    """JSON {corpus: {split: documents.npy}}"""
+    """JSON {corpus: {split: path of its documents.npy}}"""
     out: Path
-    """experiments/{output}.json"""
+    """the experiment, experiments/OUTPUT.json"""
     settings: str = "{}"
     """InterpolateSettings as JSON"""
 
@@ -153,11 +153,12 @@ def tune_cache(row: dict, dev: dict[str, Path], chosen: InterpolateSettings) -> 
     """The cache's size and θ with the least dev perplexity, each tried with its own best weights."""
     tried = []
     for path in dev["cache"].glob("size*-theta*.npy"):
-        size, theta = CACHE_FILE.fullmatch(path.name).groups()
+        if not (setting := CACHE_FILE.fullmatch(path.name)):
+            continue
         vectors = open_vectors(row["name"], dev | {"cache": path})
         lm, parts = vectors.pop("lm"), list(vectors.values())
         loss = mixture.losses(tune(parts, lm, chosen)[None], parts, lm)[0]
-        tried.append((loss, int(size), float(theta)))
+        tried.append((loss, int(setting[1]), float(setting[2])))
     if not tried:
         raise files.UserError(f"{dev['cache']}: holds no size*-theta*.npy; score the cache again")
     _, size, theta = min(tried)

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
+Floats = Sequence[float] | np.ndarray
 SMALL = 1e-12  # likelihoods of at least this are multiplied before a logarithm is taken of the product
 FLUSH = 1e-200  # the product is replaced by its logarithm below this, long before float64 underflows
 FINEST = 1e-4  # the last step of the search for the best weights
 
 
-def mix(weights: Sequence[float], components: Sequence[np.ndarray], lm: np.ndarray) -> np.ndarray:
+def mix(weights: Floats, components: Sequence[np.ndarray], lm: np.ndarray) -> np.ndarray:
     """log(Σ w_m p_m + (1 - Σ w_m) p_lm), equation 3: components [M][N], lm [N] nats -> [N] float64 nats.
 
     A component of weight 0 is left out exactly, and one of weight 1 is returned exactly. -inf is probability zero.
@@ -32,7 +33,7 @@ def mix(weights: Sequence[float], components: Sequence[np.ndarray], lm: np.ndarr
     return total
 
 
-def rest_of(weights: Sequence[float]) -> float:
+def rest_of(weights: Floats) -> float:
     """The LM's weight: 1 minus the others, and exactly 0 where rounding errors would leave a trace of it."""
     rest = 1.0 - float(np.sum(weights))
     return rest if rest > 1e-9 else 0.0
@@ -44,13 +45,13 @@ def perplexity(logprob: np.ndarray) -> float:
         return float(np.exp(-np.mean(logprob, dtype=np.float64)))
 
 
-def curve(grid: Sequence[float], component: np.ndarray, lm: np.ndarray) -> np.ndarray:
+def curve(grid: Floats, component: np.ndarray, lm: np.ndarray) -> np.ndarray:
     """Perplexity [G] of the two-way mixture at every λ of `grid`."""
     with np.errstate(over="ignore"):
         return np.exp(losses(np.asarray(grid, np.float64)[:, None], [component], lm))
 
 
-def tune(components: Sequence[np.ndarray], lm: np.ndarray, grid: Sequence[float] | None = None) -> np.ndarray:
+def tune(components: Sequence[np.ndarray], lm: np.ndarray, grid: Floats | None = None) -> np.ndarray:
     """Weights [M] of `components` [M][N] beside `lm` [N] with the least perplexity, within FINEST.
 
     `grid` holds the values first tried for each weight, by default 0, 0.05, ..., 1 (for three components or more, 7

@@ -29,7 +29,7 @@ def test_full_next_word_distributions_sum_to_one(study, retriever, context):
     for distribution in (found.lm, found.knn, found.mixed(0), found.mixed(0.3), found.mixed(1)):
         assert distribution.shape == found.lm.shape and distribution.min() >= 0
         assert distribution.sum() == pytest.approx(1, abs=1e-6)
-    assert found.found.weights.sum() == pytest.approx(1)
+    assert found.nearest.weights.sum() == pytest.approx(1)
 
 
 def test_a_live_query_finds_what_the_study_found(study, retriever):
@@ -37,7 +37,7 @@ def test_a_live_query_finds_what_the_study_found(study, retriever):
     stream = files.open_array(source.tokens("fox", "test"))
     for position in (5, 20, 31):  # in the first window, whose context begins with the stream
         live = retriever.next(stream[:position].tolist())
-        assert live.found.ids.tolist() == files.open_array(source.neighbors("test") / "ids.npy")[position].tolist()
+        assert live.nearest.ids.tolist() == files.open_array(source.neighbors("test") / "ids.npy")[position].tolist()
         stored = [files.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
         target = int(stream[position])
         assert [live.lm[target], live.knn[target]] == pytest.approx(np.exp(stored).tolist(), rel=1e-3)
