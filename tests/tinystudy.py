@@ -109,7 +109,7 @@ def score(study: Path, tokens: Path, queries: dict, logprobs: dict, found: dict)
 
 
 def sheet(study: Path) -> tuple[str, str]:
-    """Table 1's rows and its documents, as `interpolate` is told of them."""
+    """Table 1's rows and its documents, as JSON for `interpolate`."""
     logprobs = {split: study / f"logprobs/fox/{split}" for split in ("dev", "test")}
     knn = {split: path / "knn/fox/seed1/fox/ffn_input_ln/fine/first2of2" for split, path in logprobs.items()}
     row = {"name": "base", "label": "LM", "corpus": "fox", "model": "fox", "seeds": [1]}
