@@ -1,4 +1,4 @@
-"""Text to tokens, the workflow around the stages, and growing datastores."""
+"""Cases of the pipeline: text to tokens, the workflow around the stages, and growing datastores."""
 
 import json
 import multiprocessing
@@ -24,7 +24,7 @@ from knnlm.models.model import LanguageModel, ModelConfig
 
 ROOT = Path(__file__).parent.parent
 CORES = len(os.sched_getaffinity(0))
-TOOK = re.compile(r"^\S+ took ([\d.]+) s$", re.MULTILINE)  # what every stage says last (knnlm/artifacts/cli.py)
+TOOK = re.compile(r"^\S+ took ([\d.]+) s$", re.MULTILINE)  # the last line that every verb logs (knnlm/artifacts/cli.py)
 
 
 def corpus(folder: Path, documents: list[str]) -> Path:
@@ -86,7 +86,7 @@ def encode_bert(folder: Path, scale: float) -> Sides:
 
 
 def snakemake(*arguments: object) -> str:
-    """Its standard error, in which each stage says how long it took."""
+    """Run Snakemake; returns its standard error, in which each stage logs the seconds that it took."""
     asked = [sys.executable, "-m", "snakemake", "--nolock", *map(str, arguments)]
     run = subprocess.run(asked, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=True)
     return run.stderr
@@ -115,8 +115,8 @@ def dry_run(folder: Path, _: float) -> Row:
     return Row(f"{took[1]:.1f} s", "", f"({took[0]:.1f} to {took[2]:.1f} s)", "")
 
 
-def grow(folder: Path, shards: int, entries: int, told) -> None:
-    """Keys, index, search of 1,000 queries and merge of a datastore of so many shards."""
+def grow(folder: Path, shards: int, entries: int, times: multiprocessing.Queue) -> None:
+    """Extract, index, search (1,000 queries) and merge a datastore of `shards` shards; the seconds go into `times`."""
     out, sizes = Path(tempfile.mkdtemp(dir=folder)), '{"new": 192, "context": 64}'
     tokens = inputs.zipf(np.random.default_rng(9), entries * shards, 8000).astype(np.uint16)
     np.save(out / "tokens.npy", tokens)
@@ -141,7 +141,7 @@ def grow(folder: Path, shards: int, entries: int, told) -> None:
         search.main(search.SearchConfig(index, keys, (queries,), 1024, (found,), fast))
         shutil.rmtree(keys)
     merge.main(merge.MergeConfig(tuple(out / f"found{shard}" for shard in range(shards)), (out / "merged",)))
-    told.put(time.perf_counter() - began)
+    times.put(time.perf_counter() - began)
 
 
 @case(
@@ -158,15 +158,15 @@ def scaling(folder: Path, scale: float) -> Row:
     model.save(LanguageModel(config), folder / "lm")
     lineage.write_meta(folder / "lm", "train", {}, {})
     context, times, peaks = multiprocessing.get_context("spawn"), [], []
-    for shards in (1, 1, 2, 4, 8):  # the first to compile and to fill caches
-        told, highest = context.Queue(), 0
-        child = context.Process(target=grow, args=(folder, shards, int(50_000 * scale), told))
+    for shards in (1, 1, 2, 4, 8):  # the first run compiles numba's functions and fills caches
+        taken, highest = context.Queue(), 0
+        child = context.Process(target=grow, args=(folder, shards, int(50_000 * scale), taken))
         child.start()
         while child.is_alive():
             highest = max(highest, anonymous(child.pid))
             time.sleep(0.01)
         assert child.exitcode == 0, f"{shards} shards failed"
-        times.append(told.get())
+        times.append(taken.get())
         peaks.append(highest / 1e6)
     times, peaks = times[1:], peaks[1:]
     ratio = times[-1] / (8 * times[0]) - 1
