@@ -6,7 +6,7 @@ BENCH ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help smoke mini report test test-faults test-slurm bench lint lint-check schemas clean
+.PHONY: help smoke mini report test test-faults test-slurm bench lint schemas clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
