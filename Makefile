@@ -6,7 +6,7 @@ BENCH ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help smoke mini report test test-faults test-slurm bench lint schemas clean
+.PHONY: help smoke mini report test test-faults test-slurm bench lint lint-schemas clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -39,11 +39,11 @@ lint: .venv/ready ## check style, types and schemas; changes nothing
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	mypy
-	$(MAKE) --no-print-directory schemas
+	$(MAKE) --no-print-directory lint-schemas
 
 STUDIES = $(filter-out config/archives.yaml config/paper_numbers.yaml, $(wildcard config/*.yaml))
 
-schemas: .venv/ready ## check the configuration files, CITATION.cff and the CI files against their schemas
+lint-schemas: .venv/ready ## check the configuration files, CITATION.cff and the CI files against their schemas
 	check-jsonschema --quiet --check-metaschema $(wildcard workflow/schemas/*)
 	check-jsonschema --quiet --schemafile $(wildcard workflow/schemas/study.schema.*) $(STUDIES)
 	check-jsonschema --quiet --schemafile $(wildcard workflow/schemas/sheet.schema.*) config/experiments/*.yaml
