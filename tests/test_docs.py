@@ -17,7 +17,7 @@ PAGES = sorted(
     and not path.is_relative_to(ROOT / "slurm")
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-REFERENCE = re.compile(r"`((?:knnlm|workflow|tests|benchmarks)/[\w./-]+\.\w+)(?::([\w.]+))?`")
+REFERENCE = re.compile(r"`((?:knnlm|workflow|tests|benchmarks|config|docs|setup)/[\w./-]+\.\w+)(?::([\w.]+))?`")
 
 
 def without_code(text):
