@@ -8,6 +8,7 @@ import yaml
 from conftest import ROOT
 
 import knnlm
+from knnlm.__main__ import verbs
 
 PAGES = sorted(
     path
@@ -86,8 +87,8 @@ def test_targets_of_the_readme_are_known():
 
 
 def gloss_tree(text):
-    """The files of README's tree: folders are lines that end in `/`, files are indented below them."""
-    folders, files = {}, set()
+    """{file: gloss} of README's tree: folders are lines that end in `/`, files are indented below them."""
+    folders, files = {}, {}
     for line in text.splitlines():
         if not line.strip():
             continue
@@ -98,7 +99,7 @@ def gloss_tree(text):
             folders = {depth: folder for depth, folder in folders.items() if depth < indent} | {indent: name}
         else:
             assert gloss, f"{name} has no gloss"
-            files.add(parent + name)
+            files[parent + name] = gloss
     return files
 
 
@@ -112,7 +113,10 @@ def test_the_readmes_tree_is_the_repositorys():
         if path.is_file() and "__pycache__" not in path.parts and path.name != "__init__.py"
         and path.parent.name not in ("templates", "schemas", "report") and "profiles" not in path.parts
     }  # fmt: skip
-    assert described == there
+    assert set(described) == there
+    assert {path for path, gloss in described.items() if gloss.startswith("▸")} == {
+        f"knnlm/{room}/{verb}.py" for verb, (room, _) in verbs().items()
+    }
 
 
 def test_every_target_of_the_makefile_is_in_its_help():
