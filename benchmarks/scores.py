@@ -1,4 +1,4 @@
-"""From neighbors and log probabilities to numbers: arithmetic on arrays."""
+"""Cases of scoring: probabilities from neighbors, and mixture weights from log-probabilities."""
 
 import math
 from pathlib import Path
@@ -34,7 +34,7 @@ def target_sides(folder: Path, scale: float, other: str, repeats: int = 3) -> Si
 
 
 def dense_scatter(near: np.ndarray, values: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """log p of the targets, by way of the whole distribution [B, V]."""
+    """log p of the targets, computed through the whole distribution [B, V]."""
     out = np.empty(len(near), np.float32)
     for start in range(0, len(near), BLOCK):
         here = slice(start, start + BLOCK)
