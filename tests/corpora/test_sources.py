@@ -78,6 +78,13 @@ def test_bytes_of_any_age_are_decoded() -> None:
     assert text.decode("A LADY\u00e2\u20ac\u2122S".encode()) == "A LADY’S"
 
 
+def test_only_the_damaged_lines_of_a_text_are_repaired() -> None:
+    sound = ["Ça va – l’été à Ärö, “naïve” ½ €5", ""]
+    damaged = [line.encode().decode("latin-1") for line in ("déjà vu, the café – closed", "£5 or 5 €")]
+    lines = text.decode("\n".join([*sound, *damaged]).encode()).split("\n")
+    assert lines == [*sound, "déjà vu, the café – closed", "£5 or 5 €"]
+
+
 @given(st.text(alphabet=st.characters(codec="ascii", exclude_characters="\r&")))
 def test_decoding_leaves_plain_text_alone(plain: str) -> None:
     assert text.decode(plain.encode()) == plain
