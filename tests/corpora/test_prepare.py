@@ -21,6 +21,10 @@ def entry(title: str, words: int = 10, lead: str = "", split: str | None = None)
     return Entry(title, "folder", split, start=0, bytes=0, words=words, lead=lead)
 
 
+def settings(**values: object) -> CorpusSettings:
+    return CorpusSettings(sources=[{"kind": "folder", "path": "texts"}], **values)
+
+
 def write_folder(folder: Path, **texts: str) -> dict:
     folder.mkdir()
     for title, text in texts.items():
@@ -28,9 +32,8 @@ def write_folder(folder: Path, **texts: str) -> dict:
     return {"kind": "folder", "path": str(folder)}
 
 
-def make(out: Path, *sources: dict, archives: tuple[str, ...] = (), **settings: object) -> Path:
-    settings = {"sources": sources, **settings}
-    prepare.main(prepare.PrepareConfig(out, json.dumps(settings), archives))
+def make(out: Path, *sources: dict, archives: tuple[str, ...] = (), **values: object) -> Path:
+    prepare.main(prepare.PrepareConfig(out, json.dumps({"sources": sources, **values}), archives))
     return out
 
 
@@ -67,43 +70,73 @@ def test_the_longer_of_two_documents_wins() -> None:
 @given(st.sets(st.text(min_size=1), min_size=12, max_size=40), st.integers(0, 5))
 def test_a_split_is_a_partition_whatever_the_order(titles: set[str], seed: int) -> None:
     entries = [entry(title) for title in sorted(titles)]
-    settings = CorpusSettings([{}], dev_words=30, test_words=40, seed=seed)
-    splits = split_documents(entries, settings)
+    asked = settings(dev_words=30, test_words=40, seed=seed)
+    splits = split_documents(entries, asked)
     assert [len(splits["dev"]), len(splits["test"])] == [3, 4]
     assert sorted(e.title for split in SPLITS for e in splits[split]) == sorted(titles)
-    assert split_documents(entries[::-1], settings) == splits
+    assert split_documents(entries[::-1], asked) == splits
 
 
-def test_more_train_words_keep_the_held_out_documents() -> None:
-    entries = [entry(str(i)) for i in range(50)]
-    small = split_documents(entries, CorpusSettings([{}], dev_words=50, test_words=50, train_words=100))
-    large = split_documents(entries, CorpusSettings([{}], dev_words=50, test_words=50))
+@pytest.mark.parametrize("seed", [1, 2])
+def test_more_train_words_keep_the_held_out_documents(seed: int) -> None:
+    entries = [entry(str(i), words=5 + i % 7) for i in range(50)]
+    sizes = {"dev_words": 50, "test_words": 60, "seed": seed}
+    small = split_documents(entries, settings(train_words=100, **sizes))
+    large = split_documents(entries, settings(**sizes))
     assert small["dev"] == large["dev"] and small["test"] == large["test"]
-    assert len(small["train"]) == 10 and set(small["train"]) < set(large["train"])
+    assert 100 <= sum(e.words for e in small["train"]) <= 110 and set(small["train"]) < set(large["train"])
 
 
-def test_titles_may_be_named() -> None:
+def test_another_seed_draws_other_documents() -> None:
+    entries = [entry(str(i)) for i in range(50)]
+    one, two = (split_documents(entries, settings(dev_words=50, test_words=50, seed=s)) for s in (1, 2))
+    assert all(set(one[split]) != set(two[split]) for split in SPLITS)
+
+
+def test_a_new_document_takes_at_most_one_place_in_each_held_out_split() -> None:
+    entries, asked = [entry(str(i)) for i in range(50)], settings(dev_words=50, test_words=50)
+    before, after = split_documents(entries, asked), split_documents([*entries, entry("new")], asked)
+    assert all(len(set(before[split]) - set(after[split])) <= 1 for split in ("dev", "test"))
+
+
+@pytest.mark.parametrize(("dev", "test"), [(["c"], ["a", "e"]), (["e", "b"], ["d"])])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_titles_may_be_named(dev: list[str], test: list[str], seed: int) -> None:
     entries = [entry(title) for title in "abcde"]
-    splits = split_documents(entries, CorpusSettings([{}], dev_titles=["c"], test_titles=["a", "e"]))
-    assert [[e.title for e in splits[split]] for split in ("dev", "test")] == [["c"], ["a", "e"]]
-    assert {e.title for e in splits["train"]} == {"b", "d"}
+    splits = split_documents(entries, settings(dev_titles=dev, test_titles=test, seed=seed))
+    assert [[e.title for e in splits[split]] for split in ("dev", "test")] == [dev, test]
+    assert {e.title for e in splits["train"]} == set("abcde") - {*dev, *test}
+
+
+def test_one_split_may_be_named_and_the_other_drawn() -> None:
+    splits = split_documents([entry(title) for title in "abcde"], settings(dev_titles=["c"], test_words=20))
+    assert [e.title for e in splits["dev"]] == ["c"] and len(splits["test"]) == len(splits["train"]) == 2
+
+
+def test_splits_of_the_sources_are_kept() -> None:
+    entries = [entry("a", split="train"), entry("b", split="dev"), entry("c", split="test"), entry("d", split="train")]
+    splits = split_documents(entries, settings(train_words=10))
+    assert [[e.title for e in splits[split]] for split in SPLITS] == [["a"], ["b"], ["c"]]
+    with pytest.raises(UserError, match="some have splits of their own, but folder, with 'e', has none"):
+        split_documents([*entries, entry("e")], settings())
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("values", "message"),
     [
-        ({"dev_words": 10}, "test: no documents asked for"),
+        ({"dev_words": 10}, "test: the corpus needs test_words or test_titles"),
         ({"dev_words": 5, "test_words": 10}, "dev_words: 5, but the shortest document has 10 words"),
         ({"dev_words": 20, "test_words": 30}, "train: no documents are left"),
-        ({"dev_titles": ["z"], "test_words": 10}, "no document titled 'z'"),
+        ({"dev_words": 10, "test_words": 10, "train_words": 0}, "train_words: 0, but the shortest document has 10"),
+        ({"dev_titles": ["z"], "test_words": 10}, "no document has the title 'z'; some titles are"),
         ({"dev_titles": ["a"], "test_titles": ["a"]}, "'a' is in dev and in test"),
         ({"dev_titles": ["a"], "dev_words": 10}, "both set"),
         ({"dev_words": -1}, "must not be negative"),
     ],
 )
-def test_an_impossible_split_is_one_line(settings: dict, message: str) -> None:
+def test_an_impossible_split_is_one_line(values: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        split_documents([entry(title) for title in "abcde"], CorpusSettings([{}], **settings))
+        split_documents([entry(title) for title in "abcde"], settings(**values))
 
 
 def test_texts_and_offsets_agree_and_nothing_leaks(tmp_path: Path) -> None:
