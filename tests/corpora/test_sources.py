@@ -144,7 +144,7 @@ def test_a_folder_may_bring_its_own_splits(tmp_path: Path) -> None:
     [
         ({"kind": "nonsense", "path": "x"}, "unknown kind 'nonsense'"),
         ({"kind": "sotu"}, "needs `archive`"),
-        ({"kind": "sotu", "archive": "b"}, "wants archive 'b'; given: a"),
+        ({"kind": "sotu", "archive": "b"}, "needs the archive 'b'; archives given: a"),
         ({"kind": "folder", "path": "/nonexistent"}, "no such file or folder"),
         ({"kind": "sotu", "archive": "a"}, "no documents of kind sotu"),
         ({"kind": "sotu", "archive": "a", "nonsense": 1}, "nonsense"),
