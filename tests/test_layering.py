@@ -16,7 +16,7 @@ OWNERS = {
     "matplotlib": {"plot", "figures", "diagrams"},
     "sentencepiece": {"vocab"},
     "tokenizers": {"vocab"},
-    "sacremoses": {"vocab"},
+    "sacremoses": {"wikitext"},
 }
 
 
