@@ -1,4 +1,4 @@
-"""Readers and cleaning, on tiny archives made here."""
+"""Readers of sources and the cleaning of text, on tiny archives made here."""
 
 import bz2
 import json
@@ -44,7 +44,7 @@ def test_markup_becomes_prose() -> None:
     assert wikipedia.plain_text(markup) == "Ants are insects of 2 to 25 mm.\nNests.\nThey dig.\nFood.\nHoney dew too"
 
 
-def test_dump_keeps_articles_only(tmp_path: Path) -> None:
+def test_only_articles_of_a_dump_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "dump.bz2"
     path.write_bytes(
         dump(
