@@ -16,6 +16,7 @@ from knnlm.artifacts.cli import settings
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
 from knnlm.corpora.corpus import is_pretokenized, read_document, read_documents, read_index
+from knnlm.corpora.text import first_words
 from knnlm.corpora.vocab import BertVocab, SentencePieceVocab, Vocab, VocabSettings, WordVocab
 from knnlm.corpora.wikitext import count_words
 
@@ -73,7 +74,6 @@ def sample(corpora: tuple[Path, ...], asked: VocabSettings) -> Iterator[str]:
         if left <= 0:
             return
         corpus, record = records[i]
-        lines = read_document(corpus, "train", record).split("\n")
-        counts = np.cumsum([len(line.split()) for line in lines])  # words up to the end of each line
-        yield "\n".join(lines[: int(np.searchsorted(counts, left)) + 1])
-        left -= int(counts[-1])
+        text = read_document(corpus, "train", record)
+        yield first_words(text, left)
+        left -= len(text.split())

@@ -14,7 +14,7 @@ import numpy as np
 
 from knnlm.artifacts.files import UserError, check, described
 from knnlm.corpora.sources import SPLITS, Document
-from knnlm.corpora.text import lead, normalise
+from knnlm.corpora.text import first_words, lead, normalise
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,7 @@ def shorten(document: Document, settings: CorpusSettings) -> Document:
     words = settings.document_words
     if document.title in (*settings.dev_titles, *settings.test_titles):
         words = settings.held_out_document_words or words
-    if words is None:
-        return document
-    lines = document.text.split("\n")
-    counts = np.cumsum([len(line.split()) for line in lines])  # words up to the end of each line
-    return replace(document, text="\n".join(lines[: int(np.searchsorted(counts, words)) + 1]))
+    return document if words is None else replace(document, text=first_words(document.text, words))
 
 
 def deduplicate(entries: list[Entry]) -> list[Entry]:

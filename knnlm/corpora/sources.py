@@ -70,12 +70,15 @@ def read(source: Mapping, archives: Mapping[str, Path]) -> Iterator[Document]:
 
 def _locate(kind: str, archive: str | None, path: str | None, archives: Mapping[str, Path]) -> Path:
     """The file or folder of a source: `path`, or else the archive of that name."""
-    if archive is None and path is None:
+    if path is not None:
+        located = Path(path)
+    elif archive is None:
         raise UserError(f"sources: {kind} needs `archive` (a name of the catalogue) or `path`")
-    if path is None and archive not in archives:
+    elif archive not in archives:
         given = ", ".join(archives) or "none"
         raise UserError(f"sources: {kind} needs the archive {archive!r}; archives given: {given}")
-    located = Path(archives[archive] if path is None else path)
+    else:
+        located = archives[archive]
     if not located.exists():
         raise UserError(f"{located}: no such file or folder (source of kind {kind})")
     return located

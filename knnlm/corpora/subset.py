@@ -36,5 +36,6 @@ def main(config: SubsetConfig) -> None:
         for split in ("dev", "test"):
             for name in (f"{split}.txt", f"{split}.documents.jsonl"):
                 shutil.copyfile(files.check(config.corpus / name), tmp / name)
-        facts = {"pretokenized": is_pretokenized(config.corpus), "documents": {"train": len(entries)}}
-        lineage.write_meta(tmp, "subset", config, {"corpus": config.corpus}, **facts)
+        inputs, documents = {"corpus": config.corpus}, {"train": len(entries)}
+        pretokenized = is_pretokenized(config.corpus)
+        lineage.write_meta(tmp, "subset", config, inputs, pretokenized=pretokenized, documents=documents)

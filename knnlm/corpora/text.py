@@ -3,6 +3,8 @@
 import html
 import re
 import unicodedata
+from bisect import bisect_left
+from itertools import accumulate
 
 CREDIT = re.compile(r"^(Produced by|E-text prepared by|This etext was prepared by)\b")
 DROPPED = re.compile(r"^\s*(\[\d+\]|\[Illustration|\[Transcriber|FOOTNOTES?:?\s*$|[|+].*[|+]\s*$)")
@@ -30,6 +32,13 @@ def decode(data: bytes) -> str:
 def one_line(text: str) -> str:
     """`text` with each run of spaces, tabs and line breaks as one space, and none at its ends."""
     return " ".join(text.split())
+
+
+def first_words(text: str, words: int) -> str:
+    """The first lines of `text`, up to the line in which its first `words` words end."""
+    lines = text.split("\n")
+    counts = list(accumulate(len(line.split()) for line in lines))  # words up to the end of each line
+    return "\n".join(lines[: bisect_left(counts, words) + 1])
 
 
 def paragraphs(text: str) -> str:

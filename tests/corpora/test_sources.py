@@ -161,3 +161,9 @@ def test_an_empty_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match=r"empty\.txt: empty"):
         list(sources.read({"kind": "folder", "path": str(tmp_path)}, {}))
+
+
+@pytest.mark.parametrize(("words", "lines"), [(0, 1), (2, 1), (3, 3), (5, 4), (99, 4)])
+def test_a_text_is_cut_after_the_line_that_reaches_the_number_of_words(words: int, lines: int) -> None:
+    texts = ["one two", "", "three four", "five"]
+    assert text.first_words("\n".join(texts), words) == "\n".join(texts[:lines])
