@@ -18,7 +18,7 @@ OWNERS = {
     "matplotlib": {"plot", "figures", "diagrams"},
     "sentencepiece": {"vocab"},
     "tokenizers": {"vocab"},
-    "sacremoses": {"vocab"},
+    "sacremoses": {"wikitext"},
 }
 
 
