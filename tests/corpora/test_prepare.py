@@ -131,7 +131,7 @@ def test_splits_of_the_sources_are_kept() -> None:
         ({"dev_words": 20, "test_words": 30}, "train: no documents are left"),
         ({"dev_words": 10, "test_words": 10, "train_words": 3}, "train_words: 3, but the shortest document has 10"),
         ({"dev_titles": ["z"], "test_words": 10}, "no document has the title 'z'; some titles are"),
-        ({"dev_titles": ["a"], "test_titles": ["a"]}, "'a' is in dev and in test"),
+        ({"dev_titles": ["a"], "test_titles": ["a"]}, "test_titles: 'a' is in dev_titles too"),
         ({"dev_titles": ["a"], "dev_words": 10}, "both set"),
         ({"dev_words": -1}, "dev_words: found -1; allowed: at least 1"),
     ],
