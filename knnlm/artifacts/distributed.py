@@ -7,6 +7,8 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
+from knnlm.artifacts import devices
+
 PATIENCE = timedelta(hours=2)  # for another training of the same model to end, or a slow evaluation
 
 
@@ -14,9 +16,10 @@ def start() -> None:
     """Join the other processes, if torchrun started this one; each process takes the GPU of its local rank."""
     if "LOCAL_RANK" not in os.environ:
         return
-    if torch.cuda.is_available():
+    device = devices.for_torch()
+    if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
 
 
 def stop() -> None:

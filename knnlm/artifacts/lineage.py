@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import archives, disk, files
+from knnlm.artifacts import archives, devices, disk, files
 from knnlm.artifacts.files import UserError
 
 VERSIONED = ("knnlm", "numpy", "torch", "faiss-cpu", "faiss-gpu", "numba", "sentencepiece")
@@ -53,7 +53,7 @@ def write_meta(
         "inputs": {name: _source(Path(path), folder) for name, path in inputs.items()},
         "outputs": outputs,
         "lineage": dict(lineage or {}) | ({role: files.content(outputs)} if role else {}),
-        "versions": _versions(),
+        "versions": _versions() | devices.builds(),
         "commit": _commit(),
         **facts,
     }

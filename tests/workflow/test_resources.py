@@ -1,8 +1,6 @@
-"""What jobs ask of a machine: a formula for every rule, in step with the profiles; GPUs shared by locks."""
+"""What jobs ask of a machine: a formula for every rule, in step with the profiles."""
 
-import os
 import re
-import subprocess
 import sys
 
 import pytest
@@ -95,37 +93,3 @@ localrule table:
     }
     assert cost["outputs", "tables, figures"]["jobs"] == 1
     assert plan.table(cost).splitlines()[-1].split() == ["all", "3", "2", "4", "1.5", "8", "3"]
-
-
-@pytest.fixture
-def machine(tmp_path):
-    """A machine that seems to have so many GPUs, and a module that tells which it got."""
-
-    def with_gpus(count):
-        smi = tmp_path / "nvidia-smi"
-        smi.write_text("#!/bin/sh\n" + "".join(f"echo 'GPU {i}: A100'\n" for i in range(count)))
-        smi.chmod(0o755)
-        (tmp_path / "told.py").write_text(
-            "import os, time\nprint(os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True)\ntime.sleep(1)"
-        )
-        environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-        path = f"{tmp_path}:{os.path.dirname(sys.executable)}:{environment['PATH']}"
-        return environment | {"PATH": path, "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)}
-
-    return with_gpus
-
-
-def launched(environment, count):
-    return subprocess.Popen([ROOT / "workflow/launch", str(count), "told"], env=environment, stdout=subprocess.PIPE)
-
-
-def test_jobs_on_one_machine_take_different_gpus(machine):
-    environment = machine(2)
-    jobs = [launched(environment, 1) for _ in range(3)]  # the third waits for one of the others
-    found = [job.communicate(timeout=120)[0].decode().strip() for job in jobs]
-    assert set(found) == {"0", "1"} and len(found) == 3
-
-
-def test_without_gpus_a_job_runs_on_the_cpu_and_a_batch_systems_choice_is_kept(machine):
-    assert launched(machine(0), 8).communicate(timeout=120)[0].strip() == b"None"
-    assert launched(machine(4) | {"CUDA_VISIBLE_DEVICES": "2"}, 1).communicate(timeout=120)[0].strip() == b"2"

@@ -124,7 +124,7 @@ rule train_index:
         datastore=lambda w, input: folders(input),
         settings=index_settings("factory", "metric", "sample", "seed"),
     shell:
-        "knnlm train_index"
+        "workflow/launch {resources.gpu:q} train_index"
         " --keys {params.datastore:q}"
         " --settings {params.settings:q}"
         " --out {output[0]:q}"
@@ -146,7 +146,7 @@ rule add:
     params:
         datastore=lambda w, input: folder(input.datastore),
     shell:
-        "knnlm add"
+        "workflow/launch {resources.gpu:q} add"
         " --trained {input.trained:q}"
         " --keys {params.datastore:q}"
         " --out {output[0]:q}"
@@ -215,7 +215,7 @@ rule search:
         k=STUDY["retrieval"]["k"],
         out=lambda w, output: folders(output),
     shell:
-        "knnlm search"
+        "workflow/launch {resources.gpu:q} search"
         " --index {input.index:q}"
         " --keys {params.datastore:q}"
         " --queries {params.queries:q}"

@@ -225,7 +225,7 @@ rule explore:
         study=R,
         note=lambda w: STUDY["note"],
     shell:
-        "knnlm explore" " --study {params.study:q}" " --note={params.note:q}" " --out {output:q}"
+        "workflow/launch 0 explore" " --study {params.study:q}" " --note={params.note:q}" " --out {output:q}"
 
 
 rule report:
