@@ -114,7 +114,9 @@ def on_cpu(clustered):
     """An index of the keys for each metric, made on the CPU."""
 
     def make(metric: str) -> ann.Index:
-        trained = without_gpus(ann.train, clustered[0][:SAMPLE].astype(np.float32), IndexSettings(metric=metric, **PAPER))
+        trained = without_gpus(
+            ann.train, clustered[0][:SAMPLE].astype(np.float32), IndexSettings(metric=metric, **PAPER)
+        )
         without_gpus(ann.add, trained, clustered[0])
         trained.nprobe = PAPER["nprobe"]
         return trained
@@ -197,7 +199,9 @@ def test_training_depends_on_the_seed_and_finds_as_many_neighbors_as_the_cpus(cl
     if true is None:
         lengths = (keys.astype(np.float32) ** 2).sum(1)
         true = np.argsort(lengths[:, None] - 2 * keys.astype(np.float32) @ queries.T, axis=0)[:100].T  # [Q, 100]
-    indexes = [ann.train(keys[:SAMPLE].astype(np.float32), IndexSettings(metric=metric, seed=seed, **PAPER)) for seed in (0, 1)]
+    indexes = [
+        ann.train(keys[:SAMPLE].astype(np.float32), IndexSettings(metric=metric, seed=seed, **PAPER)) for seed in (0, 1)
+    ]
     first, other = (index.quantizer.reconstruct_n(0, index.nlist) for index in indexes)
     assert not np.allclose(first, other)
     without_gpus(ann.add, indexes[0], keys)
