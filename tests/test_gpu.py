@@ -1,18 +1,25 @@
 """What runs on a GPU gives the CPU's results; skipped where there is none."""
 
 import json
+import subprocess
+import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
 import torch
 
+from knnlm.artifacts.files import UserError
 from knnlm.datastores import ann, exact
 from knnlm.models import features, windows
 from knnlm.models.model import LanguageModel
 from knnlm.settings import IndexSettings, ModelConfig, WindowSettings
 
 needs_torch = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU for torch")
-needs_faiss = pytest.mark.skipif(not ann.has_gpus(), reason="no GPU for FAISS (faiss-gpu is not installed?)")
+needs_faiss = pytest.mark.skipif(not ann.gpus(needed=False), reason="no GPU for FAISS (faiss-gpu is not installed?)")
+needs_wheels = pytest.mark.skipif(
+    not any(found.name == "faiss-gpu" for found in metadata.distributions()), reason="faiss-gpu is not installed"
+)
 N, D, K = 20_000, 64, 32
 
 
@@ -24,11 +31,31 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 @needs_torch
 @pytest.mark.parametrize("inner_product", [False, True])
-def test_exact_distances(data, inner_product: bool) -> None:
+@pytest.mark.parametrize("memory", [None, 2 * D * 3000])
+def test_exact_distances(data, inner_product: bool, memory: int | None) -> None:
     keys, queries = data
-    rows = np.random.default_rng(1).integers(-1, N, (len(queries), K))
-    found = exact.distances_on("cuda", keys, queries, rows, inner_product)
-    np.testing.assert_allclose(found, exact.distances(keys, queries, rows, inner_product), rtol=1e-4, atol=1e-3)
+    rows = np.random.default_rng(1).integers(-1, N, (len(queries), 10 * K))
+    expected = exact.distances(keys, queries, rows, inner_product)
+    found = exact.rerank([keys[:5000], keys[5000:]], queries, rows, memory, "cuda", inner_product)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    found = exact.distances_on("cuda", exact.held(keys, "cuda"), queries, rows, inner_product)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+@needs_wheels
+@pytest.mark.parametrize("order", [("torch", "faiss"), ("faiss", "torch")])
+def test_faiss_and_pytorch_work_in_one_process_whichever_is_imported_first(order: tuple[str, str]) -> None:
+    """They are built for two versions of CUDA."""
+    code = f"""import {order[0]}, {order[1]}
+import numpy as np
+if torch.cuda.is_available() and faiss.get_num_gpus():
+    for _ in range(2):
+        assert float((torch.ones(64, 64, device="cuda") @ torch.ones(64, 64, device="cuda"))[0, 0]) == 64
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.IndexFlatL2(8))
+        index.add(np.eye(8, dtype=np.float32))
+        assert (index.search(np.eye(8, dtype=np.float32), 1)[1][:, 0] == np.arange(8)).all()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 @needs_torch
@@ -68,18 +95,148 @@ def test_training_learns(precision: str, tmp_path) -> None:
     assert curve[-1]["train_loss"] < curve[0]["train_loss"] - 0.5
 
 
+PAPER = {"factory": "IVF64,PQ64x8", "nprobe": 16}  # the paper's codes: 64 bytes for 1024 dimensions; fewer lists
+PAPER_D, SAMPLE = 1024, 3000
+
+
+@pytest.fixture(scope="module")
+def clustered() -> tuple[np.ndarray, np.ndarray]:
+    """Keys [N, 1024] float16 and queries [50, 1024], both around the same 300 points."""
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((300, PAPER_D)).astype(np.float32)
+    keys, queries = (
+        points[rng.integers(0, len(points), n)] + 0.5 * rng.standard_normal((n, PAPER_D), np.float32) for n in (N, 50)
+    )
+    return keys.astype(np.float16), queries
+
+
+@pytest.fixture(scope="module")
+def on_cpu(clustered):
+    """An index of the keys for each metric, made on the CPU."""
+
+    def make(metric: str) -> ann.Index:
+        trained = without_gpus(
+            ann.train, clustered[0][:SAMPLE].astype(np.float32), IndexSettings(metric=metric, **PAPER)
+        )
+        without_gpus(ann.add, trained, clustered[0])
+        trained.nprobe = PAPER["nprobe"]
+        return trained
+
+    return {metric: make(metric) for metric in ("l2", "ip")}
+
+
+def without_gpus(function, *arguments):
+    """Call a function as in a job that asked for no GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KNNLM_GPUS", "0")
+        return function(*arguments)
+
+
+def shared(first: np.ndarray, second: np.ndarray) -> float:
+    """The mean share of neighbors that two results [Q, K] have in common."""
+    return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(first, second, strict=True)]))
+
+
+def entries(index: ann.Index) -> dict[int, bytes]:
+    """The list and the code of each row of an index with lists."""
+    found = {}
+    for number in range(index.nlist):
+        size = index.invlists.list_size(number)
+        rows = ann.faiss.rev_swig_ptr(index.invlists.get_ids(number), size) if size else ()
+        codes = ann.faiss.rev_swig_ptr(index.invlists.get_codes(number), size * index.code_size) if size else b""
+        for place, row in enumerate(rows):
+            found[int(row)] = bytes([number]) + bytes(codes[place * index.code_size : (place + 1) * index.code_size])
+    return found
+
+
 @needs_faiss
-@pytest.mark.parametrize("factory", ["Flat", "IVF64,Flat", "IVF64,PQ16x8"])
+@pytest.mark.parametrize("k", [1056, 2048])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_searching_gives_the_cpus_neighbors(clustered, on_cpu, metric: str, k: int) -> None:
+    queries, ids = clustered[1], np.arange(N)
+    copy = ann.on_gpus(on_cpu[metric], queries)
+    assert ann.is_on_gpu(copy)
+    near, rows = ann.search(copy, queries, k, ids)
+    expected_near, expected = ann.search(on_cpu[metric], queries, k, ids)
+    np.testing.assert_allclose(near, expected_near, rtol=5e-3, atol=1e-3 * np.abs(expected_near).max())
+    assert shared(rows, expected) > 0.97  # the tables of 64 sub-vectors are in half precision
+
+
+@needs_faiss
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_single_precision_tables_give_the_cpus_neighbors_more_closely(clustered, metric: str) -> None:
+    keys, queries, ids = clustered[0][:, :128].copy(), clustered[1][:, :128].copy(), np.arange(N)
+    settings = IndexSettings(factory="IVF64,PQ32x8", metric=metric)
+    index = without_gpus(ann.train, keys[:SAMPLE].astype(np.float32), settings)
+    without_gpus(ann.add, index, keys)
+    index.nprobe = 16
+    near, rows = ann.search(ann.on_gpus(index, queries), queries, 1024, ids)
+    expected_near, expected = ann.search(index, queries, 1024, ids)
+    np.testing.assert_allclose(near, expected_near, rtol=1e-4, atol=1e-5 * np.abs(expected_near).max())
+    assert shared(rows, expected) > 0.995
+
+
+@needs_faiss
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_adding_gives_the_cpus_lists_and_codes(clustered, on_cpu, metric: str, tmp_path) -> None:
+    ann.save(on_cpu[metric], tmp_path / "cpu.faiss")
+    index = ann.load(tmp_path / "cpu.faiss")
+    index.reset()
+    copy = ann.on_gpu(index)
+    assert ann.is_on_gpu(copy)
+    ann.add(copy, clustered[0])
+    ann.save(copy, tmp_path / "gpu.faiss")
+    found, expected = (entries(ann.load(tmp_path / f"{name}.faiss")) for name in ("gpu", "cpu"))
+    assert set(found) == set(expected) == set(range(N))
+    assert sum(found[row][:1] == expected[row][:1] for row in range(N)) > 0.999 * N  # lists
+    assert sum(found[row] == expected[row] for row in range(N)) > 0.95 * N  # one of 64 codes may be a near tie
+
+
+@needs_faiss
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_training_depends_on_the_seed_and_finds_as_many_neighbors_as_the_cpus(clustered, on_cpu, metric: str) -> None:
+    keys, queries = clustered
+    true = np.argsort(keys.astype(np.float32) @ -queries.T, axis=0)[:100].T if metric == "ip" else None
+    if true is None:
+        lengths = (keys.astype(np.float32) ** 2).sum(1)
+        true = np.argsort(lengths[:, None] - 2 * keys.astype(np.float32) @ queries.T, axis=0)[:100].T  # [Q, 100]
+    indexes = [
+        ann.train(keys[:SAMPLE].astype(np.float32), IndexSettings(metric=metric, seed=seed, **PAPER)) for seed in (0, 1)
+    ]
+    first, other = (index.quantizer.reconstruct_n(0, index.nlist) for index in indexes)
+    assert not np.allclose(first, other)
+    without_gpus(ann.add, indexes[0], keys)
+    indexes[0].nprobe = PAPER["nprobe"]
+    found, expected = (ann.search(index, queries, 100, np.arange(N))[1] for index in (indexes[0], on_cpu[metric]))
+    assert shared(found, true) > shared(expected, true) - 0.05
+
+
+@needs_faiss
+@pytest.mark.parametrize("factory", ["Flat", "IVF64,Flat", "IVF64,PQ16x8", "SQfp16", "IVF64,PQ16x4fs"])
 def test_an_index_trained_filled_and_searched(data, factory: str, tmp_path) -> None:
     keys, queries = data
-    settings = IndexSettings(factory=factory, nprobe=16)
-    found = []
-    for place in (lambda index: index, ann.on_gpu):
-        index = place(ann.train(keys.astype(np.float32), settings))
+    settings, found = IndexSettings(factory=factory, nprobe=16), []
+    for path in (tmp_path / "cpu.faiss", tmp_path / "gpu.faiss"):
+        index = ann.train(keys[:SAMPLE].astype(np.float32), settings)
+        index = ann.on_gpu(index) if path.stem == "gpu" else index
         ann.add(index, keys)
-        ann.save(index, tmp_path / "index.faiss")
-        loaded = ann.load(tmp_path / "index.faiss", settings.nprobe)
-        assert loaded.ntotal == N, settings
-        found.append(ann.search(ann.on_gpus(loaded), queries, K, np.arange(N))[1])  # [Q, K]
-    shared = np.mean([len(set(a) & set(b)) / K for a, b in zip(*found, strict=True)])
-    assert shared > 0.9
+        ann.save(index, path)
+        loaded = ann.load(path, settings.nprobe)
+        assert loaded.ntotal == N and type(loaded) is type(ann.load(tmp_path / "cpu.faiss"))
+        loaded = ann.on_gpus(loaded, queries) if path.stem == "gpu" else loaded
+        found.append(ann.search(loaded, queries, K, np.arange(N))[1])  # [Q, K]
+    assert shared(*found) > 0.9
+
+
+@needs_faiss
+@needs_torch
+def test_a_gpu_without_free_memory_is_reported() -> None:
+    """FAISS takes what it needs from the GPU when an index is copied there."""
+    index = ann.train(np.zeros((1, 4096), np.float32), IndexSettings(factory="Flat"))
+    ann.add(index, np.zeros((1 << 14, 4096), np.float16))  # 256 MiB
+    free, _ = torch.cuda.mem_get_info()
+    filler = torch.empty(max(0, free - (64 << 20)), dtype=torch.uint8, device="cuda")
+    with pytest.raises(UserError, match="does not fit a GPU's free memory"):
+        ann.on_gpus(index, np.zeros((1, 4096), np.float32))
+    del filler
+    torch.cuda.empty_cache()

@@ -7,6 +7,8 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
+from knnlm.artifacts import devices
+
 TIMEOUT = timedelta(hours=2)  # processes wait for each other during a slow evaluation, or for another training to end
 
 
@@ -14,9 +16,10 @@ def start() -> None:
     """Connect to the other processes if torchrun started this one, and choose the GPU of its local rank."""
     if "LOCAL_RANK" not in os.environ:
         return
-    if torch.cuda.is_available():
+    device = devices.for_torch()
+    if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
 
 
 def stop() -> None:

@@ -123,7 +123,7 @@ class IntoIndexes:
         self.waiting: list[np.ndarray] = []  # [n, D] float16 each, as a stored datastore would hold them
 
     def begin(self, folders: list[Path], entries: int) -> None:
-        self.indexes = [ann.on_gpu(index) for index in self.indexes]
+        self.indexes = [ann.on_gpu(index, needed=False) for index in self.indexes]
 
     def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
         self.waiting += keys.values()

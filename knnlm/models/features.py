@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from knnlm.artifacts import devices
 from knnlm.artifacts.files import UserError
 from knnlm.models import windows
 from knnlm.models.model import LanguageModel
@@ -25,7 +26,7 @@ class Block(NamedTuple):
 
 
 def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return devices.for_torch()
 
 
 @torch.inference_mode()
