@@ -39,6 +39,8 @@ class TrainingSettings:
     """stop once the training loss (nats per token) is below this"""
     keep: str = "best"
     """best: the weights with the lowest dev loss; last: the final ones"""
+    deterministic: bool = False
+    """a training resumed on GPUs ends with the very same weights, as it always does on a CPU; slower"""
 
     def __post_init__(self) -> None:
         for name, allowed in (
