@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -18,11 +17,9 @@ from safetensors.numpy import load_file
 
 from knnlm.artifacts import description, files, npy
 from knnlm.datastores import ann, exact, extract, train_index
-from knnlm.datastores.ann import IndexSettings
 from knnlm.models import features, model, train, windows
-from knnlm.models.model import KEYTYPES, LanguageModel, ModelConfig
-from knnlm.models.schedule import TrainingSettings
-from knnlm.models.windows import WindowSettings
+from knnlm.models.model import LanguageModel
+from knnlm.settings import LAYER_KEYTYPES, IndexSettings, ModelConfig, TrainingSettings, WindowSettings
 
 needs_torch = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU for torch")
 needs_faiss = pytest.mark.skipif(not ann.has_gpus(), reason="no GPU for FAISS (faiss-gpu is not installed?)")
@@ -48,14 +45,16 @@ def test_exact_distances(data, inner_product: bool) -> None:
 def small() -> tuple[LanguageModel, np.ndarray, windows.Windows]:
     """A model of random weights, whose head of 101 rows is padded on a GPU; tokens; and windows over them."""
     torch.manual_seed(0)
-    lm = LanguageModel(ModelConfig(500, layers=2, dim=64, ffn_dim=128, heads=4, adaptive_cutoffs=(100,))).eval()
+    lm = LanguageModel(
+        ModelConfig(vocab_size=500, layers=2, dim=64, ffn_dim=128, heads=4, adaptive_cutoffs=(100,))
+    ).eval()
     tokens = np.random.default_rng(0).integers(0, 500, 2000).astype(np.uint16)
     return lm, tokens, windows.datastore(len(tokens), WindowSettings(new=48, context=16), seed=1)
 
 
 def streamed(small, device: str, **how) -> list[features.Block]:
     lm, tokens, chosen = small
-    return list(features.stream(lm.to(device), tokens, chosen, 64, KEYTYPES, 512, logprob=True, **how))
+    return list(features.stream(lm.to(device), tokens, chosen, 64, LAYER_KEYTYPES, 512, logprob=True, **how))
 
 
 # Of the root mean square of the CPU's float32 keys; what a CPU changes is 0.4% (bfloat16) and 0.06% (float16).
@@ -103,9 +102,11 @@ def no_waits():
 def test_a_batch_of_training_and_of_extraction_waits_for_nothing(small, cutoffs, precision) -> None:
     tokens = small[1]
     recipe = TrainingSettings(tokens_per_update=128, tokens_per_batch=64, block=64, precision=precision)
-    state = train.begin(ModelConfig(500, layers=2, dim=64, ffn_dim=128, heads=4, adaptive_cutoffs=cutoffs), recipe, 1)
+    state = train.begin(
+        ModelConfig(vocab_size=500, layers=2, dim=64, ffn_dim=128, heads=4, adaptive_cutoffs=cutoffs), recipe, 1
+    )
     epoch = windows.training(len(tokens), 64, 32, 0, 1)  # with the last, shorter block
-    wanted = features._Wanted(KEYTYPES, True, precision, "choose another key type")
+    wanted = features._Wanted(LAYER_KEYTYPES, True, precision, "choose another key type")
 
     def once() -> list[features._Batch]:
         train._backward_batch(state, tokens, epoch, epoch.tokens, recipe)
@@ -201,7 +202,7 @@ def test_an_index_trained_filled_and_searched(data, factory: str, tmp_path) -> N
         ann.add(index, keys)
         ann.save(index, tmp_path / "index.faiss")
         loaded = ann.load(tmp_path / "index.faiss", settings.nprobe)
-        assert loaded.ntotal == N, asdict(settings)
+        assert loaded.ntotal == N, settings
         found.append(ann.search(ann.on_gpus(loaded), queries, K, np.arange(N))[1])  # [Q, K]
     shared = np.mean([len(set(a) & set(b)) / K for a, b in zip(*found, strict=True)])
     assert shared > 0.9

@@ -7,7 +7,6 @@ as one index over everything, bit for bit.
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -17,6 +16,7 @@ from faiss import Index
 
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, atomic
+from knnlm.settings import IndexSettings
 
 log = logging.getLogger("knnlm")
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
@@ -24,31 +24,6 @@ TIES = 32  # extra neighbors asked for, so that equal distances around the k-th 
 GPU_WIDEST = 2048  # neighbors that FAISS returns per query on a GPU
 WRITTEN = 1 << 24  # bytes handed to the file at a time
 CHUNK = 1 << 22  # floats converted from half precision at a time, few enough to stay in a cache
-
-
-@dataclass(frozen=True)
-class IndexSettings:
-    """How keys are indexed and searched; the defaults are the paper's."""
-
-    factory: str = "IVF4096,PQ64x8"
-    """FAISS factory string: Flat, SQfp16, IVF4096,PQ64x8, IVF1024,PQ64x4fs, ..."""
-    metric: str = "l2"
-    """l2 or ip (inner product)"""
-    nprobe: int = 32
-    """lists visited per query (IVF only)"""
-    sample: int = 1_000_000
-    """keys to train on"""
-    seed: int = 0
-    """of the sample and of k-means"""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.factory, str):
-            raise ValueError(f"factory: found {self.factory!r}, expected a FAISS factory string")
-        if self.metric not in METRICS:
-            raise ValueError(f"metric: found {self.metric!r}, expected one of {', '.join(METRICS)}")
-        for name in ("nprobe", "sample"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}: found {getattr(self, name)!r}, expected a positive whole number")
 
 
 def train(sample: np.ndarray, settings: IndexSettings) -> Index:

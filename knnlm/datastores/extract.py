@@ -7,7 +7,7 @@ values.npy and ids.npy is one entry; its id is the token's position in the train
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,8 @@ from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.datastores import ann
 from knnlm.models import features, model, windows
-from knnlm.models.windows import Windows, WindowSettings
+from knnlm.models.windows import Windows
+from knnlm.settings import DATASTORE_WINDOW, WindowSettings
 
 BUFFERED = 1 << 24  # key components handed to an index at a time
 VALUE_AND_ID = 4 + 8  # bytes of an entry besides its key
@@ -39,7 +40,7 @@ class ExtractConfig:
     """which representations to keep"""
     out: tuple[Path, ...]
     """one datastore shard directory for each key type, in the same order"""
-    windows: str = '{"new": 1536, "context": 1536}'
+    windows: str = DATASTORE_WINDOW.model_dump_json()
     """WindowSettings as JSON"""
     shard: int = 0
     shards: int = 1
@@ -157,7 +158,7 @@ def main(config: ExtractConfig) -> None:
         chosen = chosen.take(np.arange(min(len(chosen.start), -(-config.entries // sizes.new))))
     sink: Sink = IntoIndexes(config) if config.trained else ToDisk(config, lm.config.dim)
     files.check_room(config.out[0], chosen.tokens * (sink.entry_bytes + len(config.out) * VALUE_AND_ID))
-    recorded: dict[str, Any] = {"windows": asdict(sizes), "shards": config.shards, "seed": config.seed}
+    recorded: dict[str, Any] = {"windows": sizes.model_dump(), "shards": config.shards, "seed": config.seed}
     shared["deal"] = json.dumps(recorded)
     recorded["precision"] = config.precision
     inputs = {"model": config.model, "tokens": config.tokens}

@@ -10,6 +10,7 @@ import numpy as np
 from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
 from knnlm.datastores import ann, exact, neighbors
+from knnlm.settings import IndexSettings
 
 BLOCK = 1024  # queries searched at a time
 
@@ -41,7 +42,7 @@ class Shard(NamedTuple):
 
 
 def main(config: SearchConfig) -> None:
-    chosen = settings(ann.IndexSettings, config.settings, "index settings")
+    chosen = settings(IndexSettings, config.settings, "index settings")
     roles = shared(config)
     index = ann.load(config.index, chosen.nprobe)
     shard, described = open_shard(config.keys), description.described(config.keys)

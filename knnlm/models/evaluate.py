@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
 from knnlm.models import features, model, windows
 from knnlm.models.model import LanguageModel
-from knnlm.models.windows import WindowSettings
+from knnlm.settings import EVALUATION_WINDOW, WindowSettings
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class EvaluateConfig:
     """which representations to keep"""
     out: tuple[Path, ...] = ()
     """one for each key type of the first split, then of the next: keys.npy float32 [N, D], values.npy, ids.npy"""
-    windows: str = "{}"
+    windows: str = EVALUATION_WINDOW.model_dump_json()
     """WindowSettings as JSON"""
     batch_tokens: int = 12288
     """tokens in one forward pass: bounds the memory"""
@@ -64,7 +64,10 @@ def evaluate(
     tokens = npy.open_array(path, "integer", ndim=1)  # [N]
     windows.check_words(tokens, lm.config.vocab_size, path, config.model)
     shape = len(tokens), lm.config.dim
-    facts, inputs = {"windows": asdict(sizes), "precision": config.precision}, {"model": config.model, "tokens": path}
+    facts, inputs = (
+        {"windows": sizes.model_dump(), "precision": config.precision},
+        {"model": config.model, "tokens": path},
+    )
     with contextlib.ExitStack() as stack:
         scores = stack.enter_context(files.atomic(logprob_dir, directory=True)) if logprob_dir else None
         folders = [stack.enter_context(files.atomic(directory, directory=True)) for directory in out]

@@ -1,9 +1,7 @@
 """The paper's Transformer language model, whose forward pass can return its named intermediates."""
 
-import dataclasses
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,37 +12,7 @@ from torch import Tensor, nn
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json
 from knnlm.models.adaptive import PAD, AdaptiveEmbedding, AdaptiveSoftmax
-
-KEYTYPES = ("mhsa_input", "mhsa_input_ln", "ffn_input", "ffn_input_ln", "output", "output_ln")
-SECOND_LAST = "-second_last"  # suffix of a key type that is tapped one layer lower
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Architecture; the defaults are the paper's WikiText-103 model (Section 4.2)."""
-
-    vocab_size: int
-    layers: int = 16
-    dim: int = 1024
-    ffn_dim: int = 4096
-    heads: int = 16
-    adaptive_cutoffs: tuple[int, ...] = ()
-    """first word ids of the tail bands; empty for a plain embedding and softmax"""
-    adaptive_factor: int = 4
-    tie_embeddings: bool = False
-    """share the plain softmax's matrix with the embedding's"""
-    dropout: float = 0.3
-    attention_dropout: float = 0.1
-    activation_dropout: float = 0.1
-    adaptive_dropout: float = 0.2
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "adaptive_cutoffs", tuple(self.adaptive_cutoffs))
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        edges = (0, *self.adaptive_cutoffs, self.vocab_size)
-        if list(edges) != sorted(set(edges)):
-            raise ValueError(f"adaptive_cutoffs {list(self.adaptive_cutoffs)} must rise within {self.vocab_size} words")
+from knnlm.settings import LAYER_KEYTYPES, SECOND_LAST, ModelConfig
 
 
 class Attention(nn.Module):
@@ -96,7 +64,8 @@ class Layer(nn.Module):
         if taps is not None:
             # The published model has no norm after its last layer: output_ln is one without learned scale.
             output_ln = F.layer_norm(output, output.shape[-1:])
-            taps.update(zip(KEYTYPES, (x, attention_input, ffn_residual, ffn_input, output, output_ln), strict=True))
+            tapped = (x, attention_input, ffn_residual, ffn_input, output, output_ln)
+            taps.update(zip(LAYER_KEYTYPES, tapped, strict=True))
         return output
 
 
@@ -178,7 +147,7 @@ def parameter_count(model: nn.Module) -> int:
 
 def save(model: LanguageModel, directory: Path) -> None:
     """Write config.json and model.safetensors into an existing directory."""
-    facts = dataclasses.asdict(model.config) | {"parameters": parameter_count(model)}
+    facts = {"vocab_size": model.config.vocab_size} | model.config.model_dump() | {"parameters": parameter_count(model)}
     (directory / "config.json").write_text(json.dumps(facts, indent=1) + "\n")
     save_file(
         {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / "model.safetensors"

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.models import checkpoint, features, model, schedule, windows
 from knnlm.models.checkpoint import Progress
-from knnlm.models.model import LanguageModel, ModelConfig
-from knnlm.models.schedule import TrainingSettings
+from knnlm.models.model import LanguageModel
 from knnlm.models.windows import Windows
+from knnlm.settings import ModelConfig, TrainingSettings
 
 log = logging.getLogger("knnlm")
 SAVED_FLOATS = 4  # on disk for each parameter: its value, best value and momentum in the state, and the finished model
@@ -57,7 +57,7 @@ def main(config: TrainConfig) -> None:
     )
     tokens = _tokens(config.train, config.vocab, size, recipe.train_tokens)
     dev = _tokens(config.dev, config.vocab, size)
-    facts = {"architecture": asdict(architecture), "training": asdict(recipe), "seed": config.seed}
+    facts = {"architecture": architecture.model_dump(), "training": recipe.model_dump(), "seed": config.seed}
     fingerprint = json.dumps([*facts.values(), *map(description.digest, (config.train, config.dev))])
     if recipe.deterministic:
         be_deterministic()

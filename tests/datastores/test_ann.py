@@ -5,8 +5,8 @@ import pytest
 
 from knnlm.artifacts import files
 from knnlm.datastores import ann, exact
-from knnlm.datastores.ann import IndexSettings
 from knnlm.datastores.train_index import sample
+from knnlm.settings import IndexSettings
 
 D = 16
 
@@ -126,7 +126,11 @@ def test_the_sample_does_not_depend_on_the_sharding(data):
 
 @pytest.mark.parametrize(
     ("factory", "message"),
-    [("IVF4096,Flat", "4,096 lists, the sample 200 keys"), ("IVF8,PQ8x8", "256 centroids"), ("Nonsense", "Nonsense")],
+    [
+        ("IVF4096,Flat", "4,096 lists, the sample 200 keys"),
+        ("IVF8,PQ8x8", "256 centroids"),
+        ("PQ5", "'PQ5' does not fit"),
+    ],
 )
 def test_an_impossible_index_is_refused_by_name(data, factory, message):
     with pytest.raises(files.UserError, match=message):

@@ -12,6 +12,7 @@ from victims import COMMANDS
 
 from knnlm.artifacts import disk, files, npy
 from knnlm.datastores import ann
+from knnlm.settings import IndexSettings
 
 QUICK = ["extract", "train"]
 RESUMED = ("out/.model.resume/", "out/.text.")  # state from which training and downloads go on
@@ -111,7 +112,7 @@ def test_an_array_that_would_fit_alone_but_not_beside_another_is_refused_and_doe
 def test_an_index_without_room_for_its_last_block_is_refused(tmp_path, mounted):
     mounted(tmp_path / "small", PAGE)
     (tmp_path / "small/filler").write_bytes(bytes(PAGE))
-    index = ann.train(np.zeros((0, 4), np.float32), ann.IndexSettings(factory="Flat"))
+    index = ann.train(np.zeros((0, 4), np.float32), IndexSettings(factory="Flat"))
     with pytest.raises(files.UserError, match=r"x.faiss: needs more than 0 bytes, 0 are free"):
         ann.save(index, tmp_path / "small/x.faiss")
     assert os.listdir(tmp_path / "small") == ["filler"]

@@ -14,7 +14,7 @@ from knnlm.corpora.vocab import WordVocab
 from knnlm.datastores import extract
 from knnlm.models import adaptive, evaluate, features, import_fairseq, model, windows
 from knnlm.models.import_fairseq import ImportFairseqConfig
-from knnlm.models.windows import WindowSettings
+from knnlm.settings import LAYER_KEYTYPES, WindowSettings
 
 RUN = Path(__file__).parents[1] / "data/oracles/fairseq_run"
 EVALUATION = WindowSettings(new=16, context=80, mode="complete")
@@ -57,10 +57,10 @@ def runs(published):
 
     def run(precision):
         how = {"precision": precision, "half_keys": "choose another key type"}
-        stored = list(features.stream(lm, train, entries, DATASTORE.length, model.KEYTYPES, 960, **how))
+        stored = list(features.stream(lm, train, entries, DATASTORE.length, LAYER_KEYTYPES, 960, **how))
         scored = list(features.stream(lm, valid, held_out, EVALUATION.length, (KEYTYPE,), 960, True, precision))
         return Run(
-            {name: np.concatenate([b.keys[name] for b in stored]).astype(np.float32) for name in model.KEYTYPES},
+            {name: np.concatenate([b.keys[name] for b in stored]).astype(np.float32) for name in LAYER_KEYTYPES},
             np.concatenate([b.values for b in stored]),
             np.concatenate([b.keys[KEYTYPE] for b in scored]),
             np.concatenate([b.logprob for b in scored]),
@@ -118,7 +118,7 @@ def test_layer_norms_keys_and_softmax_stay_in_float32(published, monkeypatch):
             module.register_forward_hook(lambda module, _, out: kinds[type(module)].append(out.dtype))
     monkeypatch.setattr(adaptive, "_gathered_logprob", lambda *a: (logits.append(a[0].dtype), real(*a))[1])
     chosen = windows.evaluation(tokens, EVALUATION)
-    keytypes = (*model.KEYTYPES, "output_ln-second_last")
+    keytypes = (*LAYER_KEYTYPES, "output_ln-second_last")
     block = next(features.stream(lm, tokens, chosen, EVALUATION.length, keytypes, 960, True, "bfloat16"))
     assert set(products) == {torch.bfloat16}
     assert set(norms) == set(logits) == {torch.float32}
@@ -133,14 +133,14 @@ def test_all_key_types_of_a_batch_are_one_transfer_in_the_stored_precision(publi
     sent, real = [], features._to_host
     monkeypatch.setattr(features, "_to_host", lambda tensors: (sent.append(tensors), real(tensors))[1])
     chosen = windows.datastore(len(tokens), DATASTORE, 1).take(np.arange(20))
-    blocks = list(features.stream(lm, tokens, chosen, 96, model.KEYTYPES, 960, half_keys="choose another key type"))
+    blocks = list(features.stream(lm, tokens, chosen, 96, LAYER_KEYTYPES, 960, half_keys="choose another key type"))
     assert len(blocks) == len(sent) == 2
     for block, (keys, numbers) in zip(blocks, sent, strict=True):
-        assert keys.dtype == torch.float16 and keys.shape == (len(model.KEYTYPES), len(block.ids), 32)
-        assert numbers.numel() == len(model.KEYTYPES)
-    singly = list(features.stream(lm, tokens, chosen, 96, model.KEYTYPES, 960))
+        assert keys.dtype == torch.float16 and keys.shape == (len(LAYER_KEYTYPES), len(block.ids), 32)
+        assert numbers.numel() == len(LAYER_KEYTYPES)
+    singly = list(features.stream(lm, tokens, chosen, 96, LAYER_KEYTYPES, 960))
     for block, single in zip(blocks, singly, strict=True):
-        for name in model.KEYTYPES:
+        for name in LAYER_KEYTYPES:
             np.testing.assert_array_equal(block.keys[name], single.keys[name].astype(np.float16))
 
 

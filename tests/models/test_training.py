@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from knnlm.artifacts import distributed, files, npy
 from knnlm.artifacts.files import UserError
 from knnlm.models import adaptive, train, windows
-from knnlm.models.model import LanguageModel, ModelConfig
-from knnlm.models.schedule import TrainingSettings
+from knnlm.models.model import LanguageModel
+from knnlm.settings import ModelConfig, TrainingSettings
 
 ARCHITECTURE = dict(layers=2, dim=16, ffn_dim=32, heads=2, adaptive_cutoffs=[20, 41], dropout=0.1)
 RECIPE = dict(lr=0.1, warmup=2, updates=12, tokens_per_update=64, tokens_per_batch=16, block=16, evaluate_every=4)
@@ -40,7 +40,7 @@ def trained(corpus, out, **recipe):
 def begun(**recipe):
     """A training without any update, and its recipe."""
     settings = TrainingSettings(**(RECIPE | recipe))
-    return train.begin(ModelConfig(64, **ARCHITECTURE), settings, seed=1), settings
+    return train.begin(ModelConfig(vocab_size=64, **ARCHITECTURE), settings, seed=1), settings
 
 
 class Waits(TorchDispatchMode):
@@ -76,7 +76,7 @@ def test_the_order_of_blocks_is_drawn_once_an_epoch():
 
 
 def test_the_head_padded_for_tensor_cores_gives_the_same_log_probabilities_and_gradients(monkeypatch):
-    lm, results = LanguageModel(ModelConfig(64, **ARCHITECTURE)).eval(), []
+    lm, results = LanguageModel(ModelConfig(vocab_size=64, **ARCHITECTURE)).eval(), []
     torch.manual_seed(0)
     features, targets = torch.randn(50, 16), torch.randint(0, 64, (50,))
     shapes, real = [], torch.nn.functional.linear
@@ -113,7 +113,7 @@ def sent(monkeypatch):
 
 def test_gradients_are_sent_while_the_backward_pass_computes_others(sent):
     torch.manual_seed(0)
-    lm = LanguageModel(ModelConfig(64, **ARCHITECTURE))
+    lm = LanguageModel(ModelConfig(vocab_size=64, **ARCHITECTURE))
     parameters = sent["all_reduce"].parameters = list(lm.parameters())
     with distributed.summing_gradients(parameters):
         loss = -lm.target_logprob(lm(torch.randint(0, 20, (2, 8))).flatten(0, 1), torch.randint(0, 20, (16,))).sum()
@@ -131,7 +131,9 @@ def test_gradients_are_sent_while_the_backward_pass_computes_others(sent):
 
 
 def test_a_process_without_a_batch_sends_zeros_in_the_same_order(sent):
-    parameters = sent["all_reduce"].parameters = list(LanguageModel(ModelConfig(64, **ARCHITECTURE)).parameters())
+    parameters = sent["all_reduce"].parameters = list(
+        LanguageModel(ModelConfig(vocab_size=64, **ARCHITECTURE)).parameters()
+    )
     with distributed.summing_gradients(parameters):
         pass
     log = [tensor for tensor, _ in filter(lambda entry: entry != "waited", sent["log"])]

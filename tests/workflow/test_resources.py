@@ -12,8 +12,10 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "workflow"))
 import plan
-from resources import Formulas, code_bytes, directives, lists
-from study import OTHER_KEYTYPES, load
+from resources import Formulas, directives
+from study import load
+
+from knnlm.settings import OTHER_KEYTYPES, Factory
 
 RULE = re.compile(r"(?m)^ *(?:use )?rule (?:\w+ as )?(\w*)(?: with)?:|^ *rule:")
 W = {"seed": "1", "keytype": "ffn_input_ln", "index": "ivfpq", "shards": "8", "shard": "0", "first": "8"}
@@ -68,10 +70,9 @@ def test_a_retry_asks_for_more(formulas):
 
 
 def test_bytes_of_an_index_entry():
-    assert code_bytes("IVF4096,PQ64x8", 1024) == 72
-    assert code_bytes("IVF1024,PQ64x4fs", 128) == 40
-    assert code_bytes("Flat", 128) == 520
-    assert lists("IVF4096,PQ64x8") == 4096 and lists("Flat") == 1
+    assert Factory.parse("IVF4096,PQ64x8").entry_bytes(1024) == 72
+    assert Factory.parse("IVF1024,PQ64x4fs").entry_bytes(128) == 40
+    assert Factory.parse("Flat").entry_bytes(128) == 520
 
 
 def test_the_slurm_profile_names_rules_that_exist_and_no_job_array():
