@@ -1,19 +1,27 @@
 """What runs on a GPU gives the CPU's results; skipped where there is none."""
 
+import contextlib
+import copy
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
+from safetensors.numpy import load_file
 
+from knnlm.artifacts import description, files, npy
 from knnlm.artifacts.files import UserError
-from knnlm.datastores import ann, exact
-from knnlm.models import features, windows
+from knnlm.datastores import ann, exact, extract, train_index
+from knnlm.models import features, model, train, windows
 from knnlm.models.model import LanguageModel
-from knnlm.settings import IndexSettings, ModelConfig, WindowSettings
+from knnlm.settings import LAYER_KEYTYPES, IndexSettings, ModelConfig, TrainingSettings, WindowSettings
 
 needs_torch = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU for torch")
 needs_faiss = pytest.mark.skipif(not ann.gpus(needed=False), reason="no GPU for FAISS (faiss-gpu is not installed?)")
@@ -58,31 +66,144 @@ if torch.cuda.is_available() and faiss.get_num_gpus():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
-@needs_torch
-def test_extracted_keys_and_log_probabilities() -> None:
+@pytest.fixture(scope="module")
+def small() -> tuple[LanguageModel, np.ndarray, windows.Windows]:
+    """A model of random weights, whose head of 101 rows is padded on a GPU; tokens; and windows over them."""
     torch.manual_seed(0)
     lm = LanguageModel(
         ModelConfig(vocab_size=500, layers=2, dim=64, ffn_dim=128, heads=4, adaptive_cutoffs=(100,))
     ).eval()
     tokens = np.random.default_rng(0).integers(0, 500, 2000).astype(np.uint16)
-    chosen = windows.datastore(len(tokens), WindowSettings(new=48, context=16), seed=1)
-    runs = []
-    for device in ("cpu", "cuda"):
-        blocks = list(features.stream(lm.to(device), tokens, chosen, 64, ("ffn_input_ln",), 512, logprob=True))
-        runs.append(
-            [np.concatenate([b.keys["ffn_input_ln"] for b in blocks]), np.concatenate([b.logprob for b in blocks])]
-        )
-    for on_cpu, on_gpu in zip(*runs, strict=True):
-        np.testing.assert_allclose(on_gpu, on_cpu, atol=2e-3)
+    return lm, tokens, windows.datastore(len(tokens), WindowSettings(new=48, context=16), seed=1)
+
+
+def streamed(small, device: str, **how) -> list[features.Block]:
+    lm, tokens, chosen = small
+    return list(features.stream(lm.to(device), tokens, chosen, 64, LAYER_KEYTYPES, 512, logprob=True, **how))
+
+
+# Of the root mean square of the CPU's float32 keys; what a CPU changes is 0.4% (bfloat16) and 0.06% (float16).
+@needs_torch
+@pytest.mark.parametrize(
+    ("precision", "relative", "nats"), [("float32", 1e-4, 1e-3), ("bfloat16", 0.02, 0.1), ("float16", 0.003, 0.02)]
+)
+@pytest.mark.parametrize("half_keys", [None, "choose another key type"])
+def test_extracted_keys_and_log_probabilities(small, precision, relative, nats, half_keys) -> None:
+    relative = max(relative, 5e-4 if half_keys else 0)  # float16 itself
+    on_cpu, on_gpu = streamed(small, "cpu"), streamed(small, "cuda", precision=precision, half_keys=half_keys)
+    for expected, found in zip(on_cpu, on_gpu, strict=True):
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_array_equal(found.values, expected.values)
+        np.testing.assert_allclose(found.logprob, expected.logprob, rtol=0, atol=nats)
+        for name, keys in expected.keys.items():
+            assert found.keys[name].dtype == (np.float16 if half_keys else np.float32)
+            change = found.keys[name].astype(np.float32) - keys
+            assert np.sqrt((change**2).mean() / (keys**2).mean()) < relative, name
+
+
+@needs_torch
+@pytest.mark.parametrize(("value", "message"), [(1e5, "does not fit float16"), (float("nan"), "is not finite")])
+def test_a_bad_key_is_refused(small, value, message) -> None:
+    lm = copy.deepcopy(small[0])
+    with torch.no_grad():
+        lm.layers[-1].ffn_norm.bias[3] = value
+    with pytest.raises(files.UserError, match=f"ffn_input_ln: a key .*{message}"):
+        streamed((lm, *small[1:]), "cuda", half_keys="choose another key type")
+
+
+@contextlib.contextmanager
+def no_waits():
+    """Any wait for the GPU is an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_torch
+@pytest.mark.parametrize("cutoffs", [(), (100,)])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_batch_of_training_and_of_extraction_waits_for_nothing(small, cutoffs, precision) -> None:
+    tokens = small[1]
+    recipe = TrainingSettings(tokens_per_update=128, tokens_per_batch=64, block=64, precision=precision)
+    state = train.begin(
+        ModelConfig(vocab_size=500, layers=2, dim=64, ffn_dim=128, heads=4, adaptive_cutoffs=cutoffs), recipe, 1
+    )
+    epoch = windows.training(len(tokens), 64, 32, 0, 1)  # with the last, shorter block
+    wanted = features._Wanted(LAYER_KEYTYPES, True, precision, "choose another key type")
+
+    def once() -> list[features._Batch]:
+        train._backward_batch(state, tokens, epoch, epoch.tokens, recipe)
+        with torch.inference_mode():
+            return [features._start(state.model, tokens, small[2].take(np.arange(8)), (8, 64), wanted)]
+
+    once()[0].finish()  # loads kernels and fills caches, which may wait
+    with no_waits():
+        started = once()
+    started[0].finish()
+
+
+@needs_torch
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_keys_streamed_into_an_index_are_those_of_a_cpu(small, precision, tmp_path, monkeypatch) -> None:
+    lm, tokens, _ = small
+    (tmp_path / "model").mkdir()
+    model.save(lm, tmp_path / "model")
+    description.write_meta(tmp_path / "model", "train", {}, {}, role="model")
+    npy.save_array(tmp_path / "train.npy", tokens)
+    given = tmp_path / "model", tmp_path / "train.npy", ("ffn_input_ln",)
+    sizes, keys = '{"new": 48, "context": 16}', {}
+    extract.main(extract.ExtractConfig(*given, (tmp_path / "sample",), sizes, entries=500))
+    trained = tmp_path / "trained.faiss"
+    train_index.main(train_index.TrainIndexConfig((tmp_path / "sample",), trained, '{"factory": "Flat"}'))
+    for device, how in (("cpu", "float32"), ("cuda", precision)):
+        monkeypatch.setattr(features, "device", lambda device=device: device)
+        pair = {"trained": (trained,), "index": (tmp_path / f"{device}.faiss",)}
+        out = (tmp_path / f"keys-{device}",)
+        extract.main(extract.ExtractConfig(*given, out, sizes, batch_tokens=512, precision=how, **pair))
+        index = ann.load(tmp_path / f"{device}.faiss")
+        keys[device] = index.reconstruct_n(0, index.ntotal)
+    relative = {"float32": 1e-3, "bfloat16": 0.02, "float16": 0.003}[precision]
+    assert len(keys["cuda"]) == 2000 - 48
+    assert np.sqrt(((keys["cuda"] - keys["cpu"]) ** 2).mean() / (keys["cpu"] ** 2).mean()) < relative
+
+
+@needs_torch
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_an_nccl_training_stopped_by_sigterm_and_resumed(deterministic: bool, tmp_path) -> None:
+    """Ends with the same weights to the bit where the training is deterministic, and nearly the same otherwise."""
+    from test_distributed import command
+
+    rng = np.random.default_rng(0)
+    for split, size in (("train", 700), ("dev", 64)):
+        npy.save_array(tmp_path / f"{split}.npy", rng.integers(2, 60, size).astype(np.uint16))
+    files.write_json(tmp_path / "vocab.json", {"size": 64})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m"]
+
+    def started(name: str) -> subprocess.Popen:
+        recipe = {"deterministic": deterministic, "precision": "bfloat16", "save_every": 1e-9, "updates": 200}
+        architecture = {"adaptive_cutoffs": [20, 40]}
+        told = command(tmp_path, tmp_path / name, architecture, **recipe)
+        return subprocess.Popen([*torchrun, *told], env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+    assert started("whole").wait(300) == 0
+    run, state = started("model"), tmp_path / ".model.resume/state.pt"
+    while not state.exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(300) != 0 and state.exists() and not (tmp_path / "model").exists()
+    assert started("model").wait(300) == 0
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "model"))
+    for name, weights in whole.items():
+        np.testing.assert_allclose(resumed[name], weights, rtol=0, atol=0 if deterministic else 1e-2, err_msg=name)
 
 
 @needs_torch
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_training_learns(precision: str, tmp_path) -> None:
     from test_distributed import ARCHITECTURE, RECIPE
-
-    from knnlm.artifacts import files, npy
-    from knnlm.models import train
 
     rng = np.random.default_rng(0)
     for split in ("train", "dev"):

@@ -93,10 +93,14 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, taps: dict[str, Tensor] | None = None) -> Tensor:
         """tokens int64 [B, T] -> features [B, T, D], the input of the softmax.
 
+        Tokens may be in the CPU's memory where the model is on a GPU; an adaptive embedding then does not wait for it.
         Into `taps`, an empty dict, go the key types of the last layer by name, and those of the second-last layer with
         the suffix `-second_last`; each is [B, T, D].
         """
-        x = math.sqrt(self.config.dim) * self.embedding(tokens) + self._sinusoids(tokens.shape[1], tokens.device)
+        where = next(self.parameters()).device
+        if isinstance(self.embedding, nn.Embedding):
+            tokens = tokens.to(where, non_blocking=True)
+        x = math.sqrt(self.config.dim) * self.embedding(tokens) + self._sinusoids(tokens.shape[1], where)
         x = F.dropout(x, self.config.dropout, self.training)
         recorded: list[dict[str, Tensor]] = []
         for layer in self.layers:
@@ -109,9 +113,13 @@ class LanguageModel(nn.Module):
         return x
 
     def target_logprob(self, features: Tensor, targets: Tensor) -> Tensor:
-        """features [N, D], targets int64 [N] -> natural-log probabilities of the targets, float32 [N]."""
+        """features [N, D], targets int64 [N] -> natural-log probabilities of the targets, float32 [N].
+
+        Targets may be in the CPU's memory where the model is on a GPU; an adaptive softmax then does not wait for it.
+        """
         if isinstance(self.softmax, AdaptiveSoftmax):
             return self.softmax.target_logprob(features, targets)
+        targets = targets.to(features.device, non_blocking=True)
         return -F.cross_entropy(self._logits(features).float(), targets, reduction="none")
 
     def logprob(self, features: Tensor) -> Tensor:

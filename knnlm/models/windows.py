@@ -61,20 +61,19 @@ def datastore(total: int, settings: WindowSettings, seed: int) -> Windows:
 
 def training(total: int, block: int, blocks: int, update: int, seed: int) -> Windows:
     """The blocks of one update: the stream is cut every `block` tokens; every epoch has an order of its own."""
-    starts = np.arange(0, total, block, dtype=np.int64)
+    all_blocks = -(-total // block)
     place = np.arange(update * blocks, (update + 1) * blocks)  # positions in the concatenation of all epochs
-    epochs = place // len(starts)
-    start = np.concatenate(
-        [
-            starts[_epoch_order(len(starts), seed, int(epoch))[place[epochs == epoch] % len(starts)]]
-            for epoch in np.unique(epochs)
-        ]
-    )
+    epochs = place // all_blocks
+    chosen = [
+        _epoch_order(all_blocks, seed, int(epoch))[place[epochs == epoch] % all_blocks] for epoch in np.unique(epochs)
+    ]
+    start = np.concatenate(chosen) * block
     return Windows(start, start, np.minimum(start + block, total))
 
 
 @lru_cache(maxsize=2)
 def _epoch_order(blocks: int, seed: int, epoch: int) -> np.ndarray:
+    """Numbers of an epoch's blocks, int64 [blocks]; kept, because each update of the epoch asks for them."""
     return np.random.default_rng([seed, epoch]).permutation(blocks)
 
 

@@ -171,6 +171,29 @@ def test_a_gpu_job_that_sees_no_gpu_stops_with_one_line(cluster, corpus, tmp_pat
     assert not (tmp_path / "model").exists()
 
 
+def test_a_training_at_its_time_limit_goes_on_in_the_same_job(cluster, corpus, tmp_path):  # noqa: F811
+    whole = start(corpus, tmp_path / "whole")
+    words = ["srun", "--ntasks=1", "workflow/launch", "1", *command(corpus, tmp_path / "model", save_every=1e-9)[1:]]
+    job = ["sbatch", "--parsable", "--requeue", "--partition=gpu", "--time=10", "--mem=4000"]
+    job += [f"--output={tmp_path}/log", "--open-mode=append", "--wrap", shlex.join(words)]
+    environment = cluster.environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "KNNLM_ALLOW_CPU": "1"}
+    job = subprocess.run(job, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    cluster.wait((tmp_path / ".model.resume/state.pt").exists, 120)
+    cluster.run("scancel", "--signal=TERM", job)  # what --signal=TERM@120 sends near the end of the limit
+    states = []
+
+    def ended():
+        states.append(cluster.run("squeue", "-h", "--states=all", "-j", job, "-o", "%T"))
+        return states[-1] in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
+
+    cluster.wait(ended, 300)
+    assert states[-1] == "COMPLETED" and "PENDING" in states, (tmp_path / "log").read_text()
+    assert "Restarts=1 " in cluster.run("scontrol", "show", "job", job)
+    assert whole.wait(300) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "model")]
+    assert weights[0] == weights[1]
+
+
 def test_no_job_is_an_array(cluster):
     profile = (ROOT / "slurm/config.yaml").read_text()
     assert "array" not in json.dumps(profile)
