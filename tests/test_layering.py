@@ -15,7 +15,9 @@ OWNERS = {
     "faiss": {"ann"},
     "matplotlib": {"plot", "figures", "diagrams"},
     "sentencepiece": {"vocab"},
-    "tokenizers": {"vocab"},
+    "transformers": {"huggingface"},
+    "gguf": {"huggingface"},
+    "tokenizers": {"vocab", "pretrained_vocab"},
     "sacremoses": {"vocab"},
 }
 

@@ -2,7 +2,8 @@
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,29 +48,36 @@ def main(config: BinarizeConfig) -> None:
     elif pretokenized:
         raise files.UserError(f"{config.corpus}: already word tokens, {config.vocab} is not a word vocabulary: use one")
     splits = SPLITS if config.shard is None else ("train",)
-    facts = {}
+    facts: dict[str, int] = {}
+    sizes: dict[str, dict[str, int]] = {}
     with files.atomic(config.out, directory=True) as tmp:
         for split in splits:
             if split == "train" and config.parts:
                 join(config.parts, tmp)
+                counted = (description.described(part)["text"]["train"] for part in config.parts)
+                sizes[split] = dict(sum(map(Counter, counted), Counter()))
             else:
-                encode_split(words, config, split, tmp)
+                sizes[split] = dict(encode_split(words, config, split, tmp))
             facts[split] = int(np.load(tmp / f"{split}.npy", mmap_mode="r").size)
         inputs = {"vocab": config.vocab, "corpus": config.corpus} | {p.name: p for p in config.parts}
         told = {"shard": config.shard, "shards": config.shards}
         role = None if config.shard is None else "part"
-        description.write_meta(tmp, "binarize", told, inputs, shared, role, tokens=facts)
+        description.write_meta(tmp, "binarize", told, inputs, shared, role, tokens=facts, text=sizes)
     log.info("%s: %s tokens", config.out, facts)
 
 
-def encode_split(words: vocab.Vocab, config: BinarizeConfig, split: str, out: Path) -> None:
-    """{split}.npy [N] and {split}.documents.npy int64 [D], the documents' first positions."""
+def encode_split(words: vocab.Vocab, config: BinarizeConfig, split: str, out: Path) -> Counter[str]:
+    """{split}.npy [N] and {split}.documents.npy int64 [D], the documents' first positions.
+
+    Returns the words (between white space) and UTF-8 bytes of the text, for perplexity per word and bits per byte.
+    """
     dtype = np.uint16 if words.size <= 1 << 16 else np.uint32
     records, shard = read_index(config.corpus, split), config.shard or 0
     first, last = (i * len(records) // config.shards for i in (shard, shard + 1))
     if first == last:
         raise files.UserError(f"{config.corpus}: {len(records)} documents in {config.shards} shards: ask for fewer")
-    texts = (read_document(config.corpus, split, record) for record in records[first:last])
+    size: Counter[str] = Counter()
+    texts = measured((read_document(config.corpus, split, record) for record in records[first:last]), size)
     encode: Callable[[str], np.ndarray] = partial(encode_document, words, dtype)
     with tempfile.TemporaryFile(dir=out) as spooled:  # the length is known only at the end
         lengths = [spooled.write(ids.data) // ids.itemsize for ids in over_documents(encode, texts)]
@@ -79,6 +87,14 @@ def encode_split(words: vocab.Vocab, config: BinarizeConfig, split: str, out: Pa
             stop = min(start + COPIED, len(tokens))
             tokens[start:stop] = np.frombuffer(spooled.read((stop - start) * tokens.itemsize), dtype)
     npy.save_array(out / f"{split}.documents.npy", np.cumsum([0, *lengths[:-1]], dtype=np.int64))  # [D]
+    return size
+
+
+def measured(texts: Iterable[str], size: Counter[str]) -> Iterator[str]:
+    """The same texts, while their words and bytes are added to `size`."""
+    for text in texts:
+        size.update(words=len(text.split()), bytes=len(text.encode()))
+        yield text
 
 
 def join(parts: tuple[Path, ...], out: Path) -> None:

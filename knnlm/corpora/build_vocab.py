@@ -13,6 +13,7 @@ from knnlm.artifacts.cli import settings
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
 from knnlm.corpora.corpus import is_pretokenized, read_document, read_documents, read_index
+from knnlm.corpora.pretrained_vocab import PretrainedVocab
 from knnlm.corpora.vocab import BertVocab, SentencePieceVocab, Vocab, VocabSettings, WordVocab
 
 log = logging.getLogger("knnlm")
@@ -45,6 +46,8 @@ def build(corpora: tuple[Path, ...], asked: VocabSettings, directory: Path) -> V
     """The vocabulary that `asked` describes; a SentencePiece model is written in `directory`."""
     if asked.type == "bert":
         return BertVocab(Path(asked.file or ""))
+    if asked.type == "pretrained":
+        return PretrainedVocab.read(Path(asked.file or ""), asked.member, asked.eos, asked.bos)
     if asked.type == "word":
         return WordVocab.read(Path(asked.file)) if asked.file else WordVocab.build(count_words(corpora), asked)
     return SentencePieceVocab.build(sample(corpora, asked), asked, directory / "spm.model")

@@ -1,4 +1,4 @@
-"""Text to token ids and back: words as WikiText's, SentencePiece pieces, or BERT's word pieces."""
+"""Text to token ids and back: words as WikiText's, SentencePiece pieces, BERT's word pieces, or a model's own."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +11,7 @@ import numpy as np
 
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json, write_json
+from knnlm.corpora.pretrained_vocab import PretrainedVocab
 from knnlm.corpora.wikitext import detokenize, separate_numbers
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class VocabSettings:
     """How a vocabulary is made from train text."""
 
     type: str = "word"
-    """word | sentencepiece | bert"""
+    """word | sentencepiece | bert | pretrained"""
     size: int = 8000
     """sentencepiece: number of pieces"""
     sample_words: int = 2_000_000
@@ -39,14 +40,22 @@ class VocabSettings:
     max_size: int | None = None
     """word: at most so many words beside the special ones"""
     file: str | None = None
-    """word: a published dict.txt; bert: vocab.txt (needed)"""
+    """word: a published dict.txt; bert: vocab.txt (needed); pretrained: a model's archive, file or folder (needed)"""
+    member: str = ""
+    """pretrained: regular expression of the model's name, where there are several in the archive"""
+    eos: str = ""
+    """pretrained: the token between documents, by default the model's own"""
+    bos: str = ""
+    """pretrained: the token that begins every text, by default what the model's tokenizer puts there"""
 
     def __post_init__(self) -> None:
         if self.type not in TYPES:
             raise UserError(f"type: found {self.type!r}, expected one of {', '.join(TYPES)}")
         if self.type == "bert" and not self.file:
             raise UserError("file: a bert vocabulary needs the path of its vocab.txt")
-        if self.file and not Path(self.file).is_file():
+        if self.type == "pretrained" and not self.file:
+            raise UserError("file: a pretrained vocabulary needs the path of its model")
+        if self.file and not (Path(self.file).exists() if self.type == "pretrained" else Path(self.file).is_file()):
             raise UserError(f"file: {self.file}: no such file")
 
 
@@ -206,10 +215,11 @@ class BertVocab:
         return "\n".join(detokenize(self.model.decode(part, skip_special_tokens=False).split(" ")) for part in parts)
 
 
-TYPES: dict[str, type[WordVocab | SentencePieceVocab | BertVocab]] = {
+TYPES: dict[str, type[WordVocab | SentencePieceVocab | BertVocab | PretrainedVocab]] = {
     "word": WordVocab,
     "sentencepiece": SentencePieceVocab,
     "bert": BertVocab,
+    "pretrained": PretrainedVocab,
 }
 
 
@@ -222,7 +232,8 @@ def save(vocab: Vocab, directory: Path) -> None:
     """Write the vocabulary's own file and vocab.json."""
     vocab.save(directory)
     kind = next(name for name, cls in TYPES.items() if isinstance(vocab, cls))
-    write_json(directory / "vocab.json", {"type": kind, "size": vocab.size, "eos": vocab.eos})
+    begins = {"bos": vocab.bos} if isinstance(vocab, PretrainedVocab) else {}
+    write_json(directory / "vocab.json", {"type": kind, "size": vocab.size, "eos": vocab.eos} | begins)
 
 
 def tokenize_lines(text: str, pretokenized: bool) -> Iterator[list[str]]:

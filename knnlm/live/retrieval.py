@@ -9,7 +9,6 @@ from knnlm.artifacts import description, files, lineage, npy
 from knnlm.datastores import ann, exact
 from knnlm.live.layout import KnnLM
 from knnlm.models import features, model
-from knnlm.models.windows import EOS
 from knnlm.scores import knn, mixture
 
 
@@ -54,7 +53,7 @@ class Retriever:
 
     def next(self, tokens: list[int]) -> Next:
         """After `tokens`, the last of which fit the study's windows; nothing before them is a text's beginning."""
-        return self.after([EOS, *tokens][-self.longest :])
+        return self.after([self.lm.eos, *tokens][-self.longest :])
 
     def after(self, inputs: list[int]) -> Next:
         """After `inputs`, the window as the model reads it."""

@@ -14,6 +14,8 @@ from knnlm.models import windows
 from knnlm.models.model import LanguageModel
 from knnlm.models.windows import Windows
 
+HEAD_INPUT = "head_input"  # beside the key types: what the model returns, from which it computes log-probabilities
+
 
 class Block(NamedTuple):
     """The n predicted tokens of one batch of windows, in the order of the token stream within each window."""
@@ -47,10 +49,11 @@ def stream(
     size = max(1, batch_tokens // length)
     for first in range(0, len(chosen.start), size):
         rows = chosen.take(np.arange(first, min(first + size, len(chosen.start))))
-        inputs, targets, predicted = windows.batch(tokens, rows, length)  # [B, T] each
+        inputs, targets, predicted = windows.batch(tokens, rows, length, model.eos)  # [B, T] each
         filler = ((0, size - len(inputs)), (0, 0))
         taps: dict[str, torch.Tensor] = {}
         features = model(torch.from_numpy(np.pad(inputs, filler)).to(where), taps)  # [B, T, D]
+        taps[HEAD_INPUT] = features
         mask = torch.from_numpy(np.pad(predicted, filler)).to(where)
         keys = {name: taps[name][mask].float().cpu().numpy() for name in keytypes}
         for name, block in keys.items():

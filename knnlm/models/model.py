@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json
 from knnlm.models.adaptive import PAD, AdaptiveEmbedding, AdaptiveSoftmax
+from knnlm.models.windows import EOS
 
 KEYTYPES = ("mhsa_input", "mhsa_input_ln", "ffn_input", "ffn_input_ln", "output", "output_ln")
 SECOND_LAST = "-second_last"  # suffix of a key type that is tapped one layer lower
@@ -103,6 +105,8 @@ class Layer(nn.Module):
 class LanguageModel(nn.Module):
     """A Transformer decoder; its taps are the context representations f(c) of equation 1."""
 
+    eos = EOS  # the token that ends a line or document
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -180,6 +184,10 @@ def save(model: LanguageModel, directory: Path) -> None:
 def load(directory: Path, device: str = "cpu") -> LanguageModel:
     """The model of a directory, in evaluation mode; raises UserError where its weights do not fit its config."""
     facts = read_json(check(Path(directory) / "config.json"))
+    if facts.get("kind") == "pretrained":
+        from knnlm.models import pretrained
+
+        return cast(LanguageModel, pretrained.load(directory, device))  # has the same interface
     facts.pop("parameters", None)
     model = LanguageModel(ModelConfig(**facts))
     path = check(Path(directory) / "model.safetensors")
