@@ -70,7 +70,7 @@ class PretrainedLM(nn.Module):
     def __init__(self, config: PretrainedConfig, lm: Any) -> None:
         super().__init__()
         self.config, self.lm, self.eos = config, lm, config.eos
-        self.head: nn.Module = lm.get_output_embeddings()
+        self.head: Any = lm.get_output_embeddings()
         self.softcap: float | None = config.transformers.get("final_logit_softcapping")
         self._recorded: dict[str, Tensor] | None = None
         table = places.family(config.architecture, config.transformers, config.taps)
@@ -95,9 +95,7 @@ class PretrainedLM(nn.Module):
                 f"a window of {tokens.shape[1]} tokens is longer than the {self.config.positions} that this model can "
                 "read: lower windows.new or windows.context"
             )
-        if self.config.bos is not None:
-            tokens = torch.where(tokens == self.eos, self.config.bos, tokens)
-            tokens[:, 0] = self.config.bos
+        tokens = self._read(tokens.to(self.head.weight.device, non_blocking=True))
         body: Any = self.lm.base_model
         self._recorded = {} if taps is not None else None
         try:
@@ -111,10 +109,18 @@ class PretrainedLM(nn.Module):
             self._recorded = None
         return features
 
+    def _read(self, tokens: Tensor) -> Tensor:
+        """The tokens with the one that begins every text put where `forward` says."""
+        if self.config.bos is None:
+            return tokens
+        tokens = torch.where(tokens == self.eos, self.config.bos, tokens)
+        tokens[:, 0] = self.config.bos
+        return tokens
+
     def target_logprob(self, features: Tensor, targets: Tensor) -> Tensor:
         """features [N, D], targets int64 [N] -> natural-log probabilities of the targets, float32 [N]."""
         rows = max(1, LOGITS // self.config.vocab_size)
-        parts = zip(features.split(rows), targets.split(rows), strict=True)
+        parts = zip(features.split(rows), targets.to(features.device).split(rows), strict=True)
         return torch.cat([-F.cross_entropy(self._logits(x), y, reduction="none") for x, y in parts])
 
     def logprob(self, features: Tensor) -> Tensor:
@@ -289,11 +295,7 @@ def _try(lm: PretrainedLM) -> None:
     for name, tap in recorded.items():
         if tap.shape != (*features.shape[:2], lm.config.dim):
             raise UserError(f"taps.{name}: found width {tap.shape[-1]}, expected {lm.config.dim}: name another module")
-    read = tokens
-    if lm.config.bos is not None:
-        read = torch.where(read == lm.eos, lm.config.bos, read)
-        read[:, 0] = lm.config.bos
-    own = lm.lm(input_ids=read, use_cache=False).logits[0].float().log_softmax(-1)
+    own = lm.lm(input_ids=lm._read(tokens), use_cache=False).logits[0].float().log_softmax(-1)
     if not torch.allclose(lm.logprob(features[0]), own, atol=1e-3):
         raise UserError(f"{lm.config.architecture}: its logits are more than its head's output: not supported")
 
