@@ -1,41 +1,72 @@
-# make smoke | mini | test | test-faults | test-slurm | bench, make report STUDY=mini: each sets up .venv first.
 PYTHON ?= python3
-FAISS ?= cpu
+INSTALLED := $(shell cat .venv/faiss 2>/dev/null)
+FAISS ?= $(or $(INSTALLED),cpu)
 STUDY ?= smoke
 SELECT ?=
+BENCH ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: smoke mini report test test-faults test-slurm bench lint clean
+.DEFAULT_GOAL := help
+.PHONY: help smoke mini report test test-faults test-slurm bench lint lint-schemas clean
 
-smoke: .venv/ready
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "Each target first sets up .venv. FAISS=gpu installs FAISS for GPUs; PYTHON=… chooses the interpreter."
+
+smoke: .venv/ready ## run the whole study at smoke scale, in minutes: does everything work?
 	snakemake --cores all --configfile config/smoke.yaml
 
-mini: .venv/ready
+mini: .venv/ready ## run the whole study at mini scale, in less than an hour: the paper's effects, small
 	snakemake --cores all --configfile config/mini.yaml
 
-report: .venv/ready
+report: .venv/ready ## make the report page of config/STUDY.yaml, and all that it needs (STUDY=smoke)
 	snakemake --cores all report --configfile config/$(STUDY).yaml
 
-test: .venv/ready
+test: .venv/ready ## run the tests, the smoke study among them
 	pytest
 
-test-faults: .venv/ready
+test-faults: .venv/ready ## fault tests: kill every stage, fill the disk, run two studies at once (see tests/faults)
 	pytest -m "slow or not slow" tests/faults
 
-test-slurm: .venv/ready
+test-slurm: .venv/ready ## start a SLURM on this machine and run the smoke study on it (SELECT=… picks tests, as pytest -k)
 	pytest -rs tests/slurm -k "$(SELECT)"
 
-bench: .venv/ready
+bench: .venv/ready ## measure each expensive step beside an alternative (BENCH=… picks cases by their first letters)
 	python -m benchmarks $(BENCH)
 
-lint: .venv/ready
-	ruff check . && ruff format --check . && snakefmt --check Snakefile workflow
+lint: .venv/ready ## check style, types and schemas; changes nothing
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	mypy
+	$(MAKE) --no-print-directory lint-schemas
+
+STUDIES = $(filter-out config/archives.yaml config/paper_numbers.yaml, $(wildcard config/*.yaml))
+
+lint-schemas: .venv/ready ## check the configuration files, CITATION.cff and the CI files against their schemas
+	check-jsonschema --quiet --check-metaschema $(wildcard workflow/schemas/*)
+	check-jsonschema --quiet --schemafile $(wildcard workflow/schemas/study.schema.*) $(STUDIES)
+	check-jsonschema --quiet --schemafile $(wildcard workflow/schemas/sheet.schema.*) config/experiments/*.yaml
+	check-jsonschema --quiet --schemafile $(wildcard workflow/schemas/archives.schema.*) config/archives.yaml
+	check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+clean: ## remove the environment and Snakemake's records; results and downloads stay
+	rm -rf .venv .snakemake
+
+# faiss-cpu and faiss-gpu install the same folder: one is removed before the other is installed.
+ifneq ($(FAISS),$(INSTALLED))
+.venv/ready: another-faiss
+endif
+.PHONY: another-faiss
+another-faiss:
+	if test -x .venv/bin/python; then .venv/bin/python -m pip uninstall --quiet --yes faiss-cpu faiss-gpu; fi
+	rm -f .venv/faiss
 
 .venv/ready: pyproject.toml requirements.txt setup/kenlm.sh
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --constraint requirements.txt --editable '.[$(FAISS),test]'
+	.venv/bin/python -m pip install --quiet --constraint requirements.txt --editable '.[$(FAISS),test,lint]'
 	setup/kenlm.sh .venv
+	echo $(FAISS) > .venv/faiss
 	touch $@
-
-clean:
-	rm -rf .venv .snakemake

@@ -1,1 +1,1 @@
-"""Our side beside what a user would take instead, measured alternately in one process. `make bench` runs everything."""
+"""Benchmarks of each expensive step beside the alternative that a user would take. `make bench` runs them all."""

@@ -1,4 +1,4 @@
-"""Measure all cases, or those whose names begin as asked, and write their lines into README.md."""
+"""Measure all cases, or those whose names begin with a prefix, and write their lines into benchmarks/README.md."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ VERSIONED = ("torch", "numpy", "numba", "faiss-cpu", "faiss-gpu", "sentencepiece
 
 
 def machine() -> str:
-    """The processor, its cores, the memory and the versions of what is measured."""
+    """The processor, its cores, the memory, and the versions of the packages measured."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     installed = {package.name.lower(): package.version for package in metadata.distributions()}
     versions = ", ".join(f"{name} {installed[name]}" for name in VERSIONED if name in installed)
@@ -30,13 +30,13 @@ def machine() -> str:
 
 
 def write(cases: Mapping[str, Case], rows: Mapping[str, Row]) -> None:
-    """Replace the lines of the cases just measured; those of another machine are dropped."""
+    """Replace the lines of the cases just measured; lines that another machine measured are dropped."""
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     old, after = rest.split(END)
     lines = dict(re.findall(r"^\| `([\w-]+)` (\|.*)$", old, re.MULTILINE)) if machine() in old else {}
     for name, row in rows.items():
-        told = cases[name]
-        cells = (told.what, told.beside, row.ours, row.other, row.ratio, told.wanted, row.memory, row.note)
+        case = cases[name]
+        cells = (case.what, case.beside, row.ours, row.other, row.ratio, case.wanted, row.memory, row.note)
         lines[name] = f"| {' | '.join(cells)} |"
     table = [HEAD, "|" + "---|" * HEAD.count(" |"), *(f"| `{name}` {lines[name]}" for name in cases if name in lines)]
     text = "\n".join([BEGIN, "", machine(), "", *table, "", END])

@@ -1,4 +1,4 @@
-"""What it costs to compare every file with its digest, and to digest every output."""
+"""Cases of checking: the cost of comparing every input with its digest and of digesting every output."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def artifact(directory: Path, stage: str, **arrays: np.ndarray) -> Path:
 
 
 def sides(folder: Path, scale: float, stage: str) -> Sides:
-    """Searching one shard, merging two or scoring the merged, from artifacts that the stages before have made."""
+    """Search one shard, merge two, or score the merged neighbors, from artifacts that earlier stages have made."""
     entries, count = int(ENTRIES * scale), int(QUERIES * scale)
     keys, _, asked = inputs.clustered(folder, 2 * entries, 128, count)
     folder /= stage  # a run without digests spoils its outputs for the stages after it

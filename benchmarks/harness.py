@@ -1,18 +1,17 @@
-"""How a case is measured: the same answer first, then ours and the other in turn; peak memory apart, side by side.
+"""Measure one case: compare both answers, then time both sides alternately, then take each side's peak memory.
 
-A case function builds inputs under a scratch folder and returns its `Sides`, or measures by itself and returns a `Row`.
-Every case runs in a process of its own; each side's memory is that of one more process that runs this side alone.
+A case function builds its inputs under a scratch folder and returns its `Sides`, or measures by itself and returns a
+`Row`. Every case runs in its own process. Each side's peak memory is measured in one more process that runs only it.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,12 +20,12 @@ import psutil
 
 GROUPS = ("retrieval", "scores", "lm", "pipeline", "checks")
 REPEATS = 5
-SAMPLED = 0.003  # seconds between two looks at a process's memory
+SAMPLED = 0.003  # seconds between two readings of a process's memory
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table, in words."""
+    """One line of the table, as text."""
 
     ours: str
     other: str
@@ -37,18 +36,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Sides:
-    """Two ways to one answer."""
+    """Two ways to compute one answer."""
 
     ours: Callable[[], object]
     other: Callable[[], object]
     same: Callable[[object, object], str | None]
-    """raises unless both answers agree; may return a note"""
+    """raises an error unless both answers agree; may return a note for the table"""
     work: float
     unit: str
-    """`work` so many of `unit` in each run"""
+    """what each run processes: `work` of these (an empty unit: seconds are printed, not a rate)"""
     repeats: int = REPEATS
     overhead: bool = False
-    """told as ours' extra time, not as the other's time divided by ours"""
+    """the ratio is our extra time relative to the other's, instead of the other's time divided by ours"""
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,25 @@ def timed(sides: Sides) -> dict[str, str]:
     """Columns `ours`, `other`, `ratio` and `note`; both sides have run once, for their answers, before any is timed."""
     note = sides.same(sides.ours(), sides.other()) or ""
     pairs = [(seconds(sides.ours), seconds(sides.other)) for _ in range(sides.repeats)]
-    ours, other = (statistics.median(side) for side in zip(*pairs, strict=True))
-    ratios = [mine / its - 1 if sides.overhead else its / mine for mine, its in pairs]
+    return columns(sides, pairs) | {"note": note}
+
+
+def columns(sides: Sides, pairs: Sequence[tuple[float, float]]) -> dict[str, str]:
+    """Columns `ours`, `other` and `ratio` of pairs of seconds (ours, other): those of the pair with the median ratio.
+
+    Medians of each column by itself would come from different pairs, and the rates would contradict the ratio.
+    """
+
+    def ratio(pair: tuple[float, float]) -> float:
+        ours, other = pair
+        return ours / other - 1 if sides.overhead else other / ours
+
+    ordered = sorted(pairs, key=ratio)
+    median = ordered[(len(ordered) - 1) // 2]
     form = "{:+.0%}" if sides.overhead else "{:.2f}×"
-    middle, low, high = (form.format(f(ratios)) for f in (statistics.median, min, max))
-    columns = {"ours": rate(sides, ours), "other": rate(sides, other)}
-    return columns | {"ratio": f"**{middle}** ({low} to {high})", "note": note}
+    middle, low, high = (form.format(ratio(pair)) for pair in (median, ordered[0], ordered[-1]))
+    ours, other = (rate(sides, took) for took in median)
+    return {"ours": ours, "other": other, "ratio": f"**{middle}** ({low} to {high})"}
 
 
 def rate(sides: Sides, took: float) -> str:
@@ -101,7 +113,7 @@ def rate(sides: Sides, took: float) -> str:
 
 
 def peak(name: str, side: str, scratch: Path, scale: float) -> float:
-    """MB of anonymous memory that a fresh process, with its children, takes to run one side beyond its inputs."""
+    """Peak anonymous memory, MB above the inputs', of a fresh process (with its children) that runs one side."""
     child = subprocess.Popen(command(name, side, scratch, scale), stdout=subprocess.PIPE, text=True, env=environment())
     assert child.stdout.readline() == "ready\n", f"{name}: its {side} failed"
     before = highest = anonymous(child.pid)
@@ -114,7 +126,7 @@ def peak(name: str, side: str, scratch: Path, scale: float) -> float:
 
 
 def anonymous(pid: int) -> int:
-    """Bytes of a process and its children that no file stands for."""
+    """Bytes of anonymous memory (not backed by a file) of a process and its children."""
     total = 0
     with contextlib.suppress(psutil.Error, OSError):
         for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
@@ -128,17 +140,17 @@ def command(name: str, side: str, scratch: Path, scale: float) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """All cores, and the allocator as the workflow sets it, for both sides."""
+    """The environment of both sides: all cores, and the allocator's settings of the workflow."""
     kept = {"MALLOC_MMAP_THRESHOLD_": 1 << 32, "MALLOC_TRIM_THRESHOLD_": 1 << 32, "MALLOC_TOP_PAD_": 1 << 28}
     threads = {"OMP_NUM_THREADS": len(os.sched_getaffinity(0))}
     return os.environ | {name: str(value) for name, value in (kept | threads).items()}
 
 
 def measure(name: str, scale: float, scratch: Path) -> Row:
-    """The case's line; inputs are left in the scratch folder, where the next case of its group finds them."""
+    """The case's line. Its inputs stay in the scratch folder, so that later cases of its group can use them."""
     asked = command(name, "time", scratch, scale)
-    found = subprocess.run(asked, stdout=subprocess.PIPE, text=True, env=environment(), check=True)
-    columns = json.loads(found.stdout.splitlines()[-1])
+    run = subprocess.run(asked, stdout=subprocess.PIPE, text=True, env=environment(), check=True)
+    columns = json.loads(run.stdout.splitlines()[-1])
     if "memory" not in columns:
         ours, other = (peak(name, side, scratch, scale) for side in ("ours", "other"))
         columns["memory"] = f"{ours:,.0f} / {other:,.0f} MB"
@@ -146,7 +158,7 @@ def measure(name: str, scale: float, scratch: Path) -> Row:
 
 
 def main() -> None:
-    """In a case's own process: time both sides, or run one of them after saying that its inputs are there."""
+    """Run in a case's own process: time both sides, or print `ready` once the inputs exist and run one side."""
     parser = argparse.ArgumentParser()
     for name, kind in (("name", str), ("side", str), ("scratch", Path), ("scale", float)):
         parser.add_argument(name, type=kind)

@@ -11,7 +11,7 @@ SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 
 
 def cached(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """A file's array, memory-mapped; made first where there is none."""
+    """The array in a file, memory-mapped; the file is written first if it does not exist."""
     if not path.exists():
         np.save(path, make())
     return np.load(path, mmap_mode="r")
@@ -33,7 +33,7 @@ def clustered(folder: Path, count: int, dim: int, queries: int) -> tuple[np.ndar
 
 
 def _draw(count: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`seed` draws the points; the clusters and their directions are always the same."""
+    """Points drawn with `seed` from clusters whose centers and directions are always the same."""
     fixed, rng = np.random.default_rng(0), np.random.default_rng(seed)
     centers = fixed.standard_normal((CLUSTERS, dim), dtype=np.float32)
     directions = fixed.standard_normal((CLUSTERS, LATENT, dim), dtype=np.float32)
@@ -50,7 +50,7 @@ def _draw(count: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def candidates(labels: np.ndarray, queries: int, k: int) -> np.ndarray:
-    """Rows [Q, k] int64 as a search finds them: those of a few clusters, in no order on disk."""
+    """Rows [Q, k] int64 as a search returns them: from a few clusters, scattered on disk."""
     rng = np.random.default_rng(3)
     by_cluster = np.argsort(labels, kind="stable")
     start = rng.integers(0, len(labels) - 4 * k, queries)
@@ -72,7 +72,7 @@ def neighbors(folder: Path, queries: int, k: int, vocab: int) -> tuple[np.ndarra
 
 
 def zipf(rng: np.random.Generator, shape: int | tuple[int, ...], vocab: int) -> np.ndarray:
-    """Word ids as text has them: word i about 1/i as often as the first."""
+    """Word ids distributed as in text (Zipf's law): word i occurs about 1/i as often as the first."""
     return np.minimum(np.exp(rng.random(shape, dtype=np.float32) * np.log(vocab)) - 1, vocab - 1).astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""The language model: training and the forward pass over a datastore's tokens."""
+"""Cases of the language model: training, and the forward pass over a datastore's tokens."""
 
 import json
 import time
@@ -14,16 +14,15 @@ from benchmarks.harness import Sides, case
 from knnlm.artifacts import description
 from knnlm.datastores import extract
 from knnlm.models import model, train, windows
-from knnlm.models.model import LanguageModel, ModelConfig
-from knnlm.models.schedule import TrainingSettings
-from knnlm.models.windows import WindowSettings
+from knnlm.models.model import LanguageModel
+from knnlm.settings import ModelConfig, TrainingSettings, WindowSettings
 
 MINI = {"attention_dropout": 0.0, "activation_dropout": 0.0, "adaptive_dropout": 0.0, "dropout": 0.1}
 UPDATES = 20  # of each side in a run
 
 
 class Plain(nn.Module):
-    """The same model of PyTorch's own modules, with the weights of `lm`; it cannot tie those of its softmax."""
+    """The same model built from PyTorch's own modules with the weights of `lm`, except that its softmax is not tied."""
 
     def __init__(self, lm: LanguageModel) -> None:
         super().__init__()
@@ -128,14 +127,14 @@ def training(architecture: dict, batch: int, scale: float) -> Sides:
 
 
 def agree(lm: LanguageModel, plain: Plain, tokens: Tensor) -> None:
-    """Both have the same loss before training."""
+    """Raise unless both models have the same loss before training."""
     with torch.no_grad():
         mine = -lm.eval().target_logprob(lm(tokens).flatten(0, 1), tokens.flatten()).mean()
         torch.testing.assert_close(plain.eval().loss(tokens, tokens), mine, rtol=1e-4, atol=1e-4)
 
 
 def products(config: ModelConfig, batch: int) -> float:
-    """Multiplications and additions in an update's matrix products, forward and backward; of tails half the tokens."""
+    """Floating-point operations of an update's matrix products, forward and backward; tails see half of the tokens."""
     layer = 4 * config.dim**2 + 2 * config.dim * config.ffn_dim + 256 * config.dim  # attends to half a block on average
     edges = (*config.adaptive_cutoffs, config.vocab_size)
     softmax = config.dim * (edges[0] + len(edges) - 1)

@@ -1,4 +1,4 @@
-"""Text to tokens, the workflow around the stages, and growing datastores."""
+"""Cases of the pipeline: text to tokens, the workflow around the stages, and growing datastores."""
 
 import json
 import multiprocessing
@@ -20,11 +20,12 @@ from knnlm.artifacts import description
 from knnlm.corpora import binarize, build_vocab, vocab
 from knnlm.datastores import add, extract, merge, search, train_index
 from knnlm.models import model
-from knnlm.models.model import LanguageModel, ModelConfig
+from knnlm.models.model import LanguageModel
+from knnlm.settings import ModelConfig
 
 ROOT = Path(__file__).parent.parent
 CORES = len(os.sched_getaffinity(0))
-TOOK = re.compile(r"^\S+ took ([\d.]+) s$", re.MULTILINE)  # what every stage says last (knnlm/artifacts/cli.py)
+TOOK = re.compile(r"^\S+ took ([\d.]+) s$", re.MULTILINE)  # the last line that every verb logs (knnlm/artifacts/cli.py)
 
 
 def corpus(folder: Path, documents: list[str]) -> Path:
@@ -85,11 +86,9 @@ def encode_bert(folder: Path, scale: float) -> Sides:
     return encoding(folder, scale, "bert")
 
 
-def snakemake(*arguments: object) -> str:
-    """Its standard error, in which each stage says how long it took."""
+def snakemake(*arguments: object) -> None:
     asked = [sys.executable, "-m", "snakemake", "--nolock", *map(str, arguments)]
-    run = subprocess.run(asked, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=True)
-    return run.stderr
+    subprocess.run(asked, cwd=ROOT, capture_output=True, check=True)
 
 
 @case(
@@ -101,9 +100,9 @@ def snakemake(*arguments: object) -> str:
 def workflow(folder: Path, _: float) -> Row:
     study = ("--cores", 1, "--configfile", "config/smoke.yaml", "--config", f"results={folder}")
     snakemake(*study, "--until", "fetch")
-    began = time.perf_counter()
-    stages = [float(took) for took in TOOK.findall(snakemake(*study))]
-    whole = time.perf_counter() - began
+    whole = seconds(lambda: snakemake(*study))
+    logs = [log for log in (folder / "smoke/logs").rglob("*.log") if "fetch" not in log.parts]
+    stages = [float(took) for log in logs for took in TOOK.findall(log.read_text(encoding="utf-8"))]
     note = f"{len(stages)} jobs, {(whole - sum(stages)) / len(stages):.2f} s each beside their own time"
     return Row(f"{whole:.0f} s", f"{sum(stages):.0f} s", f"**{whole / sum(stages) - 1:+.0%}**", "", note)
 
@@ -115,8 +114,8 @@ def dry_run(folder: Path, _: float) -> Row:
     return Row(f"{took[1]:.1f} s", "", f"({took[0]:.1f} to {took[2]:.1f} s)", "")
 
 
-def grow(folder: Path, shards: int, entries: int, told) -> None:
-    """Keys, index, search of 1,000 queries and merge of a datastore of so many shards."""
+def grow(folder: Path, shards: int, entries: int, times: multiprocessing.Queue) -> None:
+    """Extract, index, search (1,000 queries) and merge a datastore of `shards` shards; the seconds go into `times`."""
     out, sizes = Path(tempfile.mkdtemp(dir=folder)), '{"new": 192, "context": 64}'
     tokens = inputs.zipf(np.random.default_rng(9), entries * shards, 8000).astype(np.uint16)
     np.save(out / "tokens.npy", tokens)
@@ -141,7 +140,7 @@ def grow(folder: Path, shards: int, entries: int, told) -> None:
         search.main(search.SearchConfig(index, keys, (queries,), 1024, (found,), fast))
         shutil.rmtree(keys)
     merge.main(merge.MergeConfig(tuple(out / f"found{shard}" for shard in range(shards)), (out / "merged",)))
-    told.put(time.perf_counter() - began)
+    times.put(time.perf_counter() - began)
 
 
 @case(
@@ -158,15 +157,15 @@ def scaling(folder: Path, scale: float) -> Row:
     model.save(LanguageModel(config), folder / "lm")
     description.write_meta(folder / "lm", "train", {}, {})
     context, times, peaks = multiprocessing.get_context("spawn"), [], []
-    for shards in (1, 1, 2, 4, 8):  # the first to compile and to fill caches
-        told, highest = context.Queue(), 0
-        child = context.Process(target=grow, args=(folder, shards, int(50_000 * scale), told))
+    for shards in (1, 1, 2, 4, 8):  # the first run compiles numba's functions and fills caches
+        taken, highest = context.Queue(), 0
+        child = context.Process(target=grow, args=(folder, shards, int(50_000 * scale), taken))
         child.start()
         while child.is_alive():
             highest = max(highest, anonymous(child.pid))
             time.sleep(0.01)
         assert child.exitcode == 0, f"{shards} shards failed"
-        times.append(told.get())
+        times.append(taken.get())
         peaks.append(highest / 1e6)
     times, peaks = times[1:], peaks[1:]
     ratio = times[-1] / (8 * times[0]) - 1

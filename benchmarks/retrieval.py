@@ -1,4 +1,4 @@
-"""Distances, searches, adding to an index."""
+"""Cases of retrieval: exact distances, searches, adding to an index."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from benchmarks import inputs
 from benchmarks.harness import Sides, case
 from knnlm.artifacts import description
 from knnlm.datastores import add, ann, exact
-from knnlm.datastores.ann import IndexSettings
 from knnlm.scores import knn, mixture
+from knnlm.settings import IndexSettings
 
 K = 1024
 BATCH = 512  # queries that the published way handles at a time: the new tokens of a window
@@ -123,7 +123,7 @@ def approximate(folder: Path, scale: float) -> Sides:
 
 
 def exact_rows(keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """One of each query's ten nearest rows, by lot: [Q]."""
+    """For each query one of its ten nearest rows, chosen at random: [Q]."""
     index = faiss.IndexFlatL2(keys.shape[1])
     ann.add(index, keys)
     _, rows = ann.search(index, queries, 10, np.arange(len(keys)))

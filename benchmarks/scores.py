@@ -1,5 +1,6 @@
-"""From neighbors and log probabilities to numbers: arithmetic on arrays."""
+"""Cases of scoring: probabilities from neighbors, and mixture weights from log-probabilities."""
 
+import math
 from pathlib import Path
 
 import numba
@@ -16,7 +17,7 @@ K, VOCAB, BLOCK = 1024, 33_000, 512
 def target_sides(folder: Path, scale: float, other: str, repeats: int = 3) -> Sides:
     queries = int(200_000 * scale)
     near, values, targets = inputs.neighbors(folder, queries, K, VOCAB)
-    others = {"scatter": dense_scatter, "numpy": in_numpy, "read": read_once}
+    others = {"scatter": dense_scatter, "numpy": in_numpy, "exp": numbas_exp, "read": read_once}
 
     def same(ours: np.ndarray, theirs: np.ndarray) -> None:
         if other != "read":
@@ -33,7 +34,7 @@ def target_sides(folder: Path, scale: float, other: str, repeats: int = 3) -> Si
 
 
 def dense_scatter(near: np.ndarray, values: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """log p of the targets, by way of the whole distribution [B, V]."""
+    """log p of the targets, computed through the whole distribution [B, V]."""
     out = np.empty(len(near), np.float32)
     for start in range(0, len(near), BLOCK):
         here = slice(start, start + BLOCK)
@@ -53,6 +54,21 @@ def in_numpy(near: np.ndarray, values: np.ndarray, targets: np.ndarray) -> np.nd
         with np.errstate(divide="ignore"):
             hits = np.log((weights * (values[here] == targets[here, None])).sum(1))
         out[here] = hits - np.log(weights.sum(1))
+    return out
+
+
+@numba.njit(parallel=True, cache=True)
+def numbas_exp(near: np.ndarray, values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The plain loop, with numba's own exponential."""
+    out = np.empty(len(near), np.float32)
+    for n in numba.prange(len(near)):
+        nearest, total, hits = near[n].min(), 0.0, 0.0
+        for j in range(near.shape[1]):
+            weight = math.exp(nearest - near[n, j])
+            total += weight
+            if values[n, j] == targets[n]:
+                hits += weight
+        out[n] = math.log(hits) - math.log(total) if hits > 0 else -np.inf
     return out
 
 
@@ -79,6 +95,11 @@ def targets_scatter(folder: Path, scale: float) -> Sides:
 @case("targets-numpy", WHAT, "NumPy, in blocks", "≥ 10×")
 def targets_numpy(folder: Path, scale: float) -> Sides:
     return target_sides(folder, scale, "numpy")
+
+
+@case("targets-exp", WHAT, "a plain loop with numba's own exponential", "≥ 2×")
+def targets_exp(folder: Path, scale: float) -> Sides:
+    return target_sides(folder, scale, "exp")
 
 
 @case("targets-read", WHAT, "reading both arrays once from memory", "≥ 0.33×")

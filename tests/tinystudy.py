@@ -1,7 +1,6 @@
 """A finished study in miniature: an untrained model, its datastore and all scores of one kNN-LM row, in seconds."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from knnlm.corpora import binarize, build_vocab
 from knnlm.datastores import add, extract, merge, search, train_index
 from knnlm.models import evaluate, model
 from knnlm.scores import interpolate, score_cache, score_knn
+from knnlm.settings import ModelConfig
 
 FOX = "the quick brown fox jumps over the lazy dog near the old mill . </script><b>&amp; is a word too ."
 WORDS = FOX.split()
@@ -51,14 +51,13 @@ def write(study: Path, texts: int = 0, seed: int = 1) -> Path:
 
 def train(out: Path, vocab: Path, tokens: Path, seed: int) -> None:
     torch.manual_seed(seed)
-    config = model.ModelConfig(
-        files.read_json(vocab / "vocab.json")["size"], layers=2, dim=16, ffn_dim=32, heads=2, adaptive_cutoffs=(8,)
-    )
+    size = files.read_json(vocab / "vocab.json")["size"]
+    config = ModelConfig(vocab_size=size, layers=2, dim=16, ffn_dim=32, heads=2, adaptive_cutoffs=(8,))
     out.mkdir(parents=True)
     model.save(model.LanguageModel(config).eval(), out)
     inputs = {"train": tokens / "train.npy", "vocab": vocab / "vocab.json"}
     shared = lineage.agree(inputs.values(), "vocab")
-    description.write_meta(out, "train", asdict(config), inputs, shared, "model", training_tokens=2400)
+    description.write_meta(out, "train", config.model_dump(), inputs, shared, "model", training_tokens=2400)
 
 
 def retrieve(study: Path, tokens: Path) -> None:
@@ -110,7 +109,7 @@ def score(study: Path, tokens: Path, queries: dict, logprobs: dict, found: dict)
 
 
 def sheet(study: Path) -> tuple[str, str]:
-    """Table 1's rows and its documents, as `interpolate` is told of them."""
+    """Table 1's rows and its documents, as JSON for `interpolate`."""
     logprobs = {split: study / f"logprobs/fox/{split}" for split in ("dev", "test")}
     knn = {split: path / "knn/fox/seed1/fox/ffn_input_ln/fine/first2of2" for split, path in logprobs.items()}
     row = {"name": "base", "label": "LM", "corpus": "fox", "model": "fox", "seeds": [1]}

@@ -1,123 +1,147 @@
-"""What one part of a study says of another: names exist, files are there, no two keys contradict each other."""
+"""What one part of a study says of another: names exist, files are there, and sizes allow what is asked."""
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
-from checking import StudyError, beside, nearest
+from checking import StudyError, beside
 
-TEXT_FOLDERS = ("folder", "books_folder")  # kinds of source
-OWN_SPLITS = ("train", "dev", "test")  # subfolders of a folder of text that comes with its own splits
+from knnlm.settings import (
+    HELD_OUT,
+    PADDED_TO,
+    SECOND_LAST,
+    SPECIAL_TOKENS,
+    SPLITS,
+    TEXT_FOLDERS,
+    Archive,
+    Corpus,
+    Model,
+    Source,
+    Study,
+    Vocab,
+    nearest,
+)
+
+T = TypeVar("T")
+MOST_TOKENS_PER_WORD = 20  # a text without spaces has long words
+OVERSHOOT = 1.1  # of a split filled with whole documents
 
 
-def named(study: Mapping, section: str, name: str, where: str) -> dict:
-    if name not in study[section]:
-        raise StudyError(f"{where}: {section} has no {name!r}{nearest(name, list(study[section]))}")
-    return study[section][name]
+def named(section: str, entries: Mapping[str, T], name: str, where: str) -> T:
+    """The entry of that name; StudyError says which names the section has."""
+    if name not in entries:
+        raise StudyError(f"{where}: {section} has no {name!r}{nearest(name, list(entries))}")
+    return entries[name]
 
 
-def check_references(study: dict, catalogue: Mapping) -> None:
-    """Of everything but the experiment sheet; raises StudyError."""
-    for name, corpus in study["corpora"].items():
-        check_corpus(study, catalogue, name, corpus)
-    for name, vocab in study["vocabs"].items():
-        for corpus in vocab["corpora"]:
-            named(study, "corpora", corpus, f"vocabs.{name}.corpora")
-        check_file(f"vocabs.{name}.file", vocab.get("file"))
-    for name, model in study["models"].items():
-        named(study, "corpora", model["corpus"], f"models.{name}.corpus")
-        vocab = named(study, "vocabs", model["vocab"], f"models.{name}.vocab")
-        if "checkpoint" in model:
-            check_checkpoint(f"models.{name}", model, vocab)
-    for name in study["datastores"]:
-        named(study, "corpora", name, f"datastores.{name}")
-    named(study, "indexes", study["retrieval"]["index"], "retrieval.index")
+def check_study(study: Study, catalogue: Mapping[str, Archive]) -> None:
+    """Check everything but the experiment sheet; raises StudyError."""
+    for name, corpus in study.corpora.items():
+        if corpus.subset_of is None:
+            check_sources(f"corpora.{name}", corpus, catalogue)
+        else:
+            check_subset(study, name, corpus.subset_of)
+    for name, vocab in study.vocabs.items():
+        for corpus_name in vocab.corpora:
+            named("corpora", study.corpora, corpus_name, f"vocabs.{name}.corpora")
+        check_file(f"vocabs.{name}.file", vocab.file)
+    for name, model in study.models.items():
+        named("corpora", study.corpora, model.corpus, f"models.{name}.corpus")
+        check_words(f"models.{name}", model, named("vocabs", study.vocabs, model.vocab, f"models.{name}.vocab"))
+    for name in study.datastores:
+        named("corpora", study.corpora, name, f"datastores.{name}")
+    named("indexes", study.indexes, study.retrieval.index, "retrieval.index")
     check_folders(study)
 
 
-def check_corpus(study: dict, catalogue: Mapping, name: str, corpus: dict) -> None:
-    """A subset of a corpus that is none itself, or sources that can be read and split."""
-    where = f"corpora.{name}"
-    if parent := corpus.get("subset_of"):
-        if parent == name:
-            raise StudyError(f"{where}.subset_of: {name} is its own parent; name another corpus")
-        if "subset_of" in named(study, "corpora", parent, f"{where}.subset_of"):
-            raise StudyError(f"{where}.subset_of: {parent} is itself a subset; name its parent")
-        return
-    if both := sorted(set(corpus.get("dev_titles", ())) & set(corpus.get("test_titles", ()))):
-        raise StudyError(f"{where}.test_titles: {both[0]!r} is in dev_titles too; keep one")
-    split = []
-    for number, source in enumerate(corpus["sources"]):
-        check_source(catalogue, source, f"{where}.sources[{number}]")
-        split.append(has_splits(source))
-    asked = [f"{part}_{how}" for part in ("dev", "test") for how in ("words", "titles") if f"{part}_{how}" in corpus]
+def check_subset(study: Study, name: str, parent: str) -> None:
+    """A subset is a part of a corpus that is no subset itself."""
+    where = f"corpora.{name}.subset_of"
+    if parent == name:
+        raise StudyError(f"{where}: {name} is its own parent; name another corpus")
+    if named("corpora", study.corpora, parent, where).subset_of is not None:
+        raise StudyError(f"{where}: {parent} is itself a subset; name its parent")
+
+
+def check_sources(where: str, corpus: Corpus, catalogue: Mapping[str, Archive]) -> None:
+    """Sources can be read and split, and are large enough for dev and test."""
+    for number, source in enumerate(corpus.sources):
+        check_source(f"{where}.sources[{number}]", source, catalogue)
+    split = [has_splits(source) for source in corpus.sources]
+    keys = (f"{part}_{how}" for part in HELD_OUT for how in ("words", "titles"))
+    asked = [key for key in keys if getattr(corpus, key)]
     if any(split) and not all(split):
         own = split.index(True)
         raise StudyError(f"{where}.sources: [{own}] comes with its own splits, another does not; use two corpora")
     if any(split) and asked:
         raise StudyError(f"{where}.{asked[0]}: the source comes with its own dev and test; leave {asked[0]} out")
-    if not any(split) and all(source_is_there(source) for source in corpus["sources"]):
-        for part in ("dev", "test"):
+    if not any(split) and all(source_is_there(source.model_dump()) for source in corpus.sources):
+        for part in HELD_OUT:
             if not any(key.startswith(part) for key in asked):
                 raise StudyError(f"{where}: needs {part}_words or {part}_titles: its sources come without splits")
+    held_out, most = corpus.dev_words + corpus.test_words, most_bytes(corpus) / 2
+    if held_out >= most:
+        raise StudyError(
+            f"{where}.{'dev_words' if corpus.dev_words else 'test_words'}: dev and test ask for {held_out:,} words, "
+            f"the sources have at most {most:,.0f}; lower dev_words and test_words"
+        )
 
 
-def check_source(catalogue: Mapping, source: dict, where: str) -> None:
+def check_source(where: str, source: Source, catalogue: Mapping[str, Archive]) -> None:
     """An archive of the catalogue that its kind reads, or a path of the right sort where there is something."""
-    if archive := source.get("archive"):
-        if archive not in catalogue:
-            raise StudyError(f"{where}.archive: the catalogue has no {archive!r}{nearest(archive, list(catalogue))}")
-        read_as = catalogue[archive].get("read_as", source["kind"])
-        if read_as != source["kind"]:
-            raise StudyError(f"{where}.kind: found {source['kind']!r}; archive {archive} is read as {read_as!r}")
+    if source.path is None:
+        name = source.archive or ""
+        read_as = named("the catalogue", catalogue, name, f"{where}.archive").read_as
+        if read_as not in (None, source.kind):
+            raise StudyError(f"{where}.kind: found {source.kind!r}; archive {name} is read as {read_as!r}")
         return
-    path, wants_folder = Path(source["path"]), source["kind"] in (*TEXT_FOLDERS, "huggingface_parquet")
+    path, wants_folder = Path(source.path), source.kind in (*TEXT_FOLDERS, "huggingface_parquet")
     if path.exists() and path.is_dir() != wants_folder:
         expected = "folder" if wants_folder else "file"
-        raise StudyError(f"{where}.path: {path} is not a {expected}; kind {source['kind']} reads a {expected}")
+        raise StudyError(f"{where}.path: {path} is not a {expected}; kind {source.kind} reads a {expected}")
 
 
 def source_is_there(source: Mapping) -> bool:
+    """Whether a source, as a study's dict holds it, can be read without filling a folder first."""
     return "archive" in source or Path(source["path"]).exists()
 
 
-def has_splits(source: Mapping) -> bool:
+def has_splits(source: Source) -> bool:
     """Whether a source says which of its documents are train, dev and test."""
-    if source["kind"] in TEXT_FOLDERS:
-        return all((Path(source["path"]) / split).is_dir() for split in OWN_SPLITS)
-    return source["kind"] == "wikitext103"
+    if source.kind in TEXT_FOLDERS and source.path is not None:
+        return all((Path(source.path) / split).is_dir() for split in SPLITS)
+    return source.kind == "wikitext103"
+
+
+def check_words(where: str, model: Model, vocab: Vocab) -> None:
+    """The vocabulary is the checkpoint's, or has the words that the architecture divides."""
+    if model.checkpoint is not None:
+        if vocab.type != "word" or vocab.file is None:
+            raise StudyError(
+                f"{where}.vocab: a checkpoint needs `{{type: word, file: dict.txt}}`, the dictionary published with it"
+            )
+        check_file(f"{where}.checkpoint", model.checkpoint)
+    elif not model.architecture.has_room_for_cutoffs(most := most_words(vocab)):
+        raise StudyError(
+            f"{where}.architecture.adaptive_cutoffs: found {list(model.architecture.adaptive_cutoffs)}, "
+            f"vocabs.{model.vocab} has at most {most:,} words; allowed: cutoffs below"
+        )
 
 
 def check_file(where: str, path: str | None) -> None:
-    if path and not Path(path).is_file():
+    if path is not None and not Path(path).is_file():
         raise StudyError(f"{where}: {path} is not a file{beside(path)}")
 
 
-def check_checkpoint(where: str, model: dict, vocab: dict) -> None:
-    """A model that is imported is told nothing that its checkpoint tells, and shares its dictionary."""
-    for key in ("architecture", "training"):
-        if model[key]:
-            raise StudyError(f"{where}.{key}: {where}.checkpoint has its own; keep one of the two")
-    if len(model["seeds"]) > 1:
-        raise StudyError(f"{where}.seeds: found {model['seeds']}, a checkpoint is one training run; name one seed")
-    if vocab["type"] != "word" or "file" not in vocab:
-        raise StudyError(
-            f"{where}.vocab: a checkpoint needs `{{type: word, file: dict.txt}}`, the dictionary published with it"
-        )
-    check_file(f"{where}.checkpoint", model["checkpoint"])
-
-
-def check_folders(study: dict) -> None:
+def check_folders(study: Study) -> None:
     """Results can be written, and downloads where an archive is not there yet."""
-    needed = {
-        source["archive"]
-        for corpus in study["corpora"].values()
-        for source in corpus.get("sources", ())
-        if "archive" in source
-    }
-    downloads = Path(study["downloads"])
+    needed = {source.archive for corpus in study.corpora.values() for source in corpus.sources if source.archive}
+    downloads = Path(study.downloads)
     missing = sorted(name for name in needed if not (downloads / name).exists())
-    for key, path in (("results", Path(study["results"]) / study["study"]), ("downloads", downloads)):
+    for key, path in (("results", Path(study.results) / study.study), ("downloads", downloads)):
         there = next(folder for folder in (path, *path.parents) if folder.exists())
         if not there.is_dir():
             raise StudyError(f"{key}: {there} is not a folder; name a folder, there or not")
@@ -126,27 +150,9 @@ def check_folders(study: dict) -> None:
             raise StudyError(f"{key}: {there} cannot be written{lacks}; name a folder that can")
 
 
-def check_row(study: dict, row: dict, where: str) -> None:
-    """The names and the mixture of one row of the sheet."""
-    named(study, "corpora", row["corpus"], f"{where}.corpus")
-    if row["datastore"]:
-        named(study, "indexes", row["index"], f"{where}.index")
-        metric, distance = study["indexes"][row["index"]]["metric"], row["distance"]
-        if metric == "ip" and distance == "quantized_sqrt":
-            raise StudyError(f"{where}.distance: 'quantized_sqrt' has no meaning for an inner-product index")
-        if distance == "exact" and not study["datastores"][row["datastore"]]["store_keys"]:
-            raise StudyError(f"{where}.distance: 'exact' needs keys; set datastores.{row['datastore']}.store_keys")
-    if row["memorizing"]:
-        other = named(study, "models", row["memorizing"], f"{where}.memorizing")
-        if other["vocab"] != row["vocab"]:
-            raise StudyError(f"{where}.memorizing: vocabulary {other['vocab']!r}, the row's model has {row['vocab']!r}")
-    if row["ngram"] and row["ngram"] not in study["ngram"]["orders"]:
-        raise StudyError(f"{where}.ngram: order {row['ngram']} is not among ngram.orders {study['ngram']['orders']}")
-
-
-def check_rows(study: dict, output: str, rows: list[dict]) -> None:
-    """Each row of an output, and that they can be told apart."""
-    where = f"{study['experiments']}: {output}"
+def check_rows(study: Study, output: str, rows: list[dict]) -> None:
+    """Each row of an output, and that their names differ."""
+    where = f"{study.experiments}: {output}"
     names = [row["name"] for row in rows]
     for row in rows:
         if names.count(row["name"]) > 1:
@@ -159,3 +165,98 @@ def check_rows(study: dict, output: str, rows: list[dict]) -> None:
         check_row(study, row, f"{where}.{row['name']}")
     if output == "table1" and not all(row["datastore"] for row in rows if row["name"] == "knn"):
         raise StudyError(f"{where}.knn: no datastore; the examples and the explorer show this row, name one")
+
+
+def check_row(study: Study, row: dict, where: str) -> None:
+    """The names and the mixture of one row of the sheet."""
+    named("corpora", study.corpora, row["corpus"], f"{where}.corpus")
+    if row["datastore"]:
+        metric = named("indexes", study.indexes, row["index"], f"{where}.index").metric
+        if metric == "ip" and row["distance"] == "quantized_sqrt":
+            raise StudyError(f"{where}.distance: 'quantized_sqrt' has no meaning for an inner-product index")
+        if row["distance"] == "exact" and not study.datastores[row["datastore"]].store_keys:
+            raise StudyError(f"{where}.distance: 'exact' needs keys; set datastores.{row['datastore']}.store_keys")
+    if row["memorizing"]:
+        other = named("models", study.models, row["memorizing"], f"{where}.memorizing")
+        if other.vocab != row["vocab"]:
+            raise StudyError(f"{where}.memorizing: vocabulary {other.vocab!r}, the row's model has {row['vocab']!r}")
+    if row["ngram"] and row["ngram"] not in study.ngram.orders:
+        raise StudyError(f"{where}.ngram: order {row['ngram']} is not among ngram.orders {list(study.ngram.orders)}")
+
+
+def check_retrieval(study: Study, rows: Iterable[dict]) -> None:
+    """The datastore and the index of each row: layers for its keys, keys that can be coded, and enough entries."""
+    for row in rows:
+        if row["datastore"]:
+            if study.models[row["model"]].checkpoint is None:
+                check_keys(study, row)
+            check_entries(study, row)
+
+
+def check_keys(study: Study, row: dict) -> None:
+    """The row's model has the layer that its keys come from, and its index's factory can divide them."""
+    a, index = study.models[row["model"]].architecture, study.indexes[row["index"]]
+    dim, parts = index.parsed.dimension(a.dim), index.parsed.parts
+    if parts and dim % parts:
+        raise StudyError(
+            f"indexes.{row['index']}.factory: found {index.factory!r}, whose {parts} sub-quantisers do not divide the "
+            f"{dim} dimensions of the keys of models.{row['model']}; allowed: a divisor of {dim}"
+        )
+    if row["keytype"].endswith(SECOND_LAST) and a.layers < 2:
+        raise StudyError(
+            f"models.{row['model']}.architecture.layers: found {a.layers}, {study.experiments} asks for "
+            f"{row['keytype']}; allowed: at least 2"
+        )
+
+
+def check_entries(study: Study, row: dict) -> None:
+    """Each shard can hold as many entries as neighbors are kept and lists are trained."""
+    corpus, context = row["datastore"], study.models[row["model"]].windows.datastore.context
+    entries = max(0, most_tokens(source_of(study, corpus)) - context) / row["of"]
+    for key, needed in (
+        ("retrieval.k", study.retrieval.k),
+        (f"indexes.{row['index']}.factory", study.indexes[row["index"]].parsed.lists),
+    ):
+        if needed > entries:
+            raise StudyError(
+                f"{key}: needs {needed:,} entries, each of the {row['of']} shards of datastores.{corpus} can hold at "
+                f"most {entries:,.0f} (after {context} tokens of context); allowed: at most so many"
+            )
+
+
+def most_words(vocab: Vocab) -> float:
+    """The most words that a vocabulary can have, infinite where the text decides."""
+    if vocab.type == "sentencepiece":
+        return vocab.size
+    if vocab.file is not None:
+        lines = Path(vocab.file).read_bytes().count(b"\n")
+        return lines + (len(SPECIAL_TOKENS) if vocab.type == "word" else 0)
+    if vocab.max_size is None:
+        return math.inf
+    return math.ceil((len(SPECIAL_TOKENS) + vocab.max_size) / PADDED_TO) * PADDED_TO
+
+
+def most_tokens(corpus: Corpus) -> float:
+    """An upper bound on the training tokens of a corpus, infinite where its size is not known yet."""
+    return OVERSHOOT * min(most_bytes(corpus), MOST_TOKENS_PER_WORD * (corpus.train_words or math.inf))
+
+
+def most_bytes(corpus: Corpus) -> float:
+    """The size of a corpus read from folders, infinite where it comes from an archive or is not there yet."""
+    return sum(
+        folder_bytes(source.path) if source.kind in TEXT_FOLDERS and source.path else math.inf
+        for source in corpus.sources
+    )
+
+
+def source_of(study: Study, corpus: str) -> Corpus:
+    """The corpus itself, or the one that it is a part of."""
+    entry = study.corpora[corpus]
+    return study.corpora[entry.subset_of] if entry.subset_of else entry
+
+
+@cache
+def folder_bytes(path: str) -> float:
+    if not Path(path).is_dir():
+        return math.inf
+    return sum(file.stat().st_size for file in Path(path).rglob("*.txt"))

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from limits import ARCHITECTURE, RECIPE
+
+from knnlm.settings import Architecture, Factory, TrainingSettings
 
 UNKNOWN_WORDS = 2e6  # of an archive whose catalogue entry names none
 UNKNOWN_FOLDER = 1e9  # words of a folder that is not there yet
@@ -97,34 +98,22 @@ class Sizes:
         words = sum(self.train_words(corpus) for corpus in entry["corpora"])
         return entry.get("size") or entry.get("max_size") or min(LARGEST_VOCAB, words / 20)
 
-    def architecture(self, model: str) -> dict:
-        return ARCHITECTURE | self.study["models"][model]["architecture"]
+    def architecture(self, model: str) -> Architecture:
+        return Architecture.model_validate(self.study["models"][model]["architecture"])
+
+    def factory(self, index: str) -> Factory:
+        return Factory.parse(self.study["indexes"][index]["factory"])
 
     def weights(self, model: str) -> float:
         """Parameters that a token meets: the layers and the output's words, of an adaptive one its first band."""
         a = self.architecture(model)
-        words = (a.get("adaptive_cutoffs") or [self.vocab_size(self.study["models"][model]["vocab"])])[0]
-        return a["layers"] * (4 * a["dim"] ** 2 + 2 * a["dim"] * a["ffn_dim"]) + words * a["dim"]
+        words = (a.adaptive_cutoffs or [self.vocab_size(self.study["models"][model]["vocab"])])[0]
+        return a.layers * (4 * a.dim**2 + 2 * a.dim * a.ffn_dim) + words * a.dim
 
     def window(self, model: str, kind: str) -> float:
         """Tokens read for each one predicted."""
         window = self.study["models"][model]["windows"][kind]
         return 1 + window["context"] / window["new"]
-
-
-def code_bytes(factory: str, dim: int) -> float:
-    """Bytes of an entry in an index, its 64-bit row number included."""
-    for part in factory.split(","):
-        if part.startswith("PQ"):
-            sub, _, bits = part[2:].removesuffix("fs").partition("x")
-            return int(sub) * int(bits or 8) / 8 + 8
-    return 4 * dim + 8
-
-
-def lists(factory: str) -> int:
-    """Coarse centroids, 1 where there are none."""
-    first = factory.split(",")[0]
-    return int(first[3:]) if first.startswith("IVF") and first[3:].isdigit() else 1
 
 
 class Formulas(Sizes):
@@ -135,7 +124,7 @@ class Formulas(Sizes):
         self.other_keytypes = other_keytypes
 
     def dim(self, w: Mapping) -> int:
-        return self.architecture(w["model"])["dim"]
+        return self.architecture(w["model"]).dim
 
     def shard_entries(self, w: Mapping) -> float:
         return self.entries(w["model"], w["datastore"], self.study["datastores"][w["datastore"]]["shards"])
@@ -169,9 +158,9 @@ class Formulas(Sizes):
         return Needs(0.1, 8, 2)
 
     def train(self, w: Mapping) -> Needs:
-        recipe = RECIPE | self.study["models"][w["model"]]["training"]
-        flops = 6 * self.weights(w["model"]) * recipe["updates"] * recipe["tokens_per_update"]
-        gpus = math.gcd(MOST_GPUS, recipe["tokens_per_update"] // recipe["tokens_per_batch"])
+        recipe = TrainingSettings.model_validate(self.study["models"][w["model"]]["training"])
+        flops = 6 * self.weights(w["model"]) * recipe.updates * recipe.tokens_per_update
+        gpus = math.gcd(MOST_GPUS, recipe.tokens_per_update // recipe.tokens_per_batch)
         state = self.weights(w["model"]) * 12e-9  # weights, the best ones, momentum
         return Needs(flops / TRAIN_FLOPS / 3600, gpus * (2 + 2 * state), 2 * state, gpus=gpus)
 
@@ -195,13 +184,13 @@ class Formulas(Sizes):
     def train_index(self, w: Mapping) -> Needs:
         index = self.study["indexes"][w["index"]]
         sample = min(index["sample"], self.tokens(self.study["models"][w["model"]]["vocab"], w["datastore"]))
-        flops = 50 * sample * (lists(index["factory"]) + 256) * self.dim(w)  # 25 iterations
+        flops = 50 * sample * (self.factory(w["index"]).lists + 256) * self.dim(w)  # 25 iterations
         return Needs(flops / CORE_FLOPS / 3600, sample * self.dim(w) * 12e-9, 0.1)
 
     def add(self, w: Mapping) -> Needs:
-        factory, entries = self.study["indexes"][w["index"]]["factory"], self.shard_entries(w)
-        flops = 2 * entries * (lists(factory) + 256) * self.dim(w)
-        index = entries * code_bytes(factory, self.dim(w)) * 1e-9
+        factory, entries = self.factory(w["index"]), self.shard_entries(w)
+        flops = 2 * entries * (factory.lists + 256) * self.dim(w)
+        index = entries * factory.entry_bytes(self.dim(w)) * 1e-9
         return Needs(flops / CORE_FLOPS / 3600, 1 + 2 * index, index)
 
     def sample_keys(self, w: Mapping) -> Needs:
@@ -218,11 +207,11 @@ class Formulas(Sizes):
         return Needs(hours, forward.memory + sum(add.memory for add in added), disk, gpus=1)
 
     def search(self, w: Mapping) -> Needs:
-        index, k = self.study["indexes"][w["index"]], self.study["retrieval"]["k"]
-        queries = self.queries(w["model"], w["corpus"])
-        scanned = self.shard_entries(w) * min(1, index["nprobe"] / lists(index["factory"]))
+        nprobe, factory = self.study["indexes"][w["index"]]["nprobe"], self.factory(w["index"])
+        queries, k = self.queries(w["model"], w["corpus"]), self.study["retrieval"]["k"]
+        scanned = self.shard_entries(w) * min(1, nprobe / (factory.lists or nprobe))
         hours = queries * (scanned * 6e-8 + k * 5e-6) / 3600
-        memory = self.shard_entries(w) * code_bytes(index["factory"], self.dim(w)) * 1e-9
+        memory = self.shard_entries(w) * factory.entry_bytes(self.dim(w)) * 1e-9
         return Needs(hours, 2 + memory, queries * k * 20e-9)
 
     def merge(self, w: Mapping) -> Needs:

@@ -1,22 +1,18 @@
 """A study's configuration: checked in one pass, then turned into the runs that its outputs need.
 
-Nothing here imports the library, so a dry run works on a login node without torch.
-`python workflow/study.py config/mine.yaml` checks a file alone.
+`python workflow/study.py config/mine.yaml` checks a file alone. `python workflow/study.py --schemas` writes what is
+generated from the settings: workflow/schemas, by which an editor can check these files, and config/README.md's tables.
 """
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from checking import LONGEST, StudyError, check, read
-from limits import check_sizes
-from references import check_references, check_rows, named
+from checking import StudyError, check, read
+from references import check_retrieval, check_rows, check_study, named
 
-SPLITS = ("dev", "test")
-MAIN_KEYTYPE = "ffn_input_ln"
-LAYER_KEYTYPES = ("mhsa_input", "mhsa_input_ln", "ffn_input", "ffn_input_ln", "output", "output_ln")
-OTHER_KEYTYPES = tuple(k + s for s in ("", "-second_last") for k in LAYER_KEYTYPES if k + s != MAIN_KEYTYPE)
+from knnlm.settings import MAIN_KEYTYPE, Catalogue, Row, Sheet, Study
 
 
 def load(config: dict, configfiles: Iterable[str | Path] = ()) -> dict:
@@ -26,49 +22,73 @@ def load(config: dict, configfiles: Iterable[str | Path] = ()) -> dict:
     """
     for path in configfiles:
         read(path)
-    check(config, "study.schema.yaml", f"study {' '.join(str(config.get('study', '?')).split())[:LONGEST]}")
-    study = config | {key: os.path.normpath(config[key]) for key in ("results", "downloads")}
-    catalogue, sheet = read(study["archives"], "archives"), read(study["experiments"], "experiments")
-    check(catalogue, "archives.schema.yaml", study["archives"])
-    check(sheet, "sheet.schema.yaml", study["experiments"])
-    check_references(study, catalogue)
-    study["sheet"] = {
+    study = check(Study, config, f"study {' '.join(str(config.get('study', '?')).split())[:80]}")
+    files = {key: read(getattr(study, key), key) for key in ("archives", "experiments")}
+    catalogue = check(Catalogue, files["archives"], study.archives, f"{study.archives}: ").root
+    sheet = check(Sheet, files["experiments"], study.experiments, f"{study.experiments}: ").root
+    check_study(study, catalogue)
+    completed = {
         output: [
-            complete_row(study, row, f"{study['experiments']}: {output}[{number}]") for number, row in enumerate(rows)
+            complete_row(study, row, f"{study.experiments}: {output}[{number}]") for number, row in enumerate(rows)
         ]
         for output, rows in sheet.items()
     }
-    for output, rows in study["sheet"].items():
-        check_rows(study, output, rows)
-    check_sizes(study)
-    for output, rows in study["sheet"].items():  # a smaller study keeps fewer neighbors than the sheet asks for
-        study["sheet"][output] = [row for row in rows if not row["datastore"] or row["k"] <= study["retrieval"]["k"]]
-        if not study["sheet"][output]:
-            raise StudyError(
-                f"retrieval.k: found {study['retrieval']['k']}, every row of {output} asks for more; raise it"
-            )
-    return study
+    for output, complete in completed.items():
+        check_rows(study, output, complete)
+    check_retrieval(study, (row for complete in completed.values() for row in complete))
+    return as_dict(study) | {"sheet": {name: kept_rows(study, name, complete) for name, complete in completed.items()}}
 
 
-def complete_row(study: dict, row: dict, where: str) -> dict:
+def complete_row(study: Study, given: Row, where: str) -> dict:
     """Fill in what a row of the sheet leaves to the study; every row then has the same keys."""
-    row = {"cache": False, "ngram": None, "memorizing": None, "datastore": None, "fraction": 1, "seeds": "first", **row}
-    model = named(study, "models", row["model"], f"{where}.model")
-    row.setdefault("corpus", model["corpus"])
-    row["seeds"] = model["seeds"] if row["seeds"] == "all" else model["seeds"][:1]
-    row["vocab"] = model["vocab"]
+    row: dict[str, Any] = {
+        "cache": False,
+        "ngram": None,
+        "memorizing": None,
+        "datastore": None,
+        "fraction": 1,
+        "seeds": "first",
+    }
+    row |= given.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    model = named("models", study.models, row["model"], f"{where}.model")
+    row.setdefault("corpus", model.corpus)
+    row["seeds"] = list(model.seeds if row["seeds"] == "all" else model.seeds[:1])
+    row["vocab"] = model.vocab
     if row["datastore"]:
-        datastore = named(study, "datastores", row["datastore"], f"{where}.datastore")
+        datastore = named("datastores", study.datastores, row["datastore"], f"{where}.datastore")
         row.setdefault("keytype", MAIN_KEYTYPE)
-        row.setdefault("index", study["retrieval"]["index"])
-        row.setdefault("distance", datastore["distance"])
-        row.setdefault("k", study["retrieval"]["k"])
+        row.setdefault("index", study.retrieval.index)
+        row.setdefault("distance", datastore.distance)
+        row.setdefault("k", study.retrieval.k)
         row.setdefault("temperature", 1)
-        row["of"] = datastore["shards"]
+        row["of"] = datastore.shards
         row["shards"] = max(1, round(row["fraction"] * row["of"]))
         for key in ("name", "label"):
             row[key] = row[key].replace("{m}", str(row["shards"])).replace("{n}", str(row["of"]))
     return row
+
+
+def kept_rows(study: Study, output: str, rows: list[dict]) -> list[dict]:
+    """The rows that a study can fill: a smaller one keeps fewer neighbors than some rows of the sheet ask for."""
+    kept = [row for row in rows if not row["datastore"] or row["k"] <= study.retrieval.k]
+    if not kept:
+        raise StudyError(f"retrieval.k: found {study.retrieval.k}, every row of {output} asks for more; raise it")
+    return kept
+
+
+def as_dict(study: Study) -> dict:
+    """The study as nested dicts, which the rules read.
+
+    Settings that a command reads whole hold only what was written: the command knows the defaults itself, and a new
+    one then reruns nothing.
+    """
+    whole = study.model_dump(mode="json")
+    written = study.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    for name, model in whole["models"].items():
+        model |= {key: written["models"][name].get(key, {}) for key in ("architecture", "training")}
+        if model["checkpoint"] is None:
+            del model["checkpoint"]
+    return whole | {key: written[key] for key in ("corpora", "vocabs")}
 
 
 def rows(study: dict) -> Iterator[dict]:
@@ -87,6 +107,11 @@ def scores_needed(study: dict, **where: object) -> list[list]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--schemas"]:
+        import generated
+
+        generated.write()
+        sys.exit()
     try:
         for path in sys.argv[1:]:
             load(read(path))

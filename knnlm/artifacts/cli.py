@@ -1,13 +1,12 @@
 """Run a verb as a command: the fields of its frozen dataclass are its command-line flags."""
 
-import dataclasses
 import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 from tqdm import tqdm
@@ -15,7 +14,11 @@ from tqdm_loggable.auto import tqdm as loggable
 
 from knnlm.artifacts.files import UserError, explained
 
+if TYPE_CHECKING:
+    from knnlm.settings import Settings
+
 C = TypeVar("C")
+S = TypeVar("S", bound="Settings")
 log = logging.getLogger("knnlm")
 
 
@@ -32,16 +35,24 @@ def run(main: Callable[[C], None], config_type: type[C], verb: str, arguments: S
         sys.exit(f"error: {error}")
 
 
-def settings(config_type: type[C], text: str, name: str) -> C:
-    """A settings dataclass from its JSON text; an unknown key or a wrong value raises UserError."""
+def settings(model: type[S], text: str, name: str) -> S:
+    """Settings from their JSON text; a wrong key or value raises UserError, whose line begins with `name`."""
     try:
-        values = json.loads(text)
-        known = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
-        if unknown := set(values) - known:
-            raise UserError(f"{name}: unknown key {min(unknown)!r}; allowed: {', '.join(sorted(known))}")
-        return config_type(**values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: {error}") from None
+        return checked(model, json.loads(text), name)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{name}: found {text!r}, expected JSON ({error})") from None
+
+
+def checked(model: type[S], value: object, name: str) -> S:
+    """Settings from nested dicts and lists; raises UserError as `settings` does."""
+    from pydantic import ValidationError  # a tenth of a second, which commands without settings save
+
+    from knnlm.settings import explain
+
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{name}: {explain(error, model)}") from None
 
 
 def progress(iterable: Iterable | None, description: str, total: int | None = None, unit: str = "it") -> tqdm:

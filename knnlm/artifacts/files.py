@@ -75,6 +75,8 @@ def jsonable(value: object) -> object:
     """The `default` of json.dumps for dataclasses, paths, and NumPy numbers and arrays."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
+    if hasattr(value, "model_dump"):  # pydantic's, which is imported by commands with settings only
+        return value.model_dump(mode="json")
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, (np.integer, np.floating)):

@@ -1,4 +1,7 @@
-"""A corpus to token ids with the start of each document; a large train split in shards, joined afterwards."""
+"""Encode a corpus as token ids, with the start of each document.
+
+The train text of a large corpus can be encoded in shards, by separate jobs, which a last one joins.
+"""
 
 import logging
 import tempfile
@@ -14,10 +17,10 @@ from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
 from knnlm.corpora.corpus import is_pretokenized, read_document, read_index
-from knnlm.corpora.sources import SPLITS
 from knnlm.corpora.vocab import WordVocab
+from knnlm.settings import SPLITS
 
-COPIED = 1 << 24  # tokens at a time
+BLOCK = 1 << 24  # tokens that are copied at a time
 log = logging.getLogger("knnlm")
 
 
@@ -32,10 +35,11 @@ class BinarizeConfig:
     out: Path
     """tokens/{vocab}/{corpus} directory to write"""
     shard: int | None = None
-    """encode only this one of `shards` runs of train's documents"""
+    """number, from 0, of the one shard of train to encode"""
     shards: int = 1
+    """number of shards that the documents of train are divided into"""
     parts: tuple[Path, ...] = ()
-    """all shards' directories in their order: train is joined from them and not encoded again"""
+    """directories of all shards, in order; train is joined from them instead of encoded again"""
 
 
 def main(config: BinarizeConfig) -> None:
@@ -46,45 +50,50 @@ def main(config: BinarizeConfig) -> None:
     if isinstance(words, WordVocab):
         words.pretokenized = pretokenized
     elif pretokenized:
-        raise files.UserError(f"{config.corpus}: already word tokens, {config.vocab} is not a word vocabulary: use one")
+        raise files.UserError(
+            f"{config.corpus} is tokenized into words already, but {config.vocab} is not a word vocabulary: use one"
+        )
     splits = SPLITS if config.shard is None else ("train",)
-    facts: dict[str, int] = {}
-    sizes: dict[str, dict[str, int]] = {}
+    sizes: dict[str, int] = {}  # in tokens
+    text: dict[str, dict[str, int]] = {}
     with files.atomic(config.out, directory=True) as tmp:
         for split in splits:
             if split == "train" and config.parts:
                 join(config.parts, tmp)
-                counted = (description.described(part)["text"]["train"] for part in config.parts)
-                sizes[split] = dict(sum(map(Counter, counted), Counter()))
+                counted = (description.described(part)["text"][split] for part in config.parts)
+                text[split] = dict(sum(map(Counter, counted), Counter()))
             else:
-                sizes[split] = dict(encode_split(words, config, split, tmp))
-            facts[split] = int(np.load(tmp / f"{split}.npy", mmap_mode="r").size)
+                text[split] = dict(encode_split(words, config, split, tmp))
+            sizes[split] = int(np.load(tmp / f"{split}.npy", mmap_mode="r").size)
         inputs = {"vocab": config.vocab, "corpus": config.corpus} | {p.name: p for p in config.parts}
-        told = {"shard": config.shard, "shards": config.shards}
+        flags = {"shard": config.shard, "shards": config.shards}
         role = None if config.shard is None else "part"
-        description.write_meta(tmp, "binarize", told, inputs, shared, role, tokens=facts, text=sizes)
-    log.info("%s: %s tokens", config.out, facts)
+        description.write_meta(tmp, "binarize", flags, inputs, shared, role, tokens=sizes, text=text)
+    log.info("%s: tokens: %s", config.out, ", ".join(f"{split} {size:,}" for split, size in sizes.items()))
 
 
 def encode_split(words: vocab.Vocab, config: BinarizeConfig, split: str, out: Path) -> Counter[str]:
-    """{split}.npy [N] and {split}.documents.npy int64 [D], the documents' first positions.
+    """Write {split}.npy [N], the ids, and {split}.documents.npy [D], the position of each document's first token.
 
+    Ids are uint16, or uint32 if the vocabulary is larger than 65,536; positions are int64.
     Returns the words (between white space) and UTF-8 bytes of the text, for perplexity per word and bits per byte.
     """
     dtype = np.uint16 if words.size <= 1 << 16 else np.uint32
     records, shard = read_index(config.corpus, split), config.shard or 0
     first, last = (i * len(records) // config.shards for i in (shard, shard + 1))
     if first == last:
-        raise files.UserError(f"{config.corpus}: {len(records)} documents in {config.shards} shards: ask for fewer")
+        raise files.UserError(
+            f"{config.corpus}: {len(records)} documents do not fill {config.shards} shards: ask for fewer"
+        )
     size: Counter[str] = Counter()
     texts = measured((read_document(config.corpus, split, record) for record in records[first:last]), size)
     encode: Callable[[str], np.ndarray] = partial(encode_document, words, dtype)
-    with tempfile.TemporaryFile(dir=out) as spooled:  # the length is known only at the end
+    with tempfile.TemporaryFile(dir=out) as spooled:  # because the array's length is known only at the end
         lengths = [spooled.write(ids.data) // ids.itemsize for ids in over_documents(encode, texts)]
         tokens = npy.create_array(out / f"{split}.npy", (sum(lengths),), np.dtype(dtype).name)  # [N]
         spooled.seek(0)
-        for start in range(0, len(tokens), COPIED):
-            stop = min(start + COPIED, len(tokens))
+        for start in range(0, len(tokens), BLOCK):
+            stop = min(start + BLOCK, len(tokens))
             tokens[start:stop] = np.frombuffer(spooled.read((stop - start) * tokens.itemsize), dtype)
     npy.save_array(out / f"{split}.documents.npy", np.cumsum([0, *lengths[:-1]], dtype=np.int64))  # [D]
     return size
@@ -98,7 +107,7 @@ def measured(texts: Iterable[str], size: Counter[str]) -> Iterator[str]:
 
 
 def join(parts: tuple[Path, ...], out: Path) -> None:
-    """The shards' train.npy and train.documents.npy, one after another."""
+    """Write train.npy [N] and train.documents.npy [D] of the whole, the shards' one after another."""
     shards = [npy.open_array(part / "train.npy", "integer", 1) for part in parts]
     ends = np.cumsum([len(shard) for shard in shards])
     tokens = npy.create_array(out / "train.npy", (int(ends[-1]),), shards[0].dtype.name)  # [N]
@@ -110,4 +119,5 @@ def join(parts: tuple[Path, ...], out: Path) -> None:
 
 
 def encode_document(words: vocab.Vocab, dtype: type, text: str) -> np.ndarray:
+    """The ids of one document in the dtype of the whole array: [N]."""
     return words.encode(text).astype(dtype)

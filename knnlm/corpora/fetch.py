@@ -1,6 +1,7 @@
-"""Archives by name from the catalogue: wheels by pip, files by URL, dataset snapshots; nothing is opened unchecked.
+"""Download an archive of the catalogue and check its SHA-256.
 
-What an interrupted download has got lies beside the archive in `.{name}.resume`, and the next run goes on with it.
+Archives are wheels (by pip), files (by URL) and snapshots of Hugging Face datasets. The part that an interrupted
+download has fetched stays next to the archive, in `.{name}.resume`, and the next run continues from there.
 """
 
 import logging
@@ -16,32 +17,35 @@ import yaml
 
 from knnlm.artifacts import disk, files
 from knnlm.artifacts.archives import sha256
+from knnlm.artifacts.cli import checked
+from knnlm.settings import Archive
 
-AGENT = "Mozilla/5.0 (compatible; knnlm; +https://pypi.org/project/requests)"  # some servers answer 403 to urllib's own
+AGENT = "Mozilla/5.0 (compatible; knnlm; +https://pypi.org/project/requests)"  # some servers refuse the default ones
 BLOCK = 1 << 20  # bytes
 log = logging.getLogger("knnlm")
 
 
 @dataclass(frozen=True)
 class FetchConfig:
-    """Download one archive of the catalogue and check its SHA-256; a file that is already right is left alone."""
+    """Download one archive of the catalogue and check its SHA-256; an archive that is already there is kept."""
 
     archive: str
     """name in the catalogue"""
     out: Path
-    """file (or, for a dataset snapshot, folder) to write"""
+    """file to write, or folder for a snapshot of a dataset"""
     catalogue: Path = Path("config/archives.yaml")
+    """YAML file that lists the archives"""
 
 
 def main(config: FetchConfig) -> None:
     entry = read_catalogue(config.catalogue, config.archive)
     folder = config.out.with_name(f".{config.out.name}.resume")
     if is_right(config.out, entry):
-        log.info("%s: already there", config.out)
+        log.info("%s: already downloaded", config.out)
         disk.remove(folder)
         return
     partial = folder / "partial"
-    with files.explained(config.out, partial), disk.only_one(folder):  # another study may be fetching the same
+    with files.explained(config.out, partial), disk.only_one(folder):  # another study may fetch the same archive
         try:
             if not is_right(config.out, entry):
                 fetch(entry, config.archive, partial)
@@ -52,33 +56,33 @@ def main(config: FetchConfig) -> None:
 
 
 def fetch(entry: dict, name: str, partial: Path) -> None:
-    """Raises UserError, and removes what came, when it is not the pinned file."""
+    """Download an archive to `partial`; if its digest is not the expected one, delete it and raise UserError."""
     KINDS[entry["kind"]](entry, partial)
     if not is_right(partial, entry):
-        found = sha256(partial)
+        actual = sha256(partial)
         partial.unlink()
-        raise files.UserError(f"{name}: found sha256 {found}, expected {entry['sha256']}: not used")
+        raise files.UserError(
+            f"{name}: found sha256 {actual}, expected {entry['sha256']}: deleted; fetch it again or fix the catalogue"
+        )
 
 
 def is_right(path: Path, entry: dict) -> bool:
-    """Whether a file is there and is the pinned one, if one is pinned."""
+    """Whether the archive exists and, if the catalogue gives its digest, has that digest."""
     return path.exists() and (not entry.get("sha256") or sha256(path) == entry["sha256"])
 
 
 def read_catalogue(path: Path, name: str) -> dict:
-    """The entry of one archive; raises UserError for an unknown name or kind."""
+    """The entry of one archive; raises UserError for an unknown name or a wrong entry."""
     if not path.exists():
         raise files.UserError(f"{path}: no such catalogue")
     catalogue = yaml.safe_load(path.read_text(encoding="utf-8"))
     if name not in catalogue:
         raise files.UserError(f"{path}: no archive {name!r}; there are {', '.join(catalogue)}")
-    if (kind := catalogue[name].get("kind")) not in KINDS:
-        raise files.UserError(f"{path}: {name}: kind {kind!r}; allowed: {', '.join(KINDS)}")
-    return catalogue[name]
+    return checked(Archive, catalogue[name], f"{path}: {name}").model_dump()
 
 
 def fetch_wheel(entry: dict, out: Path) -> None:
-    """A wheel by `pip download`, for the platform of the pinned file and not for this machine."""
+    """Download a wheel by pip, for the platform that the catalogue names and not for this machine's."""
     folder = out.parent / f"{out.name}.pip"
     command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(folder), entry["requirement"]]
@@ -97,15 +101,15 @@ def fetch_wheel(entry: dict, out: Path) -> None:
 
 
 def fetch_url(entry: dict, out: Path) -> None:
-    """A file by HTTP; the rest of it where a part is there already and the server can."""
+    """Download a file by HTTP; if a part of it exists and the server can send the rest, only the rest."""
     import requests
 
-    had = out.stat().st_size if out.exists() else 0
-    headers = {"User-Agent": AGENT} | ({"Range": f"bytes={had}-"} if had else {})
+    size = out.stat().st_size if out.exists() else 0  # bytes that an earlier run has fetched
+    headers = {"User-Agent": AGENT} | ({"Range": f"bytes={size}-"} if size else {})
     try:
         with requests.get(entry["url"], headers=headers, stream=True, timeout=60) as answer:
             if answer.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # it was whole
+                return  # the earlier run had fetched all of it
             answer.raise_for_status()
             resumed = answer.status_code == requests.codes.partial_content
             with out.open("ab" if resumed else "wb") as file:
@@ -116,20 +120,20 @@ def fetch_url(entry: dict, out: Path) -> None:
 
 
 def fetch_huggingface(entry: dict, out: Path) -> None:
-    """Files of one pinned revision of a dataset repository, each checked against the hash that the revision has."""
+    """Download files of one revision of a dataset, and check each against the digest that the repository states."""
     from huggingface_hub import HfApi
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its five retries
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hides the warnings of its retries
     where = {"repo_type": "dataset", "revision": entry["revision"], "local_dir": out}
     try:
         HfApi().snapshot_download(entry["repository"], allow_patterns=entry["files"], **where)
         wrong = HfApi().verify_repo_checksums(entry["repository"], **where).mismatches
-    except Exception as error:  # the hub raises its own, httpx's and OS errors alike
+    except Exception as error:  # the library raises its own errors, httpx's and OSError
         raise files.UserError(f"{entry['repository']}: {_first_line(error)}; are you offline?") from None
     if wrong:
         for mismatch in wrong:
             (out / mismatch["path"]).unlink()
-        raise files.UserError(f"{entry['repository']}: {wrong[0]['path']} is damaged: removed, run again to fetch it")
+        raise files.UserError(f"{entry['repository']}: {wrong[0]['path']} is damaged: deleted; run again to fetch it")
     shutil.rmtree(out / ".cache", ignore_errors=True)
 
 

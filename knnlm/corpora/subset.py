@@ -1,4 +1,7 @@
-"""A corpus with a random part of another's train documents and the same dev and test."""
+"""Make a smaller corpus from a random part of another's train documents.
+
+Dev and test stay the same. The paper's Wiki-100M is such a part of Wiki-3B (Section 3).
+"""
 
 import shutil
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ class SubsetConfig:
     """Keep a seeded random fraction of the train documents of a corpus."""
 
     corpus: Path
-    """corpora/{corpus} directory of the whole"""
+    """corpora/{corpus} directory of the whole corpus"""
     out: Path
     """corpora/{corpus} directory to write"""
     fraction: float
@@ -33,5 +36,6 @@ def main(config: SubsetConfig) -> None:
         for split in ("dev", "test"):
             for name in (f"{split}.txt", f"{split}.documents.jsonl"):
                 shutil.copyfile(description.check(config.corpus / name), tmp / name)
-        facts = {"pretokenized": is_pretokenized(config.corpus), "documents": {"train": len(entries)}}
-        description.write_meta(tmp, "subset", config, {"corpus": config.corpus}, **facts)
+        inputs, documents = {"corpus": config.corpus}, {"train": len(entries)}
+        pretokenized = is_pretokenized(config.corpus)
+        description.write_meta(tmp, "subset", config, inputs, pretokenized=pretokenized, documents=documents)

@@ -1,47 +1,55 @@
-"""Cleaning shared by all sources: bytes to text, wrapped lines to paragraphs, titles and leads to keys."""
+"""Cleaning shared by all sources: decode bytes, join wrapped lines, reduce titles and openings to comparable keys."""
 
 import html
 import re
 import unicodedata
+from bisect import bisect_left
+from itertools import accumulate
 
-MOJIBAKE = re.compile("[âÃ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]+")  # UTF-8 once read as cp1252
 CREDIT = re.compile(r"^(Produced by|E-text prepared by|This etext was prepared by)\b")
 DROPPED = re.compile(r"^\s*(\[\d+\]|\[Illustration|\[Transcriber|FOOTNOTES?:?\s*$|[|+].*[|+]\s*$)")
-LEAD_WORDS = 12  # words of a lead that make its fingerprint
-LEAD_PARAGRAPH = 20  # words; shorter paragraphs (salutations, headings) are not a lead
+LEAD_WORDS = 12  # words of a document's opening that identify it
+LEAD_PARAGRAPH = 20  # words; a shorter paragraph is a salutation or a heading, not an opening
 
 
 def decode(data: bytes) -> str:
-    """UTF-8, else cp1252; any mixture of \\r and \\n becomes \\n; doubly encoded quotes are mended."""
+    """Text from UTF-8 or, where that fails, cp1252, with `\\n` for every line break and without HTML entities.
+
+    Lines of UTF-8 that were once read in another encoding ("â€™" for "’") are repaired.
+    """
+    import ftfy
+
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
     text = re.sub(r"\r*\n|\r", "\n", text)
-    return html.unescape(MOJIBAKE.sub(_mend, text)).replace("\xa0", " ")
-
-
-def _mend(match: re.Match) -> str:
-    try:
-        return match.group().encode("cp1252").decode("utf-8")
-    except UnicodeError:
-        return match.group()
+    if not text.isascii():  # line by line, because ftfy repairs a text only if all of it is damaged in the same way
+        text = "\n".join(line if line.isascii() else ftfy.fix_encoding(line) for line in text.split("\n"))
+    return html.unescape(text).replace("\xa0", " ")
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks, tabs, or runs of spaces."""
+    """`text` with each run of spaces, tabs and line breaks as one space, and none at its ends."""
     return " ".join(text.split())
 
 
-def paragraphs(text: str) -> str:
-    """Lines wrapped at a fixed width, re-joined: one paragraph a line, no blank lines.
+def first_words(text: str, words: int) -> str:
+    """The first lines of `text`, up to the line in which its first `words` words end."""
+    lines = text.split("\n")
+    counts = list(accumulate(len(line.split()) for line in lines))  # words up to the end of each line
+    return "\n".join(lines[: bisect_left(counts, words) + 1])
 
-    A word cut by a hyphen at a line's end is re-joined without it where the book has that word elsewhere.
-    Footnotes, pictures and drawn tables are dropped, as are the marks of italics and of footnotes.
+
+def paragraphs(text: str) -> str:
+    """Text wrapped at a fixed width, with one paragraph on each line and no blank lines.
+
+    A word that a hyphen divides at the end of a line is joined without the hyphen if the text has that word elsewhere.
+    Footnotes, pictures and drawn tables are left out, and so are the signs that mark italics and footnotes.
     """
     words = set(re.findall(r"[^\W\d_]+", text.lower()))
 
-    def join(match: re.Match) -> str:
+    def join(match: re.Match[str]) -> str:
         head, tail = match.groups()
         return head + tail if (head + tail).lower() in words else f"{head}-{tail}"
 
@@ -59,13 +67,13 @@ def paragraphs(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Lower case, no accents, no punctuation: the form in which titles and leads are compared."""
+    """`text` in lower case, without accents and punctuation: the form in which titles and openings are compared."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
     return " ".join(re.findall(r"\w+", plain))
 
 
 def lead(text: str) -> str:
-    """The first normalised words of the first real paragraph; "" when no paragraph is long enough."""
+    """The first words of the first real paragraph, normalised; "" if no paragraph is long enough."""
     for line in text.split("\n"):
         words = normalise(line[:2000]).split()
         if len(words) >= LEAD_PARAGRAPH:

@@ -1,100 +1,59 @@
-"""Text to token ids and back: words as WikiText's, SentencePiece pieces, BERT's word pieces, or a model's own."""
+"""Vocabularies: turn text into token ids and back, by words, SentencePiece or BERT pieces, or a pretrained model's."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json, write_json
 from knnlm.corpora.pretrained_vocab import PretrainedVocab
-from knnlm.corpora.wikitext import detokenize, separate_numbers
-
-if TYPE_CHECKING:
-    from sacremoses import MosesTokenizer
-
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3 of a word vocabulary
-PADDED_TO = 8  # a word vocabulary's size is a multiple of this
-
-
-@dataclass(frozen=True)
-class VocabSettings:
-    """How a vocabulary is made from train text."""
-
-    type: str = "word"
-    """word | sentencepiece | bert | pretrained"""
-    size: int = 8000
-    """sentencepiece: number of pieces"""
-    sample_words: int = 2_000_000
-    """sentencepiece: words of train, in random whole documents, that the pieces are learned from"""
-    seed: int = 1
-    """sentencepiece: of that sample"""
-    byte_fallback: bool = True
-    """sentencepiece: unknown characters become bytes (256 more pieces within `size`), else <unk>"""
-    min_count: int = 1
-    """word: rarer words become <unk>"""
-    max_size: int | None = None
-    """word: at most so many words beside the special ones"""
-    file: str | None = None
-    """word: a published dict.txt; bert: vocab.txt (needed); pretrained: a model's archive, file or folder (needed)"""
-    member: str = ""
-    """pretrained: regular expression of the model's name, where there are several in the archive"""
-    eos: str = ""
-    """pretrained: the token between documents, by default the model's own"""
-    bos: str = ""
-    """pretrained: the token that begins every text, by default what the model's tokenizer puts there"""
-
-    def __post_init__(self) -> None:
-        if self.type not in TYPES:
-            raise UserError(f"type: found {self.type!r}, expected one of {', '.join(TYPES)}")
-        if self.type == "bert" and not self.file:
-            raise UserError("file: a bert vocabulary needs the path of its vocab.txt")
-        if self.type == "pretrained" and not self.file:
-            raise UserError("file: a pretrained vocabulary needs the path of its model")
-        if self.file and not (Path(self.file).exists() if self.type == "pretrained" else Path(self.file).is_file()):
-            raise UserError(f"file: {self.file}: no such file")
+from knnlm.corpora.wikitext import detokenize, tokenize_lines
+from knnlm.settings import PADDED_TO, SPECIAL_TOKENS, VocabSettings
 
 
 class Vocab(Protocol):
-    """What every kind of vocabulary can do."""
+    """What every kind of vocabulary offers."""
 
     size: int
+    """number of ids"""
     eos: int
+    """id of the token that ends a document"""
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of one whole document, uint32 [N]; ends with `eos`."""
+        """The ids of one whole document: uint32 [N], the last one `eos`."""
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The printed form of each id."""
+        """The token of each id as a string."""
 
     def detokenize(self, ids: Iterable[int]) -> str:
-        """Readable text."""
+        """The ids as readable text."""
 
-    def save(self, directory: Path) -> None: ...
+    def save(self, directory: Path) -> None:
+        """Write the file that `load` reads."""
 
 
 class WordVocab:
-    """Words in dictionary order; `</s>` ends every line."""
+    """Words in the order of a dictionary file, as fairseq's; `</s>` ends every line."""
 
     def __init__(self, counts: Sequence[tuple[str, int]]) -> None:
         self.counts = list(counts)
-        self.words = [*SPECIAL, *(word for word, _ in self.counts)]
+        self.words = [*SPECIAL_TOKENS, *(word for word, _ in self.counts)]
         self.ids = {word: i for i, word in enumerate(self.words)}
-        self.size, self.eos, self.unk = len(self.words), SPECIAL.index("</s>"), SPECIAL.index("<unk>")
+        self.size, self.eos, self.unk = len(self.words), SPECIAL_TOKENS.index("</s>"), SPECIAL_TOKENS.index("<unk>")
         self.pretokenized = False
         if len(self.ids) != self.size:
-            raise UserError("dict.txt: a word occurs twice")
+            twice = next(word for i, word in enumerate(self.words) if self.ids[word] != i)
+            raise UserError(f"dict.txt: the word {twice!r} occurs twice; delete one of its lines")
 
     @classmethod
     def build(cls, counts: Counter[str], settings: VocabSettings) -> "WordVocab":
-        """By falling count, ties in alphabetical order; padded with words that never occur."""
-        kept = [(w, c) for w, c in counts.items() if c >= settings.min_count and w not in SPECIAL]
+        """Words from frequent to rare, equally frequent ones in alphabetical order; padded with unused words."""
+        kept = [(word, n) for word, n in counts.items() if n >= settings.min_count and word not in SPECIAL_TOKENS]
         kept = sorted(kept, key=lambda pair: (-pair[1], pair[0]))[: settings.max_size]
-        missing = -(len(SPECIAL) + len(kept)) % PADDED_TO
+        missing = -(len(SPECIAL_TOKENS) + len(kept)) % PADDED_TO
         return cls(kept + [(f"madeupword{i:04d}", 0) for i in range(missing)])
 
     @classmethod
@@ -103,11 +62,11 @@ class WordVocab:
 
     @classmethod
     def read(cls, path: Path) -> "WordVocab":
-        """From a dictionary file: a word, a space, its count on each line."""
+        """The vocabulary of a dictionary file, whose lines are a word, a space and its count."""
         lines = path.read_text(encoding="utf-8").split("\n")
         pairs = [line.rpartition(" ") for line in lines if line]
         if not pairs or not all(word and count.isdigit() for word, _, count in pairs):
-            raise UserError(f"{path}: expected lines `word count`")
+            raise UserError(f"{path}: not a dictionary; expected lines `word count`")
         return cls([(word, int(count)) for word, _, count in pairs])
 
     def save(self, directory: Path) -> None:
@@ -144,7 +103,7 @@ class SentencePieceVocab:
 
     @classmethod
     def build(cls, texts: Iterable[str], settings: VocabSettings, path: Path) -> "SentencePieceVocab":
-        """Learn the pieces from lines of `texts` into `path`; the same texts give the same bytes."""
+        """Learn the pieces from the lines of `texts` and write the model to `path`; equal texts give equal files."""
         import sentencepiece
 
         with path.open("wb") as file:
@@ -160,7 +119,7 @@ class SentencePieceVocab:
                     shuffle_input_sentence=False,
                     num_threads=1,
                     max_sentence_length=1 << 20,
-                    bos_id=0,  # the ids of a word vocabulary's special tokens
+                    bos_id=0,  # the special tokens have the same ids as in a word vocabulary
                     pad_id=1,
                     eos_id=2,
                     unk_id=3,
@@ -181,8 +140,8 @@ class SentencePieceVocab:
         return [self.model.id_to_piece(int(i)) for i in ids]
 
     def detokenize(self, ids: Iterable[int]) -> str:
-        parts = _split_at(list(map(int, ids)), self.eos)
-        return "\n".join(self.model.decode(part) for part in parts)
+        documents = _documents(map(int, ids), self.eos)
+        return "\n".join(self.model.decode(document) for document in documents)
 
 
 class BertVocab:
@@ -195,7 +154,7 @@ class BertVocab:
         self.model = BertWordPieceTokenizer(str(path), lowercase=False, strip_accents=False)
         self.size, self.eos = self.model.get_vocab_size(), self.model.token_to_id("[SEP]")
         if self.eos is None:
-            raise UserError(f"{path}: no [SEP] in it; expected BERT's vocab.txt")
+            raise UserError(f"{path}: it has no token [SEP]; expected BERT's vocab.txt")
 
     @classmethod
     def load(cls, directory: Path) -> "BertVocab":
@@ -211,8 +170,9 @@ class BertVocab:
         return [self.model.id_to_token(int(i)) for i in ids]
 
     def detokenize(self, ids: Iterable[int]) -> str:
-        parts = _split_at(list(map(int, ids)), self.eos)
-        return "\n".join(detokenize(self.model.decode(part, skip_special_tokens=False).split(" ")) for part in parts)
+        documents = _documents(map(int, ids), self.eos)
+        texts = (self.model.decode(document, skip_special_tokens=False) for document in documents)
+        return "\n".join(detokenize(text.split(" ")) for text in texts)
 
 
 TYPES: dict[str, type[WordVocab | SentencePieceVocab | BertVocab | PretrainedVocab]] = {
@@ -224,46 +184,24 @@ TYPES: dict[str, type[WordVocab | SentencePieceVocab | BertVocab | PretrainedVoc
 
 
 def load(directory: Path) -> Vocab:
-    """The vocabulary in `directory`; raises UserError when there is none."""
+    """The vocabulary in `directory`; raises UserError if there is none."""
     return TYPES[read_json(check(directory) / "vocab.json")["type"]].load(Path(directory))
 
 
 def save(vocab: Vocab, directory: Path) -> None:
-    """Write the vocabulary's own file and vocab.json."""
+    """Write the vocabulary's own file, and vocab.json with its type, size and end token."""
     vocab.save(directory)
     kind = next(name for name, cls in TYPES.items() if isinstance(vocab, cls))
     begins = {"bos": vocab.bos} if isinstance(vocab, PretrainedVocab) else {}
     write_json(directory / "vocab.json", {"type": kind, "size": vocab.size, "eos": vocab.eos} | begins)
 
 
-def tokenize_lines(text: str, pretokenized: bool) -> Iterator[list[str]]:
-    """The words of each line, by WikiText's conventions or, of text already tokenized, by white space."""
-    lines = text.removesuffix("\n").split("\n")
-    if pretokenized:
-        yield from (line.split() for line in lines)
-        return
-    moses = _moses()
-    for line in lines:
-        yield separate_numbers(moses.tokenize(line, aggressive_dash_splits=True, escape=False))
-
-
-def count_words(document: tuple[str, bool]) -> Counter[str]:
-    """Of one (text, pretokenized) document."""
-    return Counter(word for line in tokenize_lines(*document) for word in line)
-
-
-@cache
-def _moses() -> "MosesTokenizer":
-    from sacremoses import MosesTokenizer
-
-    return MosesTokenizer("en")
-
-
-def _split_at(ids: list[int], eos: int) -> list[list[int]]:
-    parts: list[list[int]] = [[]]
+def _documents(ids: Iterable[int], eos: int) -> list[list[int]]:
+    """The ids divided at each `eos`, which is left out."""
+    documents: list[list[int]] = [[]]
     for i in ids:
         if i == eos:
-            parts.append([])
+            documents.append([])
         else:
-            parts[-1].append(i)
-    return parts
+            documents[-1].append(i)
+    return documents

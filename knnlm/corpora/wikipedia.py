@@ -1,4 +1,4 @@
-"""Wikipedia's XML dump to plain text: pages stream in, whole articles without markup come out."""
+"""Read Wikipedia's articles as plain text: from XML dumps, WikiExtractor's output, and parquet files."""
 
 import html
 import re
@@ -18,7 +18,7 @@ BACK_MATTER = {
     "notes and references", "citations", "literature", "works cited", "gallery", "external sources",
 }  # fmt: skip
 DISAMBIGUATION = re.compile(r"\{\{\s*(disambig\w*|hndis|geodis|surname|given name)\s*[|}]", re.I)
-UNREAD = re.compile(  # comments, references, and elements whose content is no prose
+NOT_PROSE = re.compile(  # comments, references, and elements whose content is not prose
     r"<!--.*?-->|<ref\b[^>]*/>|<ref\b.*?</ref\s*>|<(math|gallery|timeline|imagemap|pre|score)\b.*?</\1\s*>",
     re.S | re.I,
 )
@@ -27,7 +27,9 @@ CONVERT = re.compile(
 )
 WORDS = re.compile(r"\{\{\s*(?:lang|transl|transliteration|nowrap)\s*\|(?:[^|{}]*\|)*([^|{}=]*)\}\}", re.I)
 HEADING = re.compile(r"(?m)^(={1,6})\s*(.*?)\s*=+\s*$")
-MARKED_HEADING = re.compile(r"\x02(=+)(.*)")  # a heading kept apart from prose while markup is stripped
+MARKED_HEADING = re.compile(
+    r"\x02(=+)(.*)"
+)  # how a heading is marked, which keeps it apart from prose until _prose reads it
 FILE_LINK = re.compile(r"\[\[\s*(file|image|category|[a-z]{2,3}(-[a-z]+)*)\s*:", re.I)
 MARK = re.compile(r"'{2,}|__[A-Z]+__|</?[a-zA-Z][^<>]*>|\[?https?:\S+\]?|\[\[|\]\]|\[\s*\]")
 EMPTY = re.compile(r"\(\s*[,;:/\s]*\)")
@@ -35,7 +37,7 @@ PROSE = re.compile(r"\w.*\w")
 
 
 def read_dump(file: IO[bytes]) -> Iterator[tuple[str, str]]:
-    """(title, text) of each article of a .bz2 or plain dump, in order; memory does not grow with the dump."""
+    """(title, text) of each article of a .bz2 or plain XML dump, in order; memory does not grow with the dump."""
     compressed = file.read(3) == b"BZh"
     file.seek(0)
     pages = _articles(Bzip2(file) if compressed else file)
@@ -43,6 +45,7 @@ def read_dump(file: IO[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _articles(file: IO[bytes]) -> Iterator[tuple[str, str]]:
+    """(title, markup) of the pages that are articles: no redirects, talk pages or disambiguation pages."""
     for page in mwxml.Dump.from_file(file):
         if page.namespace == 0 and not page.redirect:
             text = next((revision.text for revision in page), None) or ""
@@ -57,8 +60,11 @@ def _clean_page(page: tuple[str, str]) -> tuple[str, str] | None:
 
 
 def plain_text(markup: str) -> str:
-    """Prose and headings of an article, one paragraph a line; no tables, templates, references or back matter."""
-    markup = UNREAD.sub("", markup)
+    """The prose and headings of an article, one paragraph on each line.
+
+    Tables, templates, references and back matter (sections such as "External links") are left out.
+    """
+    markup = NOT_PROSE.sub("", markup)
     markup = WORDS.sub(r"\1", CONVERT.sub(_converted, markup))
     markup = _without_files(_without_tables(markup))
     code = mwparserfromhell.parse(HEADING.sub("\x02\\1\\2", markup), skip_style_tags=True)
@@ -66,13 +72,13 @@ def plain_text(markup: str) -> str:
     return "\n".join(_prose(lines))
 
 
-def _converted(match: re.Match) -> str:
-    """{{convert|5|to|10|km|mi}} reads "5 to 10 km"."""
+def _converted(match: re.Match[str]) -> str:
+    """Text of a conversion between units: "5 to 10 km" for {{convert|5|to|10|km|mi}}."""
     return " ".join(filter(None, match.groups()))
 
 
 def _prose(lines: Iterable[str]) -> Iterator[str]:
-    """Drop back matter with its subsections, headings of nothing, and what markup leaves behind."""
+    """The lines without back matter and its subsections, without headings of empty sections and leftover markup."""
     pending, skipped_level = None, None
     for line in lines:
         if match := MARKED_HEADING.match(line):
@@ -88,7 +94,7 @@ def _prose(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _tidy(line: str) -> str:
-    """One line of stripped text without leftovers of markup; "" when no prose is left."""
+    """One line of text without leftover markup; "" if no prose is left."""
     line = MARK.sub("", html.unescape(line)).replace("\xa0", " ")
     line = re.sub(r"\((\s*[,;:/])+\s*", "(", EMPTY.sub("", line))
     line = re.sub(r"[\s,;]+\)", ")", re.sub(r"\s+([,.;:])(?=\s|$)", r"\1", line))
@@ -97,7 +103,7 @@ def _tidy(line: str) -> str:
 
 
 def _without_tables(text: str) -> str:
-    """`text` without {| … |}, however nested; an unclosed table is kept."""
+    """`text` without its tables, {| … |}, which may be nested; a table without an end is kept."""
     kept, depth, start = [], 0, 0
     for match in re.finditer(r"\{\||\|\}(?!\})", text):
         if match.group() == "{|":
@@ -113,7 +119,7 @@ def _without_tables(text: str) -> str:
 
 
 def _without_files(text: str) -> str:
-    """Pictures, categories and language links may hold links in their captions: brackets are counted."""
+    """`text` without links to files, categories and other languages; captions may contain links, so count brackets."""
     kept, position = [], 0
     while match := FILE_LINK.search(text, position):
         kept.append(text[position : match.start()])
@@ -131,7 +137,7 @@ WIKIEXTRACTOR = re.compile(r'<doc id="[^"]*" url="[^"]*" title="([^"]*)">\n(.*?)
 
 
 def read_wikiextractor(text: str) -> Iterator[tuple[str, str]]:
-    """(title, text) of WikiExtractor's <doc> elements; the title that it repeats as the first line is left out."""
+    """(title, text) of WikiExtractor's <doc> elements, whose first line repeats the title and is left out."""
     for title, body in WIKIEXTRACTOR.findall(text):
         title = html.unescape(title)
         lines = list(_prose(html.unescape(body).split("\n")))
@@ -139,7 +145,7 @@ def read_wikiextractor(text: str) -> Iterator[tuple[str, str]]:
 
 
 def read_parquet(folder: Path) -> Iterator[tuple[str, str]]:
-    """(title, text) of the rows of a folder of parquet shards (wikimedia/wikipedia)."""
+    """(title, text) of the rows of a folder of parquet files, as in the dataset wikimedia/wikipedia."""
     import pyarrow.parquet as parquet
 
     for shard in sorted(folder.rglob("*.parquet")):

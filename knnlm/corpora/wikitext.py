@@ -1,34 +1,67 @@
-"""WikiText's conventions of spacing: ` @-@ `, ` @,@ ` and ` @.@ ` inside words, marks of punctuation apart."""
+"""Word tokens in WikiText's style, and text from them again.
+
+Punctuation marks are tokens of their own; hyphens within words and separators within numbers are ` @-@ `, ` @,@ ` and
+` @.@ `.
+"""
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sacremoses import MosesTokenizer
 
 NUMBER = re.compile(r"(?<=\d)([,.])(?=\d)")
 OPENING, CLOSING = set("([{£$€#“‘"), set(".,;:!?)]}%…")
 CONTRACTION = re.compile(r"['’](s|t|re|ve|ll|d|m|S)$")
 
 
+def tokenize_lines(text: str, pretokenized: bool) -> Iterator[list[str]]:
+    """The tokens of each line; text that is `pretokenized` is only split at its spaces."""
+    lines = text.removesuffix("\n").split("\n")
+    if pretokenized:
+        yield from (line.split() for line in lines)
+        return
+    moses = _moses()
+    for line in lines:
+        yield separate_numbers(moses.tokenize(line, aggressive_dash_splits=True, escape=False))
+
+
+@cache
+def _moses() -> "MosesTokenizer":
+    from sacremoses import MosesTokenizer
+
+    return MosesTokenizer("en")
+
+
+def count_words(document: tuple[str, bool]) -> Counter[str]:
+    """How often each token occurs in one document, given as (text, pretokenized)."""
+    return Counter(word for line in tokenize_lines(*document) for word in line)
+
+
 def separate_numbers(tokens: Iterable[str]) -> list[str]:
-    """["3,500.5"] to ["3", "@,@", "500", "@.@", "5"]: separators between digits become tokens."""
-    separated = []
+    """Make the separators between digits tokens: ["3,500.5"] becomes ["3", "@,@", "500", "@.@", "5"]."""
+    separated: list[str] = []
     for token in tokens:
         separated += NUMBER.sub(r" @\1@ ", token).split() if token[:1].isdigit() or token[-1:].isdigit() else [token]
     return separated
 
 
 def detokenize(tokens: Iterable[str]) -> str:
-    """Tokens as a reader would print them: separators undone, punctuation attached, `</s>` a line's end."""
-    text, glue, quoted = "", True, False
+    """Readable text: words and numbers are joined again, punctuation is attached, and `</s>` ends a line."""
+    text, attached, quoted = "", True, False  # attached: no space before the next token; quoted: within "…"
     for token in tokens:
         if token == "</s>":
-            text, glue, quoted = text + "\n", True, False
+            text, attached, quoted = text + "\n", True, False
         elif re.fullmatch(r"@.+@", token):
-            text, glue = text + token[1:-1], True
+            text, attached = text + token[1:-1], True
         else:
             closing_quote = token == '"' and quoted
-            if not (glue or closing_quote or token[0] in CLOSING or CONTRACTION.match(token)):
+            if not (attached or closing_quote or token[0] in CLOSING or CONTRACTION.match(token)):
                 text += " "
             text += token
-            glue = token in OPENING or (token == '"' and not quoted)
+            attached = token in OPENING or (token == '"' and not quoted)
             quoted ^= token == '"'
     return text

@@ -7,7 +7,7 @@ values.npy and ids.npy is one entry; its id is the token's position in the train
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,8 @@ from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.datastores import ann
 from knnlm.models import features, model, windows
-from knnlm.models.windows import Windows, WindowSettings
+from knnlm.models.windows import Windows
+from knnlm.settings import DATASTORE_WINDOW, WindowSettings
 
 BUFFERED = 1 << 24  # key components handed to an index at a time
 VALUE_AND_ID = 4 + 8  # bytes of an entry besides its key
@@ -39,7 +40,7 @@ class ExtractConfig:
     """which representations to keep"""
     out: tuple[Path, ...]
     """one datastore shard directory for each key type, in the same order"""
-    windows: str = '{"new": 1536, "context": 1536}'
+    windows: str = DATASTORE_WINDOW.model_dump_json()
     """WindowSettings as JSON"""
     shard: int = 0
     shards: int = 1
@@ -47,6 +48,8 @@ class ExtractConfig:
     """of the order in which windows are dealt to shards"""
     batch_tokens: int = 12288
     """tokens in one forward pass: bounds the memory"""
+    precision: features.Precision = "float32"
+    """of the matrix products: float32, bfloat16 or float16"""
     entries: int | None = None
     """keep only about this many entries, the first of the seeded order: a sample to train an index on"""
     trained: tuple[Path, ...] = ()
@@ -122,7 +125,7 @@ class IntoIndexes:
         self.waiting: list[np.ndarray] = []  # [n, D] float16 each, as a stored datastore would hold them
 
     def begin(self, folders: list[Path], entries: int) -> None:
-        self.indexes = [ann.on_gpu(index) for index in self.indexes]
+        self.indexes = [ann.on_gpu(index, needed=False) for index in self.indexes]
 
     def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
         self.waiting += keys.values()
@@ -155,8 +158,9 @@ def main(config: ExtractConfig) -> None:
         chosen = chosen.take(np.arange(min(len(chosen.start), -(-config.entries // sizes.new))))
     sink: Sink = IntoIndexes(config) if config.trained else ToDisk(config, lm.config.dim)
     files.check_room(config.out[0], chosen.tokens * (sink.entry_bytes + len(config.out) * VALUE_AND_ID))
-    recorded: dict[str, Any] = {"windows": asdict(sizes), "shards": config.shards, "seed": config.seed}
+    recorded: dict[str, Any] = {"windows": sizes.model_dump(), "shards": config.shards, "seed": config.seed}
     shared["deal"] = json.dumps(recorded)
+    recorded["precision"] = config.precision
     inputs = {"model": config.model, "tokens": config.tokens}
     facts: dict[str, Any] = {"entries": chosen.tokens, "entries_total": everything.tokens}
     facts |= {"dim": lm.config.dim, "vocab_size": lm.config.vocab_size}
@@ -193,10 +197,19 @@ def compute(
     values, ids = np.empty(chosen.tokens, np.uint32), np.empty(chosen.tokens, np.int64)
     row = 0
     with progress(None, f"keys of shard {config.shard} of {config.shards}", chosen.tokens, "tok") as bar:
-        for block in features.stream(lm, tokens, chosen, length, config.keytypes, config.batch_tokens):
+        blocks = features.stream(
+            lm,
+            tokens,
+            chosen,
+            length,
+            config.keytypes,
+            config.batch_tokens,
+            precision=config.precision,
+            half_keys="choose another key type",
+        )
+        for block in blocks:
             rows = slice(row, row := row + len(block.values))
             values[rows], ids[rows] = block.values, block.ids
-            fix = "choose another key type"
-            sink.add(rows, {name: features.half(keys, name, fix) for name, keys in block.keys.items()})
+            sink.add(rows, block.keys)
             bar.update(len(block.values))
     return values, ids

@@ -1,5 +1,6 @@
 """Search one shard's index for each query's k nearest entries, with values and distances."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from knnlm.artifacts import description, files, lineage, npy
+from knnlm.artifacts import description, devices, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
 from knnlm.datastores import ann, exact, neighbors
+from knnlm.settings import IndexSettings
 
 BLOCK = 1024  # queries searched at a time
 
@@ -41,7 +43,7 @@ class Shard(NamedTuple):
 
 
 def main(config: SearchConfig) -> None:
-    chosen = settings(ann.IndexSettings, config.settings, "index settings")
+    chosen = settings(IndexSettings, config.settings, "index settings")
     roles = shared(config)
     index = ann.load(config.index, chosen.nprobe)
     shard, described = open_shard(config.keys), description.described(config.keys)
@@ -49,7 +51,8 @@ def main(config: SearchConfig) -> None:
     check(config, index, shard, queries)
     stored = shard.keys is not None
     files.check_room(config.out[0], sum(map(len, queries)) * neighbors.query_bytes(config.k, stored))
-    inner_product, searcher = ann.is_inner_product(index), ann.on_gpus(index)
+    inner_product, searcher = ann.is_inner_product(index), ann.on_gpus(index, *queries)
+    measure = None if shard.keys is None else exact_distances(shard.keys)
     facts: dict[str, Any] = {"entries": len(shard.ids), "metric": "ip" if inner_product else "l2"}
     facts["entries_total"] = described.get("entries_total", len(shard.ids))
     for split, split_queries, out, lineage_of_split in zip(config.queries, queries, config.out, roles, strict=True):
@@ -57,7 +60,7 @@ def main(config: SearchConfig) -> None:
             arrays = neighbors.create(tmp, (len(split_queries), config.k), stored)
             for start in progress(range(0, len(split_queries), BLOCK), f"search {out}", unit="block"):
                 block = np.asarray(split_queries[start : start + BLOCK], dtype=np.float32)  # [B, d]
-                for name, part in nearest(searcher, block, config.k, shard, inner_product).items():
+                for name, part in nearest(searcher, block, config.k, shard, measure, inner_product).items():
                     arrays[name][start : start + BLOCK] = part
             inputs = {"index": config.index, "keys": config.keys, "queries": split}
             recorded = {"settings": chosen, "k": config.k}
@@ -74,15 +77,24 @@ def open_shard(directory: Path) -> Shard:
     )
 
 
-def nearest(index: ann.Index, queries: np.ndarray, k: int, shard: Shard, inner_product: bool) -> dict[str, np.ndarray]:
-    """The arrays [B, K] of the neighbors artifact for one block of queries [B, d]."""
+def exact_distances(keys: np.ndarray) -> Callable[[np.ndarray, np.ndarray, bool], np.ndarray]:
+    """`exact.distances` between queries and these keys [n, d], on a GPU if PyTorch has one to use."""
+    device = devices.for_torch()
+    if device == "cpu":
+        return partial(exact.distances, keys)
+    return partial(exact.distances_on, device, exact.held(keys, device))
+
+
+def nearest(
+    index: ann.Index, queries: np.ndarray, k: int, shard: Shard, measure: Callable | None, inner_product: bool
+) -> dict[str, np.ndarray]:
+    """The arrays [B, K] of the neighbors artifact for one block of queries [B, d]; `exact` only with `measure`."""
     distances, rows = ann.search(index, queries, k, shard.ids)  # [B, K]
     missing = rows < 0
     found = {"ids": np.where(missing, -1, shard.ids[rows]), "values": np.where(missing, 0, shard.values[rows])}
     found["distances"] = distances
-    if shard.keys is not None:
-        rerank = partial(exact.distances_on, "cuda") if ann.has_gpus() else exact.distances
-        found["exact"] = rerank(shard.keys, queries, rows, inner_product)
+    if measure is not None:
+        found["exact"] = measure(queries, rows, inner_product)
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from knnlm.artifacts import description, lineage, npy
 from knnlm.artifacts.cli import settings
 from knnlm.datastores import ann
+from knnlm.settings import IndexSettings
 
 log = logging.getLogger("knnlm")
 
@@ -26,7 +27,7 @@ class TrainIndexConfig:
 
 
 def main(config: TrainIndexConfig) -> None:
-    chosen = settings(ann.IndexSettings, config.settings, "index settings")
+    chosen = settings(IndexSettings, config.settings, "index settings")
     shared = lineage.agree(config.keys, "vocab", "model", "text", "keytype", "deal")
     lineage.differ(config.keys, "keys")
     shards = [npy.open_array(shard / "keys.npy", "floating", 2) for shard in config.keys]  # [n, d] each

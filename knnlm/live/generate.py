@@ -1,4 +1,4 @@
-"""Text from the LM, from kNN alone or from their mixture, word by word; each word can tell where it came from."""
+"""Generate text from the kNN-LM, the LM or kNN alone, and explain each word on request."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,15 +30,15 @@ class GenerateConfig:
     lmbda: float | None = None
     """weight of kNN in the mixture; by default the one tuned on dev"""
     temperature: float = 1.0
-    """below 1 the probable becomes more probable; 0 always takes the most probable"""
+    """below 1 probable words become more probable; 0 always takes the most probable word"""
     top_p: float = 0.9
-    """draw only from the most probable words that hold this much of the mass"""
+    """draw only from the most probable words that together have this probability"""
     seed: int = 1
-    """of the draws"""
+    """seed of the draws"""
     explain: bool = False
-    """tell of each word what the LM and kNN gave it, and the stored context that spoke for it most"""
+    """print for each word its probabilities, and the LM or the stored context that contributed most"""
     output: str = "table1"
-    """the experiment that the row is of"""
+    """the experiment that has the row"""
     row: str = "knn"
     """a row with a datastore"""
 
@@ -48,11 +48,14 @@ class GenerateConfig:
         if self.lmbda is not None and not 0 <= self.lmbda <= 1:
             raise UserError(f"--lmbda {self.lmbda}: expected a weight between 0 and 1")
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.words < 1:
-            raise UserError("expected --temperature from 0, --top-p above 0 and at most 1, --words from 1")
+            raise UserError(
+                f"found --temperature {self.temperature}, --top-p {self.top_p} and --words {self.words}; expected "
+                "--temperature from 0, --top-p above 0 and at most 1, --words from 1"
+            )
 
 
 class Step(NamedTuple):
-    """One generated word and what stood behind it."""
+    """One generated word and the distributions that it was drawn from."""
 
     word: int
     next: Next
@@ -60,7 +63,7 @@ class Step(NamedTuple):
 
     @property
     def from_knn(self) -> float:
-        """The part of the word's probability that neighbors contributed."""
+        """The part of the word's probability that its neighbors contributed, 0 to 1."""
         near, lm = self.lmbda * self.next.knn[self.word], (1 - self.lmbda) * self.next.lm[self.word]
         return float(near / (near + lm))
 
@@ -75,11 +78,11 @@ def main(config: GenerateConfig) -> None:
     print(train.vocab.detokenize([*prompt, *(step.word for step in steps)]))
     if config.explain:
         print(f"\n{'word':<16} {'mixture':>9} {'p_LM':>9} {'p_kNN':>9}  from")
-        print("\n".join(told(step, train) for step in steps))
+        print("\n".join(explained(step, train) for step in steps))
 
 
 def generate(config: GenerateConfig, retriever: Retriever, prompt: list[int], lmbda: float) -> Iterator[Step]:
-    """Words after `prompt`, each drawn given all before it; the same seed gives the same words."""
+    """Words after `prompt`, each drawn from its distribution after all before it; one seed gives the same words."""
     draws, tokens = np.random.default_rng(config.seed), list(prompt)
     for _ in range(config.words):
         expected = retriever.next(tokens)
@@ -89,15 +92,15 @@ def generate(config: GenerateConfig, retriever: Retriever, prompt: list[int], lm
         yield Step(word, expected, lmbda)
 
 
-def told(step: Step, train: passages.Passages) -> str:
-    """One line: the word, its probabilities, and the LM or the stored context that gave it most."""
-    name, found = train.vocab.tokens([step.word])[0], step.next.found
+def explained(step: Step, train: passages.Passages) -> str:
+    """One line: the word, its probabilities, and the LM or the stored context that contributed most to it."""
+    name, near = train.vocab.tokens([step.word])[0], step.next.nearest
     numbers = [probability[step.word] for probability in (step.next.mixed(step.lmbda), step.next.lm, step.next.knn)]
     line = f"{name:<16.16} " + " ".join(f"{number:9.2g}" for number in numbers)
     if step.from_knn < 0.5:
         return f"{line}  the LM ({1 - step.from_knn:.0%})"
-    heaviest = int(np.argmax(np.where(found.values == step.word, found.weights, -1)))
-    passage = train.at(int(found.ids[heaviest]))
-    count = int((found.values == step.word).sum())
-    who = f"kNN ({step.from_knn:.0%}, {count} of {len(found.ids)} neighbors)"
+    heaviest = int(np.argmax(np.where(near.values == step.word, near.weights, -1)))
+    passage = train.at(int(near.ids[heaviest]))
+    count = int((near.values == step.word).sum())
+    who = f"kNN ({step.from_knn:.0%}, {count} of {len(near.ids)} neighbors)"
     return f"{line}  {who}: … {passage.before} [{name}]  ({passage.title})"

@@ -1,4 +1,8 @@
-"""Where a study's folder keeps what one kNN-LM row of a table is made of: the one module that knows its layout."""
+"""A kNN-LM row of a finished study and the artifacts it is made of.
+
+`interpolate` recorded where the row's scores, neighbors and models lie. Everything before them (the datastore, its
+indexes, the texts) is named by the descriptions of these artifacts, so that no path is built here a second time.
+"""
 
 import json
 from dataclasses import dataclass
@@ -6,17 +10,20 @@ from pathlib import Path
 
 from knnlm.artifacts import description, lineage
 from knnlm.artifacts.files import UserError
-from knnlm.models.windows import WindowSettings
-from knnlm.scores import experiments as studies
+from knnlm.scores import experiments
+from knnlm.settings import WindowSettings
 
 
 @dataclass(frozen=True)
 class KnnLM:
-    """One seed of a row with a datastore; every path lies under `folder`."""
+    """One seed of a row with a datastore."""
 
     folder: Path
+    """the study"""
     row: dict
     """the row as experiments/OUTPUT.json has it"""
+    paths: dict
+    """where its artifacts lie: {"model": [seed], "lm": {split: [seed]}, "knn": ..., "neighbors": ...}"""
     seed: int
 
     @property
@@ -27,107 +34,118 @@ class KnnLM:
     @property
     def lmbda(self) -> float:
         """The weight of kNN that was tuned on dev for this seed."""
-        return self.row["lmbda"]["knn"][self.row["seeds"].index(self.seed)]
+        return self.row["lmbda"]["knn"][self._position]
 
     @property
     def model(self) -> Path:
-        return self.folder / "models" / self._run
+        return self.paths["model"][self._position]
+
+    def lm(self, split: str) -> Path:
+        """Log-probabilities of the LM, float32 [N] nats."""
+        return self.paths["lm"][split][self._position]
+
+    def knn(self, split: str) -> Path:
+        """Log-probabilities of kNN, float32 [N] nats."""
+        return self.paths["knn"][split][self._position]
+
+    def neighbors(self, split: str) -> Path:
+        """Neighbors of the split's tokens in all shards of the datastore that the row uses."""
+        return self.paths["neighbors"][split][self._position]
+
+    def cache(self, split: str) -> Path | None:
+        """Log-probabilities of the continuous cache where Table 1 has it for the same model and text, float32 [N]."""
+        try:
+            study = experiments.load([self.folder / "experiments/table1.json"])
+            row = study.row("table1", "cache")
+        except experiments.Missing:
+            return None
+        if (row["model"], row["corpus"]) != (self.row["model"], self.row["corpus"]) or self.seed not in row["seeds"]:
+            return None
+        return study.paths("table1", "cache")["cache"][split][row["seeds"].index(self.seed)]
 
     @property
     def keys(self) -> list[Path]:
         """A directory for each shard of the datastore that the row uses."""
-        folder = self.folder / "keys" / self._run / self.store["corpus"] / "train" / self.store["keytype"]
-        return [folder / f"shard{i}of{self.store['of']}" for i in range(self.store["shards"])]
+        return [_made_from(shard, "keys") for shard in self._searches]
 
     @property
     def indexes(self) -> list[Path]:
         """A FAISS index for each of these shards."""
-        folder = self.folder / "indexes" / self._found
-        return [folder / f"{keys.name}.faiss" for keys in self.keys]
+        return [_made_from(shard, "index") for shard in self._searches]
 
     @property
     def nprobe(self) -> int:
         """Lists visited per query, as the study searched."""
-        return self._meta(self._neighbors("test") / self.keys[0].name)["config"]["settings"]["nprobe"]
+        return description.described(self._searches[0])["config"]["settings"]["nprobe"]
 
     @property
     def windows(self) -> WindowSettings:
-        """Those in which held-out text was evaluated."""
-        return WindowSettings(**self._meta(self.lm("test").parent)["config"]["windows"])
+        """The windows in which held-out text was evaluated."""
+        return WindowSettings(**description.described(self.lm("test"))["config"]["windows"])
 
     @property
     def vocab(self) -> Path:
-        tokens = Path(self._meta(self.keys[0])["inputs"]["tokens"]["path"])
-        return self.folder / "vocabs" / tokens.parent.parent.name
+        return _made_from(self.tokens(self.row["corpus"], "test"), "vocab")
 
     def tokens(self, corpus: str, split: str) -> Path:
-        return self.folder / "tokens" / self.vocab.name / corpus / f"{split}.npy"
+        """Token stream of the held-out splits of the row's corpus, or of "train" of the datastore's corpus."""
+        is_train = (corpus, split) == (self.store["corpus"], "train")
+        return _made_from(self.keys[0] if is_train else self.lm(split), "tokens")
 
     def documents(self, corpus: str, split: str) -> Path:
-        """Start offsets of the split's documents."""
+        """Start offsets of the documents of the same splits."""
         return self.tokens(corpus, split).with_suffix(".documents.npy")
 
     def titles(self, corpus: str, split: str) -> list[str]:
-        path = self.folder / "corpora" / corpus / f"{split}.documents.jsonl"
+        """A title for each of these documents."""
+        path = _made_from(self.tokens(corpus, split), "corpus") / f"{split}.documents.jsonl"
         return [json.loads(line)["title"] for line in description.check(path).read_text(encoding="utf-8").splitlines()]
 
-    def neighbors(self, split: str) -> Path:
-        """Merged neighbors of the split's tokens."""
-        m, n = self.store["shards"], self.store["of"]
-        return self._neighbors(split) / ("shard0of1" if n == 1 else f"first{m}of{n}")
-
     def check(self, split: str) -> None:
-        """Raise UserError where the split's scores, neighbors and text do not belong together."""
+        """Raise UserError where the split's scores, neighbors and text are not of one text, model and index."""
         corpus = self.row["corpus"]
         texts = self.tokens(corpus, split), self.documents(corpus, split)
         lineage.agree((*texts, self.lm(split), self.knn(split), self.neighbors(split)), "vocab", "text", "model")
         lineage.agree((self.knn(split), self.neighbors(split)), "index", "datastore", "queries")
 
-    def lm(self, split: str) -> Path:
-        """Log-probabilities of the LM."""
-        return self._scores(split) / "lm" / self._run / "logprob.npy"
-
-    def knn(self, split: str) -> Path:
-        """Log-probabilities of kNN."""
-        store = self.store
-        score = f"{store['distance']}-k{store['k']}-t{store['temperature']:g}.npy"
-        return self._scores(split) / "knn" / self._found / f"first{store['shards']}of{store['of']}" / score
-
-    def cache(self, split: str, size: int, theta: float) -> Path:
-        """Log-probabilities of the continuous cache."""
-        return self._scores(split) / "cache" / self._run / f"size{size}-theta{theta:g}.npy"
+    @property
+    def _position(self) -> int:
+        return self.row["seeds"].index(self.seed)
 
     @property
-    def _run(self) -> str:
-        return f"{self.row['model']}/seed{self.seed}"
+    def _searches(self) -> list[Path]:
+        """The test split's neighbors in each shard; of a single shard they are not merged."""
+        merged = self.neighbors("test")
+        if description.described(merged)["stage"] != "merge":
+            return [merged]
+        return [place for place, _ in lineage.sources(merged).values()]
 
-    @property
-    def _found(self) -> str:
-        return f"{self._run}/{self.store['corpus']}/{self.store['keytype']}/{self.store['index']}"
 
-    def _scores(self, split: str) -> Path:
-        return self.folder / "logprobs" / self.row["corpus"] / split
-
-    def _neighbors(self, split: str) -> Path:
-        searched = f"{self.store['corpus']}/{self.store['keytype']}/{self.store['index']}"
-        return self.folder / "neighbors" / self._run / self.row["corpus"] / split / searched
-
-    @staticmethod
-    def _meta(directory: Path) -> dict:
-        return description.described(directory)
+def _made_from(artifact: Path, name: str) -> Path:
+    """The input `name` of an artifact, as its description says; raises UserError where it says nothing."""
+    sources = lineage.sources(artifact)
+    if name not in sources:
+        raise UserError(
+            f"{artifact}: its description names the inputs {sorted(sources)}, expected {name}: make it again"
+        )
+    return sources[name][0]
 
 
 def find(folder: Path, output: str = "table1", name: str = "knn", seed: int | None = None) -> KnnLM:
-    """A row of a study's folder, by default Table 1's kNN-LM and its first seed; UserError where it has none."""
+    """A row of the study in `folder`, by default Table 1's kNN-LM and its first seed; UserError where it has none."""
     path = Path(folder) / "experiments" / f"{output}.json"
     if not path.is_file():
         raise UserError(f"--study {folder}: no experiments/{output}.json in it; give a finished study")
     try:
-        row = studies.load([path]).row(output, name)
-    except studies.Missing as missing:
+        study = experiments.load([path])
+        row = study.row(output, name)
+    except experiments.Missing as missing:
         raise UserError(f"--study {folder}: {missing}") from None
     if not row["datastore"]:
         raise UserError(f"--study {folder}: row {name} of {output} has no datastore; name one that has")
     if seed is not None and seed not in row["seeds"]:
         raise UserError(f"--seed {seed}: row {name} of {output} has seeds {row['seeds']}")
-    return KnnLM(Path(folder), row, row["seeds"][0] if seed is None else seed)
+    paths = study.paths(output, name)
+    if None in paths["neighbors"]["test"]:
+        raise UserError(f"--study {folder}: the kNN scores of row {name} have no description; score them again")
+    return KnnLM(Path(folder), row, paths, row["seeds"][0] if seed is None else seed)

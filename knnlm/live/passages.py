@@ -1,4 +1,4 @@
-"""Stored contexts as people read them: the text around an entry and the document it is from."""
+"""Stored contexts as readable text: the words around an entry, and the title of its document."""
 
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ class Passages:
         return " ".join(text.split())
 
 
-def encode(known: vocab.Vocab, text: str) -> list[int]:
-    """The tokens of a context that goes on: without the end that every whole document has."""
-    tokens = known.encode(text.strip()).tolist() if text.strip() else []
-    return tokens[:-1] if tokens and tokens[-1] == known.eos else tokens
+def encode(words: vocab.Vocab, text: str) -> list[int]:
+    """The tokens of a text that is to be continued: without the </s> that a whole document ends in."""
+    tokens = words.encode(text.strip()).tolist() if text.strip() else []
+    return tokens[:-1] if tokens and tokens[-1] == words.eos else tokens

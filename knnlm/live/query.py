@@ -1,4 +1,4 @@
-"""The nearest stored contexts of a sentence of your own, in the terminal."""
+"""Show the nearest stored contexts of a sentence of your own, in the terminal."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from knnlm.live import layout, passages
-from knnlm.live.retrieval import Next, Retriever
+from knnlm.live.retrieval import Nearest, Next, Retriever
 
 
 @dataclass(frozen=True)
@@ -20,34 +20,34 @@ class QueryConfig:
     context: str
     """the beginning of a sentence; - reads one context from each line of standard input"""
     output: str = "table1"
-    """the experiment that the row is of"""
+    """the experiment that has the row"""
     row: str = "knn"
     """a row with a datastore"""
     seed: int | None = None
-    """of the model; by default the row's first"""
+    """seed of the model; by default the row's first"""
     neighbors: int = 10
-    """contexts shown"""
+    """number of contexts shown"""
     words: int = 8
-    """next words shown"""
+    """number of next words shown"""
 
 
 def main(config: QueryConfig) -> None:
     source = layout.find(config.study, config.output, config.row, config.seed)
     retriever, train = Retriever(source), passages.Passages(source)
-    retriever.next(passages.encode(train.vocab, "a"))  # whatever is compiled at its first use belongs to loading
+    retriever.next(passages.encode(train.vocab, "a"))  # compiles functions, so that no query waits for it
     for context in sys.stdin if config.context == "-" else [config.context]:
         started = time.perf_counter()
         tokens = passages.encode(train.vocab, context)
-        found = retriever.next(tokens)
+        following = retriever.next(tokens)
         print(f"\n{train.vocab.detokenize(tokens)} …\n")
-        print(expected(found, source.lmbda, train, config.words))
-        print(nearest(found, train, config.neighbors))
-        print(f"{len(found.found.ids):,} neighbors in {time.perf_counter() - started:.2f} s", file=sys.stderr)
+        print(expected(following, source.lmbda, train, config.words))
+        print(nearest(following.nearest, train, config.neighbors))
+        print(f"{len(following.nearest.ids):,} neighbors in {time.perf_counter() - started:.2f} s", file=sys.stderr)
 
 
-def expected(found: Next, lmbda: float, train: passages.Passages, count: int) -> str:
+def expected(following: Next, lmbda: float, train: passages.Passages, count: int) -> str:
     """The most probable next words of the LM, kNN and their mixture, side by side."""
-    columns = {"LM": found.lm, "kNN": found.knn, f"mixture, λ = {lmbda:.3f}": found.mixed(lmbda)}
+    columns = {"LM": following.lm, "kNN": following.knn, f"mixture, λ = {lmbda:.3f}": following.mixed(lmbda)}
     lines = ["  ".join(f"{name:<26}" for name in columns)]
     orders = [np.argsort(-p, kind="stable")[:count] for p in columns.values()]
     for words in zip(*orders, strict=True):
@@ -59,10 +59,9 @@ def expected(found: Next, lmbda: float, train: passages.Passages, count: int) ->
     return "\n".join(lines) + "\n"
 
 
-def nearest(found: Next, train: passages.Passages, count: int) -> str:
+def nearest(near: Nearest, train: passages.Passages, count: int) -> str:
     """One line a neighbor, heaviest first: weight, distance, context with its target in brackets, title."""
     lines = [" weight  distance  context [target]"]
-    near = found.found
     for i in np.argsort(-near.weights, kind="stable")[:count]:
         passage = train.at(int(near.ids[i]))
         shown = f"… {passage.before} [{passage.target or '↵'}] {passage.after}"

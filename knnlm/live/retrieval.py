@@ -1,4 +1,4 @@
-"""A kNN-LM in memory: what it thinks comes next after any tokens, and which stored contexts make it think so."""
+"""A kNN-LM in memory: the distribution over the next word after any tokens, and the stored contexts behind it."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ from knnlm.models import features, model
 from knnlm.scores import knn, mixture
 
 
-class Found(NamedTuple):
-    """One query's nearest entries of all shards, by (index distance, id)."""
+class Nearest(NamedTuple):
+    """One query's nearest entries of all shards, ordered by the index's distance and then by id."""
 
     ids: np.ndarray  # [K] int64, positions of the targets in the datastore's token stream
     values: np.ndarray  # [K] uint32, the targets
@@ -22,11 +22,11 @@ class Found(NamedTuple):
 
 
 class Next(NamedTuple):
-    """Distributions over the next word, each [V] float64 and summing to 1, and the entries behind p_kNN."""
+    """Distributions over the next word, each [V] float64 with sum 1, and the entries that p_kNN comes from."""
 
     lm: np.ndarray
     knn: np.ndarray
-    found: Found
+    nearest: Nearest
 
     def mixed(self, lmbda: float) -> np.ndarray:
         """λ p_kNN + (1 - λ) p_LM, [V] (equation 3)."""
@@ -35,7 +35,10 @@ class Next(NamedTuple):
 
 
 class Retriever:
-    """The LM, indexes and keys of a row, loaded once. Keys stay on disk, unchecked: only neighbors' are read."""
+    """The LM, indexes and keys of a row, loaded once.
+
+    Keys stay on disk and are not checked as a whole, because only those of neighbors are read.
+    """
 
     def __init__(self, source: KnnLM) -> None:
         self.source, self.store = source, source.store
@@ -52,17 +55,17 @@ class Retriever:
             raise files.UserError(f"{source.keys[0]}: no keys.npy, and the row's distances are exact: extract it again")
 
     def next(self, tokens: list[int]) -> Next:
-        """After `tokens`, the last of which fit the study's windows; nothing before them is a text's beginning."""
+        """What follows `tokens`, which begin a text; of a long one only the end that fits the study's windows."""
         return self.after([self.lm.eos, *tokens][-self.longest :])
 
     def after(self, inputs: list[int]) -> Next:
-        """After `inputs`, the window as the model reads it."""
+        """What follows `inputs`, the window exactly as the model reads it."""
         query, lm = self.context(inputs)
-        found = self.nearest(query)
-        words, shares = knn.distribution(found.distances, found.values, self.store["temperature"])
+        nearest = self.nearest(query)
+        words, shares = knn.distribution(nearest.distances, nearest.values, self.store["temperature"])
         near = np.zeros(len(lm))
         near[words] = shares
-        return Next(lm, near, found)
+        return Next(lm, near, nearest)
 
     @torch.inference_mode()
     def context(self, inputs: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -73,8 +76,8 @@ class Retriever:
         lm = self.lm.logprob(output)[0].double().exp().cpu().numpy()
         return taps[self.store["keytype"]][0, -1].float().cpu().numpy(), lm / lm.sum()
 
-    def nearest(self, query: np.ndarray) -> Found:
-        """The k nearest entries of `query` [D] over all shards, as `search` and `merge` find them."""
+    def nearest(self, query: np.ndarray) -> Nearest:
+        """The k nearest entries of `query` [D] over all shards, the same that `search` and `merge` find."""
         queries, parts = query[None], []
         for index, ids, values, keys in self.shards:
             distances, rows = ann.search(index, queries, min(self.store["k"], index.ntotal), ids)  # [1, k]
@@ -83,14 +86,13 @@ class Retriever:
             parts.append((distances[0][: len(here)], ids[here], values[here], near[0][: len(here)]))
         order_by, ids, values, near = (np.concatenate(part) for part in zip(*parts, strict=True))
         order = np.lexsort((ids, order_by))[: self.store["k"]]
-        logits = -near[order].astype(np.float64) / self.store["temperature"]
-        weights = np.exp(logits - logits.max(initial=-np.inf))
-        return Found(ids[order], values[order], near[order], weights / weights.sum())
+        weights = knn.shares(near[order], self.store["temperature"])
+        return Nearest(ids[order], values[order], near[order], weights)
 
     def _weighed(
         self, distances: np.ndarray, rows: np.ndarray, keys: np.ndarray | None, queries: np.ndarray, product: bool
     ) -> np.ndarray:
-        """Distances [1, k] as the row weighs them: recomputed, the index's own, or their roots."""
-        if self.store["distance"] == "exact":
-            return exact.distances(keys, queries, rows, product)
-        return np.sqrt(np.maximum(distances, 0)) if self.store["distance"] == "quantized_sqrt" else distances
+        """Distances [1, k] as the row weighs them; only exact ones are computed from the keys."""
+        if knn.DISTANCES[self.store["distance"]] == "exact":
+            distances = exact.distances(keys, queries, rows, product)
+        return knn.weighed(distances, self.store["distance"])

@@ -1,20 +1,19 @@
 """Drawing a word from a distribution: temperature and nucleus (top-p), on probabilities."""
 
 import numpy as np
+import scipy
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """p^(1/T), normalised, [V]; T = 0 leaves the most probable word alone, the first of equals."""
+    """Probabilities [V] in proportion to p^(1/T); T = 0 leaves only the most probable word, the first of equals."""
     if temperature == 0:
         return np.eye(1, len(probabilities), int(np.argmax(probabilities)))[0]
     with np.errstate(divide="ignore"):
-        logits = np.log(probabilities) / temperature
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
+        return scipy.special.softmax(np.log(probabilities) / temperature)
 
 
 def nucleus(probabilities: np.ndarray, top_p: float) -> np.ndarray:
-    """The fewest most probable words that hold `top_p` of the mass, normalised; all others 0. [V]"""
+    """Probabilities [V] of the fewest most probable words that together hold `top_p`, normalized; all others are 0."""
     order = np.argsort(-probabilities, kind="stable")
     before = np.cumsum(probabilities[order]) - probabilities[order]
     kept = np.zeros_like(probabilities)

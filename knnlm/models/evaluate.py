@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
 from knnlm.models import features, model, windows
 from knnlm.models.model import LanguageModel
-from knnlm.models.windows import WindowSettings
+from knnlm.settings import EVALUATION_WINDOW, WindowSettings
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class EvaluateConfig:
     """which representations to keep"""
     out: tuple[Path, ...] = ()
     """one for each key type of the first split, then of the next: keys.npy float32 [N, D], values.npy, ids.npy"""
-    windows: str = "{}"
+    windows: str = EVALUATION_WINDOW.model_dump_json()
     """WindowSettings as JSON"""
     batch_tokens: int = 12288
     """tokens in one forward pass: bounds the memory"""
+    precision: features.Precision = "float32"
+    """of the matrix products: float32, bfloat16 or float16"""
 
     def __post_init__(self) -> None:
         wanted = len(self.tokens) * len(self.keytypes)
@@ -62,7 +64,10 @@ def evaluate(
     tokens = npy.open_array(path, "integer", ndim=1)  # [N]
     windows.check_words(tokens, lm.config.vocab_size, path, config.model)
     shape = len(tokens), lm.config.dim
-    facts, inputs = {"windows": asdict(sizes)}, {"model": config.model, "tokens": path}
+    facts, inputs = (
+        {"windows": sizes.model_dump(), "precision": config.precision},
+        {"model": config.model, "tokens": path},
+    )
     with contextlib.ExitStack() as stack:
         scores = stack.enter_context(files.atomic(logprob_dir, directory=True)) if logprob_dir else None
         folders = [stack.enter_context(files.atomic(directory, directory=True)) for directory in out]
@@ -70,7 +75,9 @@ def evaluate(
         keys = list(zip(config.keytypes, arrays, strict=True))
         logprob = np.empty(len(tokens) if scores else 0, dtype=np.float32)
         chosen = windows.evaluation(tokens, sizes, lm.eos)
-        blocks = features.stream(lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens, bool(scores))
+        blocks = features.stream(
+            lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens, bool(scores), config.precision
+        )
         with progress(None, f"LM on {path}", len(tokens), "tok") as bar:
             fill(keys, logprob, blocks, bar)
         for folder, name in zip(folders, config.keytypes, strict=True):

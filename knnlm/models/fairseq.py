@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from knnlm.artifacts.files import UserError
-from knnlm.models.model import LanguageModel, ModelConfig
+from knnlm.models.model import LanguageModel
+from knnlm.settings import ModelConfig, explain
 
 FIXED = {  # options of which the model implements this value only; a file without one means it too
     "activation_fn": "relu",
@@ -81,7 +83,7 @@ def architecture(arguments: Mapping[str, Any], vocab_size: int) -> ModelConfig:
             raise UserError(f"{name} is {arguments[name]!r}: only decoder_embed_dim's {dim} is supported")
     try:
         return ModelConfig(
-            vocab_size,
+            vocab_size=vocab_size,
             layers=_needed(arguments, "decoder_layers"),
             dim=dim,
             ffn_dim=_needed(arguments, "decoder_ffn_embed_dim"),
@@ -94,8 +96,8 @@ def architecture(arguments: Mapping[str, Any], vocab_size: int) -> ModelConfig:
             activation_dropout=arguments.get("activation_dropout") or arguments.get("relu_dropout") or 0.0,
             adaptive_dropout=arguments.get("adaptive_softmax_dropout", 0.0),
         )
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    except ValidationError as error:
+        raise UserError(str(explain(error, ModelConfig))) from None
 
 
 def names(config: ModelConfig) -> dict[str, tuple[str, ...]]:

@@ -1,9 +1,7 @@
 """The paper's Transformer language model, whose forward pass can return its named intermediates."""
 
-import dataclasses
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -16,37 +14,7 @@ from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json
 from knnlm.models.adaptive import PAD, AdaptiveEmbedding, AdaptiveSoftmax
 from knnlm.models.windows import EOS
-
-KEYTYPES = ("mhsa_input", "mhsa_input_ln", "ffn_input", "ffn_input_ln", "output", "output_ln")
-SECOND_LAST = "-second_last"  # suffix of a key type that is tapped one layer lower
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Architecture; the defaults are the paper's WikiText-103 model (Section 4.2)."""
-
-    vocab_size: int
-    layers: int = 16
-    dim: int = 1024
-    ffn_dim: int = 4096
-    heads: int = 16
-    adaptive_cutoffs: tuple[int, ...] = ()
-    """first word ids of the tail bands; empty for a plain embedding and softmax"""
-    adaptive_factor: int = 4
-    tie_embeddings: bool = False
-    """share the plain softmax's matrix with the embedding's"""
-    dropout: float = 0.3
-    attention_dropout: float = 0.1
-    activation_dropout: float = 0.1
-    adaptive_dropout: float = 0.2
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "adaptive_cutoffs", tuple(self.adaptive_cutoffs))
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        edges = (0, *self.adaptive_cutoffs, self.vocab_size)
-        if list(edges) != sorted(set(edges)):
-            raise ValueError(f"adaptive_cutoffs {list(self.adaptive_cutoffs)} must rise within {self.vocab_size} words")
+from knnlm.settings import LAYER_KEYTYPES, SECOND_LAST, ModelConfig
 
 
 class Attention(nn.Module):
@@ -98,7 +66,8 @@ class Layer(nn.Module):
         if taps is not None:
             # The published model has no norm after its last layer: output_ln is one without learned scale.
             output_ln = F.layer_norm(output, output.shape[-1:])
-            taps.update(zip(KEYTYPES, (x, attention_input, ffn_residual, ffn_input, output, output_ln), strict=True))
+            tapped = (x, attention_input, ffn_residual, ffn_input, output, output_ln)
+            taps.update(zip(LAYER_KEYTYPES, tapped, strict=True))
         return output
 
 
@@ -128,10 +97,14 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, taps: dict[str, Tensor] | None = None) -> Tensor:
         """tokens int64 [B, T] -> features [B, T, D], the input of the softmax.
 
+        Tokens may be in the CPU's memory where the model is on a GPU; an adaptive embedding then does not wait for it.
         Into `taps`, an empty dict, go the key types of the last layer by name, and those of the second-last layer with
         the suffix `-second_last`; each is [B, T, D].
         """
-        x = math.sqrt(self.config.dim) * self.embedding(tokens) + self._sinusoids(tokens.shape[1], tokens.device)
+        where = next(self.parameters()).device
+        if isinstance(self.embedding, nn.Embedding):
+            tokens = tokens.to(where, non_blocking=True)
+        x = math.sqrt(self.config.dim) * self.embedding(tokens) + self._sinusoids(tokens.shape[1], where)
         x = F.dropout(x, self.config.dropout, self.training)
         recorded: list[dict[str, Tensor]] = []
         for layer in self.layers:
@@ -144,9 +117,13 @@ class LanguageModel(nn.Module):
         return x
 
     def target_logprob(self, features: Tensor, targets: Tensor) -> Tensor:
-        """features [N, D], targets int64 [N] -> natural-log probabilities of the targets, float32 [N]."""
+        """features [N, D], targets int64 [N] -> natural-log probabilities of the targets, float32 [N].
+
+        Targets may be in the CPU's memory where the model is on a GPU; an adaptive softmax then does not wait for it.
+        """
         if isinstance(self.softmax, AdaptiveSoftmax):
             return self.softmax.target_logprob(features, targets)
+        targets = targets.to(features.device, non_blocking=True)
         return -F.cross_entropy(self._logits(features).float(), targets, reduction="none")
 
     def logprob(self, features: Tensor) -> Tensor:
@@ -174,7 +151,7 @@ def parameter_count(model: nn.Module) -> int:
 
 def save(model: LanguageModel, directory: Path) -> None:
     """Write config.json and model.safetensors into an existing directory."""
-    facts = dataclasses.asdict(model.config) | {"parameters": parameter_count(model)}
+    facts = {"vocab_size": model.config.vocab_size} | model.config.model_dump() | {"parameters": parameter_count(model)}
     (directory / "config.json").write_text(json.dumps(facts, indent=1) + "\n")
     save_file(
         {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / "model.safetensors"

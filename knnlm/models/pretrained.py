@@ -21,7 +21,8 @@ from knnlm.artifacts import huggingface
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json, write_json
 from knnlm.models import taps as places
-from knnlm.models.taps import NORMALISED, SECOND_LAST
+from knnlm.models.taps import NORMALISED
+from knnlm.settings import SECOND_LAST
 
 KIND = "pretrained"
 LOGITS = 1 << 25  # logits computed at a time

@@ -1,58 +1,12 @@
-"""How a model is trained: settings, the published optimiser and the learning-rate schedule (paper, Section 4.2)."""
+"""How a model is trained: the published optimiser and the learning-rate schedule (paper, Section 4.2)."""
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """The recipe; the defaults are the paper's for WikiText-103."""
-
-    optimizer: str = "nag"
-    """nag, as published, or adamw"""
-    lr: float = 1.0
-    min_lr: float = 1e-4
-    warmup: int = 16000
-    """updates of linear warm-up"""
-    updates: int = 286000
-    tokens_per_update: int = 73728
-    """over all devices and accumulation steps"""
-    tokens_per_batch: int = 3072
-    """in one forward pass on one device"""
-    block: int = 3072
-    """the token stream is cut every `block` tokens"""
-    clip_norm: float = 0.1
-    weight_decay: float = 0.0
-    precision: str = "float32"
-    """of the matrix products: float32, bfloat16, or float16 (on a GPU)"""
-    evaluate_every: int = 2000
-    """updates between two points of the learning curve"""
-    save_every: float = 600.0
-    """seconds between two saves of the resume state"""
-    train_tokens: int | None = None
-    """train on the first so many tokens only; all of them by default"""
-    stop_loss: float = 0.0
-    """stop once the training loss (nats per token) is below this"""
-    keep: str = "best"
-    """best: the weights with the lowest dev loss; last: the final ones"""
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("optimizer", ("nag", "adamw")),
-            ("precision", ("float32", "bfloat16", "float16")),
-            ("keep", ("best", "last")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r}: use {' or '.join(allowed)}")
-        if self.tokens_per_update % self.tokens_per_batch or self.tokens_per_batch % self.block:
-            raise ValueError(
-                f"tokens_per_update {self.tokens_per_update}, tokens_per_batch {self.tokens_per_batch} and block "
-                f"{self.block}: each must be a multiple of the next"
-            )
+from knnlm.settings import TrainingSettings
 
 
 def cosine(update: int, warmup: int, updates: int, lr: float, min_lr: float, warmup_init_lr: float = 1e-7) -> float:

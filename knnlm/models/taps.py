@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from knnlm.artifacts.files import UserError
+from knnlm.settings import SECOND_LAST
 
 EXAMPLE = 'taps: {ffn_input_ln: "model.layers.-1.mlp:input"}'
 OWN = re.compile(r"(?P<module>[A-Za-z_]\w*(\.(-?\d+|[A-Za-z_]\w*))*):(?P<side>input|output)")
 NORMALISED = "output_ln"  # computed from `output`
-SECOND_LAST = "-second_last"  # suffix of a key type that is taken one layer lower
 
 
 class Tap(NamedTuple):

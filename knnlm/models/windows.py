@@ -1,6 +1,5 @@
 """Windows over a token stream: which tokens a forward pass predicts and which it sees as context (Section 4.2)."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from knnlm.artifacts.files import UserError
+from knnlm.settings import WindowSettings
 
 EOS = 2  # `</s>`, the input at the very first position of a stream
 
@@ -26,28 +26,6 @@ class Windows(NamedTuple):
     def tokens(self) -> int:
         """How many tokens are predicted."""
         return int((self.end - self.start).sum())
-
-
-@dataclass(frozen=True)
-class WindowSettings:
-    """Window sizes in tokens (paper, Section 4.2; the published code's context_window)."""
-
-    new: int = 512
-    """tokens predicted in each window"""
-    context: int = 2560
-    """tokens of context before them, fewer at the beginning of the stream"""
-    mode: str = "fixed"
-    """fixed: a stride of `new` tokens; complete: whole lines packed into at most `new` tokens"""
-
-    def __post_init__(self) -> None:
-        if self.new < 1 or self.context < 0:
-            raise ValueError(f"window new={self.new}, context={self.context}: need new >= 1 and context >= 0")
-        if self.mode not in ("fixed", "complete"):
-            raise ValueError(f"window mode {self.mode!r}: use fixed or complete")
-
-    @property
-    def length(self) -> int:
-        return self.new + self.context
 
 
 def evaluation(tokens: np.ndarray, settings: WindowSettings, eos: int = EOS) -> Windows:
@@ -83,20 +61,19 @@ def datastore(total: int, settings: WindowSettings, seed: int) -> Windows:
 
 def training(total: int, block: int, blocks: int, update: int, seed: int) -> Windows:
     """The blocks of one update: the stream is cut every `block` tokens; every epoch has an order of its own."""
-    starts = np.arange(0, total, block, dtype=np.int64)
+    all_blocks = -(-total // block)
     place = np.arange(update * blocks, (update + 1) * blocks)  # positions in the concatenation of all epochs
-    epochs = place // len(starts)
-    start = np.concatenate(
-        [
-            starts[_epoch_order(len(starts), seed, int(epoch))[place[epochs == epoch] % len(starts)]]
-            for epoch in np.unique(epochs)
-        ]
-    )
+    epochs = place // all_blocks
+    chosen = [
+        _epoch_order(all_blocks, seed, int(epoch))[place[epochs == epoch] % all_blocks] for epoch in np.unique(epochs)
+    ]
+    start = np.concatenate(chosen) * block
     return Windows(start, start, np.minimum(start + block, total))
 
 
 @lru_cache(maxsize=2)
 def _epoch_order(blocks: int, seed: int, epoch: int) -> np.ndarray:
+    """Numbers of an epoch's blocks, int64 [blocks]; kept, because each update of the epoch asks for them."""
     return np.random.default_rng([seed, epoch]).permutation(blocks)
 
 

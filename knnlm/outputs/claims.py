@@ -10,9 +10,9 @@ from statistics import median
 from typing import NamedTuple
 
 from knnlm.scores.experiments import Missing, Study, neighbors, sizes
+from knnlm.settings import LAYER_KEYTYPES as KEYTYPES
 
 HELD, FAILED, OPEN = "held", "did not hold", "cannot be judged at this scale"
-KEYTYPES = ("mhsa_input", "mhsa_input_ln", "ffn_input", "ffn_input_ln", "output", "output_ln")
 ZERO_LOSS = 0.1  # nats a token; a training loss below it counts as zero
 ENOUGH = 0.6  # of the datastore's entries; the paper's 1.6B of 2.87B are 0.56
 judges: dict[str, Callable[[Study], "Judgement"]] = {}

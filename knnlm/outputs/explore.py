@@ -14,7 +14,6 @@ from knnlm.live.layout import KnnLM
 from knnlm.outputs import packing, pages, scored, spacing
 from knnlm.outputs.candidates import candidates
 from knnlm.outputs.scored import SPLIT, ScoredText
-from knnlm.scores import experiments as studies
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def collect(config: ExploreConfig, source: KnnLM) -> dict:
     text = scored.load(source)
     count = min(config.tokens, len(text.tokens))
     arrays = {"lm": text.lm[:count], "knn": text.knn[:count]}
-    if cache := cache_scores(source):
+    if cache := source.cache(SPLIT):
         arrays["cache"] = npy.open_array(cache, "float32", 1)[:count]
     words, arrays["wordLm"], arrays["wordKnn"] = candidates(source, text, count, config.words, config.batch_tokens)
     entries, arrays["distance"], arrays["weight"] = nearest(text, count, config.neighbors)
@@ -83,18 +82,6 @@ def collect(config: ExploreConfig, source: KnnLM) -> dict:
         "titles": near.titles,
         "arrays": {name: packing.packed(array) for name, array in arrays.items()},
     }
-
-
-def cache_scores(source: KnnLM) -> Path | None:
-    """The cache's log-probabilities at the setting tuned on dev, where Table 1 has a cache on the row's own model."""
-    try:
-        row = studies.load([source.folder / "experiments/table1.json"]).row("table1", "cache")
-    except studies.Missing:
-        return None
-    if (row["model"], row["corpus"]) != (source.row["model"], source.row["corpus"]) or source.seed not in row["seeds"]:
-        return None
-    chosen = row["cache"][row["seeds"].index(source.seed)]
-    return source.cache(SPLIT, chosen["size"], chosen["theta"])
 
 
 def documents(source: KnnLM, count: int) -> list[list]:

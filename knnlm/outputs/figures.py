@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from knnlm.scores import experiments as studies
+from knnlm.scores import experiments
 from knnlm.scores.experiments import Study
 
 BLUE, VERMILION, GREEN, INK, MUTED = (
@@ -57,7 +57,7 @@ End = tuple[float, str, str]  # height of a line's right end, label, color
 
 def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
     """Figure 2: perplexity (a) and tuned λ (b) against the number of entries in the datastore."""
-    entries, rows = zip(*studies.sizes(study), strict=True)
+    entries, rows = zip(*experiments.sizes(study), strict=True)
     small, large = (study.perplexity("figure2", name) for name in ("base-small", "base-large"))
     measured, weights = [row["dev"]["perplexity"] for row in rows], [median(row["lmbda"]["knn"]) for row in rows]
     printed = {name: row["dev"] for name, row in paper["rows"].items()}
@@ -87,7 +87,7 @@ def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
 
 def figure4(study: Study, paper: Mapping) -> dict[str, Drawn]:
     """Figure 4: perplexity against the number of neighbors, on a logarithmic axis."""
-    ks, measured = zip(*studies.neighbors(study), strict=True)
+    ks, measured = zip(*experiments.neighbors(study), strict=True)
     base, printed = study.perplexity("figure4", "base"), paper["rows"]
     figure, axes = panel("k, neighbors for each query", "perplexity, dev")
     axes.set_xscale("log", base=2)
@@ -130,7 +130,7 @@ def figure7(study: Study, paper: Mapping) -> dict[str, Drawn]:
     """Figure 7: perplexity of the LM mixed with n-gram LMs, against their order."""
     orders = sorted((row["ngram"], row["dev"]["perplexity"]) for row in study.rows("figure7").values() if row["ngram"])
     if not orders:
-        raise studies.Missing("figure7 has no n-gram order")
+        raise experiments.Missing("figure7 has no n-gram order")
     base, knn = (study.perplexity("figure7", name) for name in ("base", "knn"))
     printed = {name: row["dev"] for name, row in paper["rows"].items()}
     figure, axes = panel("n, order of the n-gram LM", "perplexity, dev")
@@ -147,7 +147,7 @@ def figure7(study: Study, paper: Mapping) -> dict[str, Drawn]:
 def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
     """Figure 8: training loss against epochs, with and without dropout; dev loss is dotted."""
     if len(study.curves) != 2:
-        raise studies.Missing(f"found {len(study.curves)} learning curves, expected 2")
+        raise experiments.Missing(f"found {len(study.curves)} learning curves, expected 2")
     figure, axes = panel("epoch", "loss, nats a token", scaled=False)
     numbers: list[tuple] = []
     ends: list[End] = [(0, "paper → 0", MUTED)]

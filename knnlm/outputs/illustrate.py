@@ -10,7 +10,7 @@ from knnlm.artifacts.files import UserError
 from knnlm.live import layout
 from knnlm.live.layout import KnnLM
 from knnlm.live.passages import Passages
-from knnlm.live.retrieval import Found, Next, Retriever
+from knnlm.live.retrieval import Nearest, Next, Retriever
 from knnlm.models import windows
 from knnlm.outputs import scored
 from knnlm.outputs.scored import ScoredText
@@ -44,7 +44,7 @@ def main(config: IllustrateConfig) -> None:
     query = {
         "context": context,
         "target": spelled(train, target),
-        "neighbors": neighbors(predicted.found, train, config.neighbors),
+        "neighbors": neighbors(predicted.nearest, train, config.neighbors),
         "words": words(predicted, source.lmbda, train, config.words, target),
         "k": source.store["k"],
         "lmbda": source.lmbda,
@@ -82,16 +82,16 @@ def model_input(tokens: np.ndarray, source: KnnLM, position: int, eos: int) -> l
     return inputs[0, : position - int(window.begin[0]) + 1].tolist()
 
 
-def neighbors(found: Found, train: Passages, count: int) -> list[dict]:
+def neighbors(nearest: Nearest, train: Passages, count: int) -> list[dict]:
     """The `count` neighbors with the largest weights: context, target, distance and weight."""
-    heaviest = np.argsort(-found.weights, kind="stable")[:count]
-    passages = [train.at(int(entry)) for entry in found.ids[heaviest]]
+    heaviest = np.argsort(-nearest.weights, kind="stable")[:count]
+    passages = [train.at(int(entry)) for entry in nearest.ids[heaviest]]
     return [
         {
             "context": passage.before,
             "target": passage.target,
-            "distance": found.distances[i],
-            "weight": found.weights[i],
+            "distance": nearest.distances[i],
+            "weight": nearest.weights[i],
         }
         for i, passage in zip(heaviest, passages, strict=True)
     ]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
 from knnlm.outputs import diagrams, figures
-from knnlm.scores import experiments as studies
+from knnlm.scores import experiments
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def draw(config: PlotConfig) -> dict[str, figures.Drawn]:
         if config.figure == "figure1" and config.query is None:
             raise UserError("--figure figure1: found no --query; give figure1.json, which `knnlm illustrate` writes")
         return diagrams.DIAGRAMS[config.figure](files.read_json(config.query) if config.query else {})
-    study = studies.load(config.experiments, config.curves)
-    paper = studies.paper_numbers(config.paper)[config.figure]
+    study = experiments.load(config.experiments, config.curves)
+    paper = experiments.paper_numbers(config.paper)[config.figure]
     try:
         return figures.FIGURES[config.figure](study, paper)
-    except studies.Missing as missing:
+    except experiments.Missing as missing:
         raise UserError(f"--figure {config.figure}: {missing}; give its experiment file or curves") from None
 
 

@@ -9,6 +9,7 @@ from knnlm.artifacts import lineage, npy
 from knnlm.artifacts.files import UserError
 from knnlm.datastores import neighbors
 from knnlm.live.layout import KnnLM
+from knnlm.scores import knn
 
 SPLIT = "test"
 
@@ -38,8 +39,7 @@ class ScoredText:
 
     def distances(self, tokens: int | slice) -> np.ndarray:
         """Distances to the neighbors of some tokens as the row weighs them, [..., k] float32; inf where missing."""
-        near = self.stored[tokens]
-        return np.sqrt(np.maximum(near, 0)) if self.distance == "quantized_sqrt" else near
+        return knn.weighed(self.stored[tokens], self.distance)
 
     def log_shares(self, tokens: int | slice) -> np.ndarray:
         """log of each neighbor's share of p_kNN, log softmax(-d/T) of equation 2: [..., k] float64 nats."""
@@ -52,14 +52,13 @@ def load(source: KnnLM) -> ScoredText:
     """The test text of a row; raises UserError where text, scores, neighbors and datastore do not fit together."""
     source.check(SPLIT)
     _check_datastore(source)
-    kind = "exact" if source.store["distance"] == "exact" else "distances"
+    kind = knn.DISTANCES[source.store["distance"]]
     found = neighbors.load(source.neighbors(SPLIT), {"ids", "values", kind})
     ids, values, stored = (found[name][:, : source.store["k"]] for name in ("ids", "values", kind))
     tokens = npy.open_array(source.tokens(source.row["corpus"], SPLIT), "integer", 1)
-    lm, knn = (npy.open_array(path, "float32", 1) for path in (source.lm(SPLIT), source.knn(SPLIT)))
-    return ScoredText(
-        tokens, lm, knn, ids, values, stored, source.store["distance"], float(source.store["temperature"])
-    )
+    scores = (npy.open_array(path, "float32", 1) for path in (source.lm(SPLIT), source.knn(SPLIT)))
+    distance, temperature = source.store["distance"], float(source.store["temperature"])
+    return ScoredText(tokens, *scores, ids, values, stored, distance, temperature)
 
 
 def _check_datastore(source: KnnLM) -> None:

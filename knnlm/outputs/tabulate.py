@@ -12,7 +12,7 @@ from knnlm.artifacts.files import UserError
 from knnlm.outputs import claims
 from knnlm.outputs.costs import cost
 from knnlm.outputs.tables import latex, markdown, millions, number, text
-from knnlm.scores import experiments as studies
+from knnlm.scores import experiments
 
 SPLITS = {  # of the tables that do not show both
     "table5": ("dev",),
@@ -79,8 +79,8 @@ class TabulateConfig:
 
 
 def main(config: TabulateConfig) -> None:
-    paper = studies.paper_numbers(config.paper)
-    study = studies.load(config.experiments, config.curves)
+    paper = experiments.paper_numbers(config.paper)
+    study = experiments.load(config.experiments, config.curves)
     numbers, shown = build(config, paper, study)
     title, note = heading(config.table, config.note, paper)
     findings = [verdict for verdict in claims.judge(paper, study) if verdict.output == config.table]
@@ -93,7 +93,7 @@ def main(config: TabulateConfig) -> None:
         files.write_text(config.out / f"{config.table}.{suffix}", content)
 
 
-def build(config: TabulateConfig, paper: Mapping, study: studies.Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+def build(config: TabulateConfig, paper: Mapping, study: experiments.Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The numbers (one column a number) and the table as shown (all text)."""
     if config.table == "cost":
         return cost(config.benchmarks, config.artifacts, paper["cost"]["stages"])

@@ -1,7 +1,8 @@
-"""What a study measured: its experiments and learning curves, looked up by name; the paper's numbers beside."""
+"""The numbers that a study measured, looked up by experiment and row; learning curves; and the paper's numbers."""
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,23 +25,37 @@ class Study:
     curves: Mapping[str, list[dict]]
 
     def rows(self, output: str) -> dict[str, dict]:
+        """The rows of an experiment by name; raises Missing where it was not run."""
         if output not in self.experiments:
             raise Missing(f"{output} was not run")
         return {row["name"]: row for row in self.experiments[output]["rows"]}
 
     def row(self, output: str, name: str) -> dict:
+        """One row of an experiment; raises Missing where there is none."""
         rows = self.rows(output)
         if name not in rows:
             raise Missing(f"{output} has no row {name}")
         return rows[name]
 
+    def paths(self, output: str, name: str) -> dict:
+        """Where the row's artifacts lie: {"model": [seed], "lm": {split: [seed]}, ...} as `interpolate` recorded.
+
+        Raises UserError where the experiment is of an older version and has no record.
+        """
+        self.row(output, name)
+        if name not in self.experiments[output].get("paths", {}):
+            raise UserError(f"experiments/{output}.json: names no paths of row {name}; interpolate again")
+        return self.experiments[output]["paths"][name]
+
     def perplexity(self, output: str, name: str, split: str = "dev") -> float:
+        """A row's perplexity; raises Missing where it was not measured or is infinite."""
         value = (self.row(output, name).get(split) or {}).get("perplexity")
         if value is None or not math.isfinite(value):
             raise Missing(f"{output}, {name} has no {split} perplexity")
         return value
 
     def gain(self, output: str, name: str, base: str = "base", split: str = "dev") -> float:
+        """By how much a row's perplexity is lower than that of the row `base`."""
         return self.perplexity(output, base, split) - self.perplexity(output, name, split)
 
 
@@ -52,12 +67,12 @@ def load(experiments: Iterable[Path], curves: Iterable[Path] = ()) -> Study:
         experiment = files.read_json(description.check(path))
         if not {"experiment", "rows"} <= set(experiment):
             raise UserError(f"{path}: found keys {sorted(experiment)}, expected experiment and rows; interpolate again")
-        loaded[experiment["experiment"]] = experiment
+        loaded[experiment["experiment"]] = experiment | {"paths": _resolved(experiment.get("paths", {}), path.parent)}
     return Study(loaded, {path.parent.parent.name: _lines(path) for path in curves})
 
 
 def paper_numbers(path: Path) -> dict:
-    """The sheet of the paper's numbers; raises UserError where it is missing or broken."""
+    """The paper's numbers by table and figure; raises UserError where the file is missing or no YAML."""
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -67,7 +82,7 @@ def paper_numbers(path: Path) -> dict:
 
 
 def sizes(study: Study) -> list[tuple[int, dict]]:
-    """Figure 2's rows with a datastore, from the smallest to the whole: (entries, row)."""
+    """Figure 2's rows with a datastore as (entries, row), the smallest datastore first."""
     rows = [row for row in study.rows("figure2").values() if row.get("datastore")]
     if not rows:
         raise Missing("figure2 has no datastore")
@@ -75,9 +90,18 @@ def sizes(study: Study) -> list[tuple[int, dict]]:
 
 
 def neighbors(study: Study) -> list[tuple[int, float]]:
-    """Figure 4's points in order of k: (k, dev perplexity)."""
+    """Figure 4's points (k, dev perplexity), the smallest k first."""
     names = [name for name in study.rows("figure4") if name[0] == "k" and name[1:].isdigit()]
     return sorted((int(name[1:]), study.perplexity("figure4", name)) for name in names)
+
+
+def _resolved(paths: object, folder: Path) -> object:
+    """Recorded paths of any nesting, as seen from where the study lies now."""
+    if isinstance(paths, dict):
+        return {name: _resolved(inside, folder) for name, inside in paths.items()}
+    if isinstance(paths, list):
+        return [_resolved(inside, folder) for inside in paths]
+    return Path(os.path.normpath(folder / str(paths))) if paths else None
 
 
 def _lines(path: Path) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Tune mixture weights on dev, apply them to test: every row of one table or figure, from log probabilities alone."""
+"""Mix log-probabilities with weights tuned on dev, for each row of a table (equation 3)."""
 
 import json
 import re
@@ -9,44 +9,25 @@ import numpy as np
 
 from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
-from knnlm.scores import mixture, stats
+from knnlm.scores import mixture, row_files, stats
+from knnlm.settings import HELD_OUT as SPLITS
+from knnlm.settings import InterpolateSettings
 
-SPLITS = ("dev", "test")
 COMPONENTS = ("knn", "cache", "ngram", "memorizing")
-ROUNDING = 1e-4  # nats above 0 that float32 sums of probabilities reach
+ROUNDING = 1e-4  # nats above 0 that sums of probabilities in float32 can reach
 CACHE_FILE = re.compile(r"size(\d+)-theta(.+)\.npy")
 
 
 @dataclass(frozen=True)
-class InterpolateSettings:
-    """How weights are tuned and intervals drawn."""
-
-    lmbda: tuple[float, ...] | None = None
-    """grid of λ, for a first look and for curves; by default 0, 0.01, ..., 1"""
-    resamples: int = 1000
-    """of documents, for the 95% intervals"""
-    seed: int = 0
-    """of the resampling"""
-
-    def grid(self) -> np.ndarray:
-        return np.linspace(0, 1, 101) if self.lmbda is None else np.array(self.lmbda, np.float64)
-
-    def __post_init__(self) -> None:
-        grid = self.grid()
-        if grid.ndim != 1 or len(grid) < 2 or (np.diff(grid) <= 0).any() or grid[0] < 0 or grid[-1] > 1:
-            raise ValueError(f"lmbda: found {self.lmbda}, expected ascending numbers between 0 and 1")
-
-
-@dataclass(frozen=True)
 class InterpolateConfig:
-    """Perplexities and weights of every row of one table or figure."""
+    """Measure every row of one table or figure: weights tuned on dev, perplexities of dev and test."""
 
     rows: str
-    """JSON list of rows: what is mixed with what (or @FILE)"""
+    """JSON list of rows, each with the paths of what it mixes; or @FILE, a file of it"""
     documents: str
-    """JSON {corpus: {split: documents.npy}}"""
+    """JSON {corpus: {split: path of its documents.npy}}"""
     out: Path
-    """experiments/{output}.json"""
+    """the experiment, experiments/OUTPUT.json"""
     settings: str = "{}"
     """InterpolateSettings as JSON"""
 
@@ -60,13 +41,17 @@ def main(config: InterpolateConfig) -> None:
         for corpus, splits in json.loads(config.documents).items()
     }
     rows = [measure(row, documents[row["corpus"]], chosen) for row in progress(sheet, "interpolate", unit="row")]
-    files.write_json(config.out, {"experiment": config.out.stem, "rows": rows})
-    description.write_meta(config.out, "interpolate", chosen, inputs(sheet, documents))
+    paths = {
+        row["name"]: row_files.record(row, done["cache"], config.out.parent)
+        for row, done in zip(sheet, rows, strict=True)
+    }
+    files.write_json(config.out, {"experiment": config.out.stem, "rows": rows, "paths": paths})
+    description.write_meta(config.out, "interpolate", chosen, row_files.inputs(sheet, documents))
 
 
 def measure(row: dict, documents: dict[str, Path], chosen: InterpolateSettings) -> dict:
-    """One row with its tuned weights, perplexities over seeds, intervals and, of two-way mixtures, its curve."""
-    belonging(row, documents)
+    """One row with its tuned weights, perplexities and intervals; for a single component also the curve over λ."""
+    check_row(row, documents)
     mixed, weights, caches = [], [], []
     for seed in range(len(row["seeds"])):
         lm, parts, cache = load(row, seed, chosen)
@@ -75,7 +60,7 @@ def measure(row: dict, documents: dict[str, Path], chosen: InterpolateSettings) 
         weights.append(tuned)
         caches.append(cache)
         if seed == 0 and len(parts["dev"]) == 1:
-            curve = curves(parts, lm, chosen.grid())
+            curve = curves(parts, lm, grid(chosen))
     names = present(row)
     _, best = stats.median([mixture.perplexity(logprobs["dev"]) for logprobs in mixed])
     return {
@@ -90,27 +75,19 @@ def measure(row: dict, documents: dict[str, Path], chosen: InterpolateSettings) 
     }
 
 
-def inputs(sheet: list[dict], documents: dict[str, dict[str, Path]]) -> dict[str, Path]:
-    """What the rows are made from, each path once."""
-    found = {
-        path: f"documents {corpus} {split}" for corpus, paths in documents.items() for split, path in paths.items()
-    }
-    for row in sheet:
-        for part, splits in {"lm": row["lm"], **(row.get("components") or {})}.items():
-            for split in SPLITS:
-                for seed, path in zip(row["seeds"], splits[split], strict=True):
-                    found.setdefault(Path(path), f"{row['name']} {part} {split} {seed}")
-    return {name: path for path, name in found.items()}
+def grid(chosen: InterpolateSettings) -> np.ndarray:
+    """The λ to try, float64, rising: 0, 0.01, …, 1 where the settings name none."""
+    return np.linspace(0, 1, 101) if chosen.lmbda is None else np.array(chosen.lmbda, np.float64)
 
 
-def belonging(row: dict, documents: dict[str, Path]) -> None:
-    """Raise UserError where a row's scores are not of one text, one model a seed and one datastore."""
+def check_row(row: dict, documents: dict[str, Path]) -> None:
+    """Raise UserError where a row's scores are not of one text, of one model for each seed, and of one datastore."""
     lineage.differ(map(Path, row["lm"]["dev"]), "model")
     for number, seed in enumerate(row["seeds"]):
         model = [Path(path) for path in (row.get("model_dirs") or [])[number : number + 1]]
         for path in model:
-            if (found := description.described(path).get("seed", seed)) != seed:
-                raise files.UserError(f"{path}: was trained with seed {found}, expected {seed}: train it again")
+            if (trained := description.described(path).get("seed", seed)) != seed:
+                raise files.UserError(f"{path}: was trained with seed {trained}, expected {seed}: train it again")
         knn = []
         for split in SPLITS:
             lm = Path(row["lm"][split][number])
@@ -124,7 +101,10 @@ def belonging(row: dict, documents: dict[str, Path]) -> None:
 
 
 def load(row: dict, seed: int, chosen: InterpolateSettings) -> tuple[dict, dict, dict | None]:
-    """One seed's vectors: the LM's [N] by split, its components' [M][N] by split, and the cache setting best on dev."""
+    """Vectors of the seed at position `seed`: the LM's {split: [N]}, the components' {split: [M][N]}, in nats.
+
+    The third value is the cache setting that is best on dev, None without a cache.
+    """
     paths = {split: {"lm": Path(row["lm"][split][seed])} for split in SPLITS}
     for name in present(row):
         for split in SPLITS:
@@ -133,7 +113,7 @@ def load(row: dict, seed: int, chosen: InterpolateSettings) -> tuple[dict, dict,
     if "cache" in present(row):
         cache = tune_cache(row, paths["dev"], chosen)
         for split in SPLITS:
-            paths[split]["cache"] /= f"size{cache['size']}-theta{cache['theta']:g}.npy"
+            paths[split]["cache"] /= row_files.cache_file(**cache)
     vectors = {split: open_vectors(row["name"], paths[split]) for split in SPLITS}
     lm = {split: vectors[split].pop("lm") for split in SPLITS}
     return lm, {split: list(vectors[split].values()) for split in SPLITS}, cache
@@ -149,21 +129,22 @@ def present(row: dict) -> list[str]:
 
 
 def tune(components: list[np.ndarray], lm: np.ndarray, chosen: InterpolateSettings) -> np.ndarray:
-    """Weights [M]: the configured grid for one component, a coarser one for several."""
+    """Weights [M] of the components [M][N] beside the LM [N]: several components are tuned on a coarser grid."""
     if not components:
         return np.empty(0)
-    return mixture.tune(components, lm, chosen.grid() if len(components) == 1 else None)
+    return mixture.tune(components, lm, grid(chosen) if len(components) == 1 else None)
 
 
 def tune_cache(row: dict, dev: dict[str, Path], chosen: InterpolateSettings) -> dict:
-    """The cache's size and θ with the least dev perplexity, each with its own best weights; first of equals."""
+    """The cache's size and θ with the least dev perplexity, each tried with its own best weights."""
     tried = []
     for path in dev["cache"].glob("size*-theta*.npy"):
-        size, theta = CACHE_FILE.fullmatch(path.name).groups()
+        if not (setting := CACHE_FILE.fullmatch(path.name)):
+            continue
         vectors = open_vectors(row["name"], dev | {"cache": path})
         lm, parts = vectors.pop("lm"), list(vectors.values())
         loss = mixture.losses(tune(parts, lm, chosen)[None], parts, lm)[0]
-        tried.append((loss, int(size), float(theta)))
+        tried.append((loss, int(setting[1]), float(setting[2])))
     if not tried:
         raise files.UserError(f"{dev['cache']}: holds no size*-theta*.npy; score the cache again")
     _, size, theta = min(tried)
@@ -187,7 +168,7 @@ def open_vectors(name: str, paths: dict[str, Path]) -> dict[str, np.ndarray]:
 
 
 def check_range(name: str, component: str, path: Path, logprob: np.ndarray) -> None:
-    """Raise UserError for a positive log probability, and for a zero probability but of kNN and the cache."""
+    """Raise UserError for a log-probability above 0, and for a probability of 0 other than of kNN or the cache."""
     largest, smallest = logprob.max(initial=-np.inf), logprob.min(initial=0)
     if largest > ROUNDING:
         raise files.UserError(f"row {name}: {path} holds a log probability of {largest:.3g} (above 0); score it again")
@@ -196,7 +177,7 @@ def check_range(name: str, component: str, path: Path, logprob: np.ndarray) -> N
 
 
 def summary(logprobs: list[np.ndarray], best: int, documents: Path, chosen: InterpolateSettings) -> dict:
-    """The median perplexity over seeds, each seed's, and the interval of the seed `best`."""
+    """The median perplexity over seeds, each seed's own, and the interval of the seed at position `best`."""
     per_seed = [mixture.perplexity(logprob) for logprob in logprobs]
     starts, tokens = np.asarray(npy.open_array(documents, "integer", 1)), len(logprobs[best])
     if len(starts) == 0 or starts[-1] >= tokens or split_size(documents) not in (None, tokens):
@@ -213,7 +194,7 @@ def summary(logprobs: list[np.ndarray], best: int, documents: Path, chosen: Inte
 
 
 def split_size(documents: Path) -> int | None:
-    """How many tokens the split has, as the description of its tokens tells it."""
+    """The number of tokens in the split, from the description of its tokens; None if there is none."""
     if not description.is_described(documents):
         return None
     return description.described(documents)["outputs"][documents.name.replace(".documents", "")]["shape"][0]
@@ -221,14 +202,15 @@ def split_size(documents: Path) -> int | None:
 
 def curves(parts: dict, lm: dict, grid: np.ndarray) -> dict:
     """Perplexity of a two-way mixture at every λ; null where a target has probability zero (λ = 1)."""
-    found = {split: mixture.curve(grid, parts[split][0], lm[split]) for split in SPLITS}
-    return {"lmbda": list(grid)} | {
-        split: [float(value) if np.isfinite(value) else None for value in values] for split, values in found.items()
-    }
+    curve: dict[str, list] = {"lmbda": list(grid)}
+    for split in SPLITS:
+        values = mixture.curve(grid, parts[split][0], lm[split])
+        curve[split] = [float(value) if np.isfinite(value) else None for value in values]
+    return curve
 
 
 def model_facts(row: dict) -> dict:
-    """Parameters and training tokens, as the model directory tells them."""
+    """Numbers of parameters and of training tokens, from the directory of the first seed's model."""
     if not row.get("model_dirs"):
         return {"parameters": None, "training_tokens": None}
     directory = Path(row["model_dirs"][0])
@@ -237,7 +219,7 @@ def model_facts(row: dict) -> dict:
 
 
 def datastore_facts(datastore: dict | None) -> dict | None:
-    """The row's own words about its datastore, with the number of entries searched, as the neighbors tell it."""
+    """The row's settings of its datastore, with the numbers of entries searched and in all."""
     if not datastore:
         return None
     facts = {key: value for key, value in datastore.items() if key != "neighbors"}

@@ -1,6 +1,9 @@
-"""Mixtures of per-token log probabilities (equation 3 of the paper) and their weights, tuned on dev.
+"""Mixtures of per-token log-probabilities (equation 3 of the paper) and their weights, tuned on dev.
 
-The loss is convex in the weights: a grid finds the neighborhood of the best, ever smaller steps the best itself.
+    p(y | x) = λ p_kNN(y | x) + (1 - λ) p_LM(y | x)
+
+With several components each has a weight of its own and the LM has the rest. The loss is convex in the weights. A
+coarse grid locates the minimum; a search with halving steps then refines it.
 """
 
 import itertools
@@ -9,14 +12,16 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
-SMALL, FLUSH = 1e-12, 1e-200  # likelihoods are multiplied up to where float64 could underflow
-FINEST = 1e-4  # weights are tuned to this
+Floats = Sequence[float] | np.ndarray
+SMALL = 1e-12  # likelihoods of at least this are multiplied before a logarithm is taken of the product
+FLUSH = 1e-200  # the product is replaced by its logarithm below this, long before float64 underflows
+FINEST = 1e-4  # the last step of the search for the best weights
 
 
-def mix(weights: Sequence[float], components: Sequence[np.ndarray], lm: np.ndarray) -> np.ndarray:
-    """log(Σ w_m p_m + (1 - Σ w_m) p_lm): components [M][N], lm [N] nats -> [N] float64 nats.
+def mix(weights: Floats, components: Sequence[np.ndarray], lm: np.ndarray) -> np.ndarray:
+    """log(Σ w_m p_m + (1 - Σ w_m) p_lm), equation 3: components [M][N], lm [N] nats -> [N] float64 nats.
 
-    A weight of 0 leaves its component out and a weight of 1 everything else, exactly; -inf stands for zero.
+    A component of weight 0 is left out exactly, and one of weight 1 is returned exactly. -inf is probability zero.
     """
     rest = rest_of(weights)
     terms = [
@@ -28,58 +33,66 @@ def mix(weights: Sequence[float], components: Sequence[np.ndarray], lm: np.ndarr
     return total
 
 
-def rest_of(weights: Sequence[float]) -> float:
-    """What the weights leave to the LM; rounding errors of a grid do not leave a trace of it."""
+def rest_of(weights: Floats) -> float:
+    """The LM's weight: 1 minus the others, and exactly 0 where rounding errors would leave a trace of it."""
     rest = 1.0 - float(np.sum(weights))
     return rest if rest > 1e-9 else 0.0
 
 
 def perplexity(logprob: np.ndarray) -> float:
-    """exp(-mean) of log probabilities [N] in nats; inf when a target has probability zero."""
+    """exp(-mean) of log-probabilities [N] in nats; inf when a target has probability zero."""
     with np.errstate(over="ignore"):
         return float(np.exp(-np.mean(logprob, dtype=np.float64)))
 
 
-def curve(grid: Sequence[float], component: np.ndarray, lm: np.ndarray) -> np.ndarray:
+def curve(grid: Floats, component: np.ndarray, lm: np.ndarray) -> np.ndarray:
     """Perplexity [G] of the two-way mixture at every λ of `grid`."""
     with np.errstate(over="ignore"):
         return np.exp(losses(np.asarray(grid, np.float64)[:, None], [component], lm))
 
 
-def tune(components: Sequence[np.ndarray], lm: np.ndarray, grid: Sequence[float] | None = None) -> np.ndarray:
+def tune(components: Sequence[np.ndarray], lm: np.ndarray, grid: Floats | None = None) -> np.ndarray:
     """Weights [M] of `components` [M][N] beside `lm` [N] with the least perplexity, within FINEST.
 
-    `grid` is the first look at each weight (by default 0, 0.05, ..., 1); the same input gives the same weights.
+    `grid` holds the values first tried for each weight, by default 0, 0.05, ..., 1 (for three components or more, 7
+    values). The same input gives the same weights.
     """
     ratios, largest = likelihoods(components, lm)
     start = np.asarray(grid if grid is not None else np.linspace(0, 1, 21 if len(components) < 3 else 7))
-    points = [point for point in itertools.product(start, repeat=len(components)) if sum(point) <= 1 + 1e-9]
-    scores = _losses(np.array(points), ratios, largest)
-    best, lowest = np.array(points[int(np.argmin(scores))]), float(scores.min())
+    points = np.array(list(itertools.product(start, repeat=len(components))))  # [P, M]
+    best, lowest = _lowest(points, ratios, largest)
     step = float(np.diff(np.sort(start)).max(initial=FINEST))
     directions = _directions(len(components))
     while step >= FINEST:
-        around = best + step * directions
-        around = around[(around >= 0).all(1) & (around.sum(1) <= 1 + 1e-9)]
-        scores = _losses(around, ratios, largest)
-        if len(scores) and scores.min() < lowest:
-            best, lowest = around[int(np.argmin(scores))], float(scores.min())
+        candidate, loss = _lowest(best + step * directions, ratios, largest)
+        if loss < lowest:
+            best, lowest = candidate, loss
         else:
             step /= 2
     return np.clip(best, 0, 1)
 
 
+def _lowest(points: np.ndarray, ratios: np.ndarray, largest: float) -> tuple[np.ndarray, float]:
+    """The point [M] of `points` [P, M] with the least loss, and this loss, among those that are valid weights."""
+    valid = points[(points >= 0).all(1) & (points.sum(1) <= 1 + 1e-9)]
+    if not len(valid):
+        return points[0], np.inf
+    scores = _losses(valid, ratios, largest)
+    position = int(np.argmin(scores))
+    return valid[position], float(scores[position])
+
+
 def losses(weights: np.ndarray, components: Sequence[np.ndarray], lm: np.ndarray) -> np.ndarray:
-    """-mean log likelihood [P], nats per token, of each row of `weights` [P, M]."""
+    """The loss [P], -mean log-likelihood in nats per token, of each row of `weights` [P, M]."""
     return _losses(weights, *likelihoods(components, lm))
 
 
 def likelihoods(components: Sequence[np.ndarray], lm: np.ndarray) -> tuple[np.ndarray, float]:
-    """Likelihoods [N, M+1] (the LM last) relative to each token's largest, and the sum of the logs of the largest."""
+    """Likelihoods [N, M+1] relative to each token's largest, the LM last, and the sum of the logs of these largest."""
     logprobs = np.stack([*components, lm], axis=1).astype(np.float64)  # [N, M+1]
     largest = logprobs.max(axis=1, keepdims=True)
     if np.isneginf(largest).any():
-        return np.zeros_like(logprobs), 0.0  # a target nobody believes in: every mixture has probability zero
+        return np.zeros_like(logprobs), 0.0  # zero in all parts of one target: every mixture has loss inf
     return np.exp(logprobs - largest), float(largest.sum())
 
 
@@ -89,7 +102,7 @@ def _losses(weights: np.ndarray, ratios: np.ndarray, largest: float) -> np.ndarr
 
 
 def _directions(count: int) -> np.ndarray:
-    """More or less of one component at the LM's cost, and exchanges between two components."""
+    """Directions [P, M] of the search: one weight up or down, to the LM's cost or gain, or one up and another down."""
     unit = np.eye(count)
     exchanges = [unit[i] - unit[j] for i, j in itertools.permutations(range(count), 2)]
     return np.array([*unit, *-unit, *exchanges])
@@ -97,7 +110,7 @@ def _directions(count: int) -> np.ndarray:
 
 @numba.njit(parallel=True, cache=True)
 def _log_sums(weights: np.ndarray, ratios: np.ndarray) -> np.ndarray:
-    """Σ_n log Σ_m weights[p, m] ratios[n, m] for each p."""
+    """Σ_n log Σ_m weights[p, m] ratios[n, m] for each p; one logarithm serves many tokens."""
     out = np.empty(len(weights))
     for p in numba.prange(len(weights)):
         total, product = 0.0, 1.0
@@ -108,7 +121,7 @@ def _log_sums(weights: np.ndarray, ratios: np.ndarray) -> np.ndarray:
             if likelihood < SMALL:
                 total += np.log(likelihood)
                 continue
-            product *= likelihood  # one logarithm for many tokens
+            product *= likelihood
             if product < FLUSH:
                 total += np.log(product)
                 product = 1.0

@@ -1,7 +1,7 @@
 """N-gram models by KenLM (interpolated modified Kneser-Ney), over token ids as words.
 
-A document is one KenLM sentence: `</s>` of the text is a word like others, so every token is predicted from the
-n-1 before it in its document, across line ends. (A sentence a line would forget the line before.)
+A document is one sentence to KenLM, in which the text's own `</s>` is a word like others. So every token is predicted
+from the n-1 tokens before it in its document, also across the ends of lines.
 """
 
 import errno
@@ -21,7 +21,7 @@ NATS = float(np.log(10))  # KenLM's logarithms are decimal
 
 
 def find_lmplz(given: Path | None = None) -> str:
-    """The program that estimates: `given`, beside the Python that runs, or on PATH; raises UserError."""
+    """KenLM's lmplz: `given`, or the one beside the running Python, or on PATH; raises UserError without one."""
     beside = str(Path(sys.executable).parent)
     found = shutil.which(str(given or "lmplz"), path=None if given else os.pathsep.join([beside, os.environ["PATH"]]))
     if not found:
@@ -38,11 +38,12 @@ def split_documents(tokens: np.ndarray, documents: np.ndarray) -> Iterator[np.nd
 def estimate(tokens: np.ndarray, documents: np.ndarray, order: int, out: Path, lmplz: str, memory: str = "1G") -> None:
     """Write the ARPA file `out` of an n-gram model of `order`; tokens [N], documents [D]. Raises UserError."""
     command = [lmplz, "--order", str(order), "--arpa", str(out), "--memory", memory, "--temp_prefix", str(out)]
-    # a small corpus can lack the counts that the discounts are estimated from
+    # A small corpus can lack the counts that the discounts are estimated from.
     command += ["--discount_fallback", "--skip_symbols"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log)
         try:
+            assert process.stdin is not None  # it is a pipe
             with process.stdin as stream:
                 for document in split_documents(tokens, documents):
                     stream.write((" ".join(map(str, document.tolist())) + "\n").encode())
@@ -59,8 +60,8 @@ def estimate(tokens: np.ndarray, documents: np.ndarray, order: int, out: Path, l
 def target_logprob(model: Path, tokens: np.ndarray, documents: np.ndarray, vocab_size: int) -> np.ndarray:
     """log p of every token given the n-1 before it in its document: [N] float32 nats, always finite.
 
-    tokens [N], documents [D] start offsets. The model gives one probability to all words it has never seen: it is
-    shared equally among the vocabulary's unseen words, so that probabilities sum to one over the vocabulary.
+    tokens [N], documents [D] start offsets. The model has one probability for all words it has never seen. The
+    vocabulary's unseen words share it equally, so that the probabilities of the vocabulary's words sum to one.
     """
     import kenlm
 

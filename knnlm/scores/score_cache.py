@@ -1,4 +1,4 @@
-"""Log probabilities of a split's targets under the continuous cache, for a grid of sizes and θ in one pass."""
+"""Score a split's targets by the continuous cache, for a grid of sizes and θ in one pass."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +7,12 @@ import numpy as np
 
 from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress
-from knnlm.scores import continuous_cache as cache
+from knnlm.scores import continuous_cache, row_files
 
 
 @dataclass(frozen=True)
 class ScoreCacheConfig:
-    """Score targets with the continuous cache; writes size{C}-theta{theta}.npy for each setting."""
+    """Score targets by the continuous cache; writes size{C}-theta{theta}.npy for each setting."""
 
     queries: Path
     """directory of the split's keys, in stream order"""
@@ -21,9 +21,9 @@ class ScoreCacheConfig:
     out: Path
     """directory"""
     sizes: tuple[int, ...] = (100, 500, 2000)
-    """previous positions of the same document that are remembered"""
+    """previous positions of the same document that the cache holds"""
     thetas: tuple[float, ...] = (0.03, 0.1, 0.3)
-    """sharpness"""
+    """sharpness of the distribution"""
 
     def __post_init__(self) -> None:
         for name in ("sizes", "thetas"):
@@ -45,12 +45,13 @@ def main(config: ScoreCacheConfig) -> None:
     ends = np.append(documents[1:], len(targets))
     with files.atomic(config.out, directory=True) as tmp:
         out = {
-            (c, t): npy.create_array(tmp / f"size{c}-theta{t:g}.npy", targets.shape, "float32")
+            (c, t): npy.create_array(tmp / row_files.cache_file(c, t), targets.shape, "float32")
             for c in sizes
             for t in thetas
         }
         for start, end in progress(zip(documents, ends, strict=True), "cache", len(documents), unit="doc"):
-            grid = cache.target_logprobs(queries[start:end], targets[start:end], np.zeros(1, int), sizes, thetas)
+            document = queries[start:end], targets[start:end], np.zeros(1, int)
+            grid = continuous_cache.target_logprobs(*document, sizes, thetas)  # [sizes, thetas, tokens]
             for (c, t), array in out.items():
                 array[start:end] = grid[sizes.index(c), thetas.index(t)]
         inputs = {"queries": config.queries, "documents": config.documents}

@@ -1,4 +1,4 @@
-"""Log probabilities of a split's targets under the kNN distribution, for any distances, k and temperatures."""
+"""Score a split's targets by kNN, for any distances, k and temperatures (equation 2)."""
 
 import json
 from collections import defaultdict
@@ -14,12 +14,11 @@ from knnlm.scores import knn
 
 BLOCK = 8192  # queries scored at a time
 SHARED = ("vocab", "model", "text", "keytype", "deal", "index", "datastore", "queries")
-DISTANCES = ("exact", "quantized", "quantized_sqrt")
 
 
 @dataclass(frozen=True)
 class ScoreKnnConfig:
-    """Score targets from retrieved neighbors; writes {distance}-k{k}-t{temperature}.npy for each score asked for."""
+    """Score targets from their neighbors; writes {distance}-k{k}-t{temperature}.npy for each score."""
 
     neighbors: tuple[Path, ...]
     """neighbors directories, one a split"""
@@ -40,10 +39,9 @@ def main(config: ScoreKnnConfig) -> None:
 
 
 def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, int, float]]) -> None:
-    """Every score of one split, block by block."""
+    """Write every score of one split, block by block."""
     shared = lineage.agree((source, targets_dir), *SHARED)
-    weighed = {"exact" if distance == "exact" else "distances" for distance, _, _ in scores}
-    found = neighbors.load(source, {"values", *weighed})
+    found = neighbors.load(source, {"values", *(knn.DISTANCES[distance] for distance, _, _ in scores)})
     targets = npy.open_array(targets_dir / "values.npy", "integer", 1)  # [N]
     check(source, targets_dir, found, targets, scores, description.described(source)["metric"])
     wanted: dict[tuple[str, float], list[int]] = defaultdict(list)
@@ -58,7 +56,7 @@ def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, 
             block = slice(start, start + BLOCK)
             values = found["values"][block]  # [B, K]
             for (distance, temperature), ks in wanted.items():
-                near = distances(found, distance, block)
+                near = knn.weighed(found[knn.DISTANCES[distance]][block], distance)  # [B, K]
                 logprobs = knn.target_logprobs_for_ks(near, values, targets[block], ks, temperature)  # [ks, B]
                 for k, logprob in zip(ks, logprobs, strict=True):
                     out[distance, k, temperature][block] = logprob
@@ -66,32 +64,25 @@ def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, 
         description.write_meta(tmp, "score_knn", sorted(scores), inputs, shared)
 
 
-def distances(found: dict[str, np.ndarray], distance: str, block: slice) -> np.ndarray:
-    """[B, K] float32: recomputed, the index's own, or their roots (how the paper words its quantised runs)."""
-    if distance == "exact":
-        return found["exact"][block]
-    near = found["distances"][block]
-    return np.sqrt(np.maximum(near, 0)) if distance == "quantized_sqrt" else near
-
-
 def parse(text: str) -> set[tuple[str, int, float]]:
-    """The scores asked for; raises UserError for anything but [distance, k, temperature]."""
+    """The set of (distance, k, temperature) in the flag --scores; raises UserError where it is anything else."""
     scores = set()
     try:
         entries = json.loads(text)
         for distance, k, temperature in entries:
-            if distance not in DISTANCES or not isinstance(k, int) or k < 1 or not float(temperature) > 0:
+            if distance not in knn.DISTANCES or not isinstance(k, int) or k < 1 or not float(temperature) > 0:
                 raise ValueError
             scores.add((distance, k, float(temperature)))
     except (TypeError, ValueError):
         raise files.UserError(
             f"--scores: found {text}, expected a list of [distance, k, temperature] with distance "
-            f"{' | '.join(DISTANCES)}, k and temperature above 0"
+            f"{' | '.join(knn.DISTANCES)}, k and temperature above 0"
         ) from None
     return scores
 
 
 def check(source: Path, targets_dir: Path, found: dict, targets: np.ndarray, scores: set, metric: str) -> None:
+    """Raise UserError where the targets are of another split, or the neighbors cannot give one of the scores."""
     queries, stored = found["ids"].shape
     if queries != len(targets):
         raise files.UserError(

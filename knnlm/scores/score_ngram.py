@@ -1,10 +1,12 @@
-"""Estimate n-gram models of several orders on one corpus and score the targets of its held-out splits."""
+"""Estimate n-gram models on one corpus and score the targets of its held-out splits."""
 
 import logging
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from knnlm.artifacts import description, files, lineage, npy
 from knnlm.scores import ngram
@@ -15,7 +17,7 @@ ORDERS = (2, 3, 4, 5, 6, 7)
 
 @dataclass(frozen=True)
 class ScoreNgramConfig:
-    """Score targets with n-gram models; writes order{n}.npy for each order and split."""
+    """Score targets by n-gram models; writes order{n}.npy for each order and split."""
 
     train: Path
     """token ids to estimate from"""
@@ -26,15 +28,15 @@ class ScoreNgramConfig:
     eval_documents: tuple[Path, ...]
     """where their documents start, in the same order"""
     vocab: Path
-    """vocab.json: its size says how many words are unseen"""
+    """vocab.json: its size gives the number of words that the models have never seen"""
     out: tuple[Path, ...]
     """directories, one a split, in the same order"""
     orders: tuple[int, ...] = ORDERS
-    """orders of the models, each estimated by itself"""
+    """orders n of the models"""
     memory: str = "1G"
-    """lmplz's memory for sorting"""
+    """memory that lmplz may use for sorting"""
     lmplz: Path | None = None
-    """the estimating program; by default found beside Python or on PATH"""
+    """KenLM's program that estimates a model; by default the one beside Python or on PATH"""
 
     def __post_init__(self) -> None:
         if not len(self.eval) == len(self.eval_documents) == len(self.out):
@@ -63,17 +65,17 @@ def main(config: ScoreNgramConfig) -> None:
             model = scratch / f"order{order}.arpa"
             log.info("estimating order %d on %s tokens", order, f"{len(train[0]):,}")
             ngram.estimate(*train, order, model, lmplz, config.memory)
-            for (tokens, documents), out in zip(splits, outs, strict=True):
-                npy.save_array(out / f"order{order}.npy", ngram.target_logprob(model, tokens, documents, size))
+            for split, out in zip(splits, outs, strict=True):
+                npy.save_array(out / f"order{order}.npy", ngram.target_logprob(model, *split, size))
             model.unlink()
-        told = {"orders": sorted(set(config.orders))}
+        orders = {"orders": sorted(set(config.orders))}
         for tokens, documents, out, shared in zip(config.eval, config.eval_documents, outs, splits_of, strict=True):
             inputs = {"train": config.train, "tokens": tokens, "documents": documents, "vocab": config.vocab}
-            description.write_meta(out, "score_ngram", told, inputs, shared)
+            description.write_meta(out, "score_ngram", orders, inputs, shared)
 
 
-def open_stream(tokens: Path, documents: Path) -> tuple:
-    """Token ids [N] and document starts [D]; raises UserError when the documents are of another split."""
+def open_stream(tokens: Path, documents: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [N] and document starts [D], memory-mapped; raises UserError when they are of different splits."""
     stream, starts = npy.open_array(tokens, "integer", 1), npy.open_array(documents, "integer", 1)
     if len(starts) == 0 or starts[-1] >= len(stream):
         raise files.UserError(

@@ -1,11 +1,11 @@
-"""Medians over seeds and bootstrap intervals over documents."""
+"""Medians of perplexities over seeds, and bootstrap intervals over documents."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import bootstrap
 
-FEWEST = 10  # documents below which an interval would say nothing
+FEWEST = 10  # documents; an interval from fewer would be meaningless
 
 
 def document_sums(logprob: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +20,7 @@ def interval(
 ) -> list[float] | None:
     """Percentile bootstrap interval of the perplexity of logprob [N] nats, resampling whole documents [D] (starts).
 
-    None below 10 documents, where it would say nothing, and where a target has probability zero.
+    None for fewer than 10 documents, from which it would be meaningless, and where a target has probability zero.
     """
     if len(documents) < FEWEST or not np.isfinite(logprob).all():
         return None
@@ -40,6 +40,6 @@ def interval(
 
 
 def median(per_seed: Sequence[float]) -> tuple[float, int]:
-    """The median of a figure over seeds, and the position of the seed nearest to it."""
+    """The median over seeds of a measured number, and the position of the seed whose number is nearest to it."""
     middle = float(np.median(per_seed))
     return middle, int(np.argmin(np.abs(np.asarray(per_seed) - middle)))

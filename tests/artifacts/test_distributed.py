@@ -82,7 +82,7 @@ def test_two_processes_stopped_by_sigterm_end_with_the_same_weights(corpus, tmp_
 def test_a_second_training_of_a_model_waits_and_finds_it_done(corpus, tmp_path):
     out, log = tmp_path / "model", tmp_path / "log"
     with checkpoint.only_one(tmp_path / ".model.resume"), log.open("w") as stderr:
-        second = start(corpus, out, updates=2, stderr=stderr)
+        second = start(corpus, out, updates=2, warmup=2, stderr=stderr)
         while "waiting for it to finish" not in log.read_text():
             assert second.poll() is None and not out.exists()
             time.sleep(0.05)
@@ -93,7 +93,7 @@ def test_a_second_training_of_a_model_waits_and_finds_it_done(corpus, tmp_path):
         *(corpus / name for name in ("train.npy", "dev.npy", "vocab.json")),
         out,
         json.dumps(ARCHITECTURE),
-        json.dumps(RECIPE | {"evaluate_every": 100, "updates": 2}),
+        json.dumps(RECIPE | {"evaluate_every": 100, "updates": 2, "warmup": 2}),
     )
     train.main(config)
     assert (out / "meta.json").stat().st_mtime_ns == written

@@ -1,4 +1,4 @@
-"""Archives: checked before use, left alone when right, one line when not to be had."""
+"""Downloads: archives are checked, kept if they are right, and continued if they were interrupted."""
 
 import hashlib
 import http.server
@@ -19,7 +19,7 @@ HASH = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """An address that serves CONTENT and refuses urllib's default agent, as wikitext.smerity.com does."""
+    """The address of CONTENT on a server that refuses urllib's default agent, as wikitext.smerity.com does."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -48,17 +48,17 @@ def test_a_url_is_fetched_and_checked(tmp_path: Path, server: str) -> None:
 
 def test_a_wrong_hash_leaves_nothing(tmp_path: Path, server: str) -> None:
     with pytest.raises(UserError, match=f"found sha256 {HASH}, expected 00"):
-        get(tmp_path, kind="url", url=server, sha256="00")
+        get(tmp_path, kind="url", url=server, sha256="00" * 32)
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_right_file_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_with_the_right_hash_is_not_fetched_again(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/name.zip").write_bytes(CONTENT)
     assert get(tmp_path, kind="url", url="http://127.0.0.1:9/gone", sha256=HASH).read_bytes() == CONTENT
 
 
-def test_an_interrupted_download_goes_on_where_it_was(tmp_path: Path, server: str) -> None:
+def test_an_interrupted_download_is_continued(tmp_path: Path, server: str) -> None:
     (tmp_path / "out/.name.zip.resume").mkdir(parents=True)
     (tmp_path / "out/.name.zip.resume/partial").write_bytes(b"AN")  # capitals: these two bytes are not fetched again
     path = get(tmp_path, kind="url", url=server, sha256=hashlib.sha256(b"AN archive").hexdigest())
@@ -85,16 +85,16 @@ def test_a_wheel_comes_from_pip_for_the_pinned_platform(tmp_path: Path, monkeypa
     "entry",
     [
         {"kind": "url", "url": "http://127.0.0.1:9/gone"},
-        {"kind": "wheel", "requirement": "no-such-package==0 --no-index"},
+        {"kind": "wheel", "requirement": "no-such-package==0"},
     ],
 )
-def test_offline_is_one_line(entry: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_is_one_line(entry: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(UserError, match="are you offline") as raised:
         get(tmp_path, sha256=HASH, **entry)
     assert "\n" not in str(raised.value)
 
 
-def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
+def test_an_unknown_archive_lists_those_of_the_catalogue(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no archive 'nonsense'; there are gensim, exllamav2"):
         fetch.read_catalogue(Path(__file__).parents[2] / "config/archives.yaml", "nonsense")

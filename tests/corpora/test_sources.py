@@ -1,4 +1,4 @@
-"""Readers and cleaning, on tiny archives made here."""
+"""Readers of sources and the cleaning of text, on tiny archives made here."""
 
 import bz2
 import json
@@ -44,7 +44,7 @@ def test_markup_becomes_prose() -> None:
     assert wikipedia.plain_text(markup) == "Ants are insects of 2 to 25 mm.\nNests.\nThey dig.\nFood.\nHoney dew too"
 
 
-def test_dump_keeps_articles_only(tmp_path: Path) -> None:
+def test_only_articles_of_a_dump_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "dump.bz2"
     path.write_bytes(
         dump(
@@ -76,6 +76,13 @@ def test_bytes_of_any_age_are_decoded() -> None:
     assert text.decode(b"a\r\r\nb\rc&nbsp;d") == "a\nb\nc d"
     assert text.decode("caf\u00e9".encode("cp1252")) == "café"
     assert text.decode("A LADY\u00e2\u20ac\u2122S".encode()) == "A LADY’S"
+
+
+def test_only_the_damaged_lines_of_a_text_are_repaired() -> None:
+    sound = ["Ça va – l’été à Ärö, “naïve” ½ €5", ""]
+    damaged = [line.encode().decode("latin-1") for line in ("déjà vu, the café – closed", "£5 or 5 €")]
+    lines = text.decode("\n".join([*sound, *damaged]).encode()).split("\n")
+    assert lines == [*sound, "déjà vu, the café – closed", "£5 or 5 €"]
 
 
 @given(st.text(alphabet=st.characters(codec="ascii", exclude_characters="\r&")))
@@ -137,7 +144,7 @@ def test_a_folder_may_bring_its_own_splits(tmp_path: Path) -> None:
     [
         ({"kind": "nonsense", "path": "x"}, "unknown kind 'nonsense'"),
         ({"kind": "sotu"}, "needs `archive`"),
-        ({"kind": "sotu", "archive": "b"}, "wants archive 'b'; given: a"),
+        ({"kind": "sotu", "archive": "b"}, "needs the archive 'b'; archives given: a"),
         ({"kind": "folder", "path": "/nonexistent"}, "no such file or folder"),
         ({"kind": "sotu", "archive": "a"}, "no documents of kind sotu"),
         ({"kind": "sotu", "archive": "a", "nonsense": 1}, "nonsense"),
@@ -154,3 +161,9 @@ def test_an_empty_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match=r"empty\.txt: empty"):
         list(sources.read({"kind": "folder", "path": str(tmp_path)}, {}))
+
+
+@pytest.mark.parametrize(("words", "lines"), [(0, 1), (2, 1), (3, 3), (5, 4), (99, 4)])
+def test_a_text_is_cut_after_the_line_that_reaches_the_number_of_words(words: int, lines: int) -> None:
+    texts = ["one two", "", "three four", "five"]
+    assert text.first_words("\n".join(texts), words) == "\n".join(texts[:lines])

@@ -1,4 +1,4 @@
-"""Text to ids and back; vocabularies are deterministic and come from train only."""
+"""Vocabularies: text to ids and back, the same ones every time, and made from train alone."""
 
 import json
 from collections import Counter
@@ -15,8 +15,9 @@ from knnlm.artifacts.npy import open_array
 from knnlm.corpora import binarize, build_vocab, vocab
 from knnlm.corpora.prepare import PrepareConfig
 from knnlm.corpora.prepare import main as prepare
-from knnlm.corpora.vocab import VocabSettings, WordVocab
-from knnlm.corpora.wikitext import detokenize, separate_numbers
+from knnlm.corpora.vocab import WordVocab
+from knnlm.corpora.wikitext import detokenize, separate_numbers, tokenize_lines
+from knnlm.settings import VocabSettings
 
 TEXT = "The well-known (U.S.) firm didn't pay $3,500.50 in 2004–05, \"it's fine\" said Dr. Smith."
 SPACED = (
@@ -42,15 +43,15 @@ def build(corpora: Path, out: Path, **settings: object) -> vocab.Vocab:
 
 
 def test_words_follow_wikitext() -> None:
-    assert list(vocab.tokenize_lines(TEXT + "\n", pretokenized=False)) == [TOKENS]
+    assert list(tokenize_lines(TEXT + "\n", pretokenized=False)) == [TOKENS]
 
 
 def test_tokenized_text_is_split_at_spaces_and_blank_lines_count() -> None:
-    lines = list(vocab.tokenize_lines(" \n = A = \n \n b @-@ c \n", pretokenized=True))
+    lines = list(tokenize_lines(" \n = A = \n \n b @-@ c \n", pretokenized=True))
     assert lines == [[], ["=", "A", "="], [], ["b", "@-@", "c"]]
 
 
-def test_only_separators_between_digits_are_parted() -> None:
+def test_only_separators_between_digits_become_tokens() -> None:
     assert separate_numbers(["1,000", "U.S.", "a,b", "3."]) == ["1", "@,@", "000", "U.S.", "a,b", "3."]
 
 
@@ -73,6 +74,9 @@ def test_a_published_dictionary_keeps_its_order(tmp_path: Path) -> None:
     (tmp_path / "dict.txt").write_text("the\n")
     with pytest.raises(UserError, match="expected lines `word count`"):
         WordVocab.load(tmp_path)
+    (tmp_path / "dict.txt").write_text("the 2\nof 1\nthe 1\n")
+    with pytest.raises(UserError, match="the word 'the' occurs twice"):
+        WordVocab.load(tmp_path)
 
 
 @given(st.lists(st.integers(0, 15)))
@@ -91,7 +95,8 @@ def test_any_word_text_encodes_to_one_end_per_line(lines: list[str]) -> None:
 @pytest.mark.parametrize("kind", ["word", "sentencepiece"])
 def test_ids_documents_and_text_agree(kind: str, tmp_path: Path) -> None:
     source = corpus(tmp_path)
-    words = build(source, tmp_path / "vocab", type=kind, size=330)
+    settings = {"type": kind} | ({"size": 330} if kind == "sentencepiece" else {})
+    words = build(source, tmp_path / "vocab", **settings)
     binarize.main(binarize.BinarizeConfig(tmp_path / "vocab", source, tmp_path / "tokens"))
     ids = open_array(tmp_path / "tokens/train.npy", ndim=1)  # [N]
     starts = open_array(tmp_path / "tokens/train.documents.npy", "int64", 1)  # [D]
@@ -101,10 +106,11 @@ def test_ids_documents_and_text_agree(kind: str, tmp_path: Path) -> None:
     assert text == (source / "train.txt").read_text().split()
 
 
-def test_sentencepiece_is_deterministic_and_without_unknowns(tmp_path: Path) -> None:
-    source = corpus(tmp_path)
-    one = build(source, tmp_path / "one", type="sentencepiece", size=330, sample_words=200)
-    build(source, tmp_path / "two", type="sentencepiece", size=330, sample_words=200)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_sentencepiece_is_deterministic_and_without_unknowns(seed: int, tmp_path: Path) -> None:
+    source, asked = corpus(tmp_path), {"type": "sentencepiece", "size": 330, "sample_words": 200, "seed": seed}
+    one = build(source, tmp_path / "one", **asked)
+    build(source, tmp_path / "two", **asked)
     assert (tmp_path / "one/spm.model").read_bytes() == (tmp_path / "two/spm.model").read_bytes()
     assert one.detokenize(one.encode("Ж unseen 漢")).strip() == "Ж unseen 漢"
     with pytest.raises(UserError, match="change size"):
@@ -119,7 +125,7 @@ def test_bert_pieces(tmp_path: Path) -> None:
     assert words.detokenize([5, 8, 6, 7, 3]).strip() == "Hello, world" and words.size == len(pieces)
 
 
-def test_only_train_is_looked_at(tmp_path: Path) -> None:
+def test_a_vocabulary_is_made_from_train_alone(tmp_path: Path) -> None:
     source = corpus(tmp_path)
     before = build(source, tmp_path / "before").counts
     for split in ("dev", "test"):
@@ -131,7 +137,7 @@ def test_only_train_is_looked_at(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"type": "nonsense"}, "type: found 'nonsense'"),
-        ({"type": "bert"}, "needs the path"),
+        ({"type": "bert"}, "vocab: key 'file' is missing"),
         ({"type": "word", "file": "/nonexistent"}, "no such file"),
         ({"sise": 3}, "unknown key 'sise'"),
     ],
@@ -157,15 +163,15 @@ def test_a_split_without_documents_is_named(tmp_path: Path) -> None:
         binarize.main(binarize.BinarizeConfig(tmp_path / "vocab", source, tmp_path / "tokens"))
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-def test_train_joined_from_shards_is_the_one_encoded_whole(shards: int, tmp_path: Path) -> None:
-    source, told = corpus(tmp_path), {"vocab": tmp_path / "vocab", "corpus": tmp_path / "corpus"}
-    build(source, told["vocab"], type="word")
-    binarize.main(binarize.BinarizeConfig(**told, out=tmp_path / "whole"))
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_train_joined_from_shards_equals_train_encoded_at_once(shards: int, tmp_path: Path) -> None:
+    source, words = corpus(tmp_path), tmp_path / "vocab"
+    build(source, words, type="word")
+    binarize.main(binarize.BinarizeConfig(words, source, tmp_path / "whole"))
     parts = tuple(tmp_path / f"shard{shard}" for shard in range(shards))
     for shard, part in enumerate(parts):
-        binarize.main(binarize.BinarizeConfig(**told, out=part, shard=shard, shards=shards))
-    binarize.main(binarize.BinarizeConfig(**told, out=tmp_path / "joined", parts=parts))
+        binarize.main(binarize.BinarizeConfig(words, source, part, shard, shards))
+    binarize.main(binarize.BinarizeConfig(words, source, tmp_path / "joined", parts=parts))
     for name in ("train.npy", "train.documents.npy", "dev.npy", "test.documents.npy"):
         assert np.array_equal(open_array(tmp_path / "joined" / name), open_array(tmp_path / "whole" / name))
     sizes = [description.described(tmp_path / name)["text"] for name in ("whole", "joined")]
@@ -178,5 +184,5 @@ def test_train_joined_from_shards_is_the_one_encoded_whole(shards: int, tmp_path
 def test_more_shards_than_documents_are_refused(tmp_path: Path) -> None:
     source = corpus(tmp_path)
     build(source, tmp_path / "vocab", type="word")
-    with pytest.raises(UserError, match="ask for fewer"):
+    with pytest.raises(UserError, match="documents do not fill 100 shards: ask for fewer"):
         binarize.main(binarize.BinarizeConfig(tmp_path / "vocab", source, tmp_path / "part", shard=0, shards=100))

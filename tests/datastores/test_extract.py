@@ -13,6 +13,7 @@ from conftest import ROOT
 from knnlm.artifacts import description, files, npy
 from knnlm.datastores import add, ann, extract, search, train_index
 from knnlm.models import model
+from knnlm.settings import ModelConfig
 
 sys.path.insert(0, str(ROOT / "workflow"))
 import study as workflow_study
@@ -27,7 +28,7 @@ def made(tmp_path_factory):
     """A model with random weights, tokens, two stored shards, and a trained index."""
     at = tmp_path_factory.mktemp("stream")
     torch.manual_seed(0)
-    lm = model.LanguageModel(model.ModelConfig(vocab_size=64, layers=1, dim=16, ffn_dim=32, heads=2))
+    lm = model.LanguageModel(ModelConfig(vocab_size=64, layers=1, dim=16, ffn_dim=32, heads=2))
     (at / "model").mkdir()
     model.save(lm, at / "model")
     description.write_meta(at / "model", "train", {}, {}, role="model")

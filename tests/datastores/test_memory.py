@@ -15,6 +15,7 @@ from conftest import ROOT
 from knnlm.artifacts import description, npy
 from knnlm.datastores import add, extract, merge, search, train_index
 from knnlm.models import evaluate, model
+from knnlm.settings import ModelConfig
 
 SHARD, D, Q, K = 100_000, 32, 17_000, 128  # entries, dimensions, queries, neighbors
 WINDOWS = '{"new": 64, "context": 0}'
@@ -42,7 +43,7 @@ def peak(module: str, config: object) -> int:
 def peaks(at: Path, shards: int) -> dict[str, int]:
     """The peak memory of each verb from tokens to merged neighbors, for one shard's job where there are several."""
     torch.manual_seed(0)
-    lm = model.LanguageModel(model.ModelConfig(vocab_size=64, layers=1, dim=D, ffn_dim=D, heads=1))
+    lm = model.LanguageModel(ModelConfig(vocab_size=64, layers=1, dim=D, ffn_dim=D, heads=1))
     (at / "model").mkdir(parents=True)
     model.save(lm, at / "model")
     description.write_meta(at / "model", "train", {}, {})

@@ -1,5 +1,7 @@
 """Next-word distributions, what is drawn from them, and what query and generate print."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tinystudy
@@ -27,7 +29,7 @@ def test_full_next_word_distributions_sum_to_one(study, retriever, context):
     for distribution in (found.lm, found.knn, found.mixed(0), found.mixed(0.3), found.mixed(1)):
         assert distribution.shape == found.lm.shape and distribution.min() >= 0
         assert distribution.sum() == pytest.approx(1, abs=1e-6)
-    assert found.found.weights.sum() == pytest.approx(1)
+    assert found.nearest.weights.sum() == pytest.approx(1)
 
 
 def test_a_live_query_finds_what_the_study_found(study, retriever):
@@ -35,7 +37,7 @@ def test_a_live_query_finds_what_the_study_found(study, retriever):
     stream = npy.open_array(source.tokens("fox", "test"))
     for position in (5, 20, 31):  # in the first window, whose context begins with the stream
         live = retriever.next(stream[:position].tolist())
-        assert live.found.ids.tolist() == npy.open_array(source.neighbors("test") / "ids.npy")[position].tolist()
+        assert live.nearest.ids.tolist() == npy.open_array(source.neighbors("test") / "ids.npy")[position].tolist()
         stored = [npy.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
         target = int(stream[position])
         assert [live.lm[target], live.knn[target]] == pytest.approx(np.exp(stored).tolist(), rel=1e-3)
@@ -78,6 +80,24 @@ def test_query_prints_neighbors_with_their_targets(study, capsys):
 
 def test_a_folder_that_is_no_study_is_one_clear_line(tmp_path):
     with pytest.raises(files.UserError, match="no experiments"):
+        layout.find(tmp_path)
+
+
+def test_a_study_that_was_moved_is_read_where_it_lies_now(study, tmp_path):
+    source = layout.find(shutil.copytree(study, tmp_path / "elsewhere"))
+    places = [source.model, source.vocab, *source.keys, *source.indexes, source.cache("test")]
+    for split in ("dev", "test"):
+        places += [source.lm(split), source.knn(split), source.neighbors(split), source.tokens("fox", split)]
+    places += [source.tokens("fox", "train"), source.documents("fox", "train")]
+    assert all(place.exists() and place.is_relative_to(tmp_path / "elsewhere") for place in places)
+    assert len(source.keys) == len(source.indexes) == 2 and len(source.titles("fox", "train")) == 60
+    assert (source.nprobe, source.windows.context) == (2, 32)
+
+
+def test_an_experiment_that_names_no_paths_is_to_be_interpolated_again(tmp_path):
+    row = {"name": "knn", "seeds": [1], "datastore": {"corpus": "fox"}}
+    files.write_json(tmp_path / "experiments/table1.json", {"experiment": "table1", "rows": [row]})
+    with pytest.raises(files.UserError, match="names no paths of row knn; interpolate again"):
         layout.find(tmp_path)
 
 

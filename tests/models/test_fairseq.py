@@ -14,6 +14,7 @@ from knnlm.datastores import import_datastore
 from knnlm.datastores.import_datastore import ImportDatastoreConfig
 from knnlm.models import fairseq, import_fairseq, model
 from knnlm.models.import_fairseq import ImportFairseqConfig
+from knnlm.settings import ModelConfig
 
 RUN = Path(__file__).parents[1] / "data/oracles/fairseq_run"
 N, D = 10, 4
@@ -45,7 +46,11 @@ def test_every_argument_of_the_architecture_comes_from_the_file(checkpoint):
     changed |= {"adaptive_input_cutoff": "50,90", "adaptive_softmax_cutoff": "50,90"}
     changed |= {"adaptive_input_factor": 2, "adaptive_softmax_factor": 2}
     found = fairseq.architecture(checkpoint[0] | changed, vocab_size=304)
-    assert found == model.ModelConfig(304, 3, 24, 48, 6, (50, 90), 2, False, 0.11, 0.12, 0.13, 0.14)
+    assert found == ModelConfig(
+        **{"vocab_size": 304, "layers": 3, "dim": 24, "ffn_dim": 48, "heads": 6, "adaptive_cutoffs": (50, 90)},
+        **{"adaptive_factor": 2, "tie_embeddings": False, "dropout": 0.11, "attention_dropout": 0.12},
+        **{"activation_dropout": 0.13, "adaptive_dropout": 0.14},
+    )
 
 
 def test_a_model_directory_like_one_of_training(save):

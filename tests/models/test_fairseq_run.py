@@ -17,9 +17,9 @@ from knnlm.models import evaluate, features, import_fairseq, model
 from knnlm.models import windows as windows_
 from knnlm.models.evaluate import EvaluateConfig
 from knnlm.models.import_fairseq import ImportFairseqConfig
-from knnlm.models.windows import WindowSettings
-from knnlm.scores import mixture, score_knn
+from knnlm.scores import knn, mixture, score_knn
 from knnlm.scores.score_knn import ScoreKnnConfig
+from knnlm.settings import WindowSettings
 
 RUN = Path(__file__).parents[1] / "data/oracles/fairseq_run"
 EVALUATION = {"new": 16, "context": 80, "mode": "complete"}
@@ -57,7 +57,7 @@ def run(tmp_path_factory, published):
     import_datastore.main(ImportDatastoreConfig(*raw, N, D, vocab_size=304, out=at / "keys", dtype="float32", first=48))
     queries = (at / "packed/queries",)
     search.main(SearchConfig(RUN / "knn.index", at / "keys", queries, K, (at / "found",), '{"nprobe": 8}'))
-    scores = json.dumps([[distance, K, 1] for distance in score_knn.DISTANCES])
+    scores = json.dumps([[distance, K, 1] for distance in knn.DISTANCES])
     score_knn.main(ScoreKnnConfig((at / "found",), queries, (at / "knn",), scores))
     return SimpleNamespace(at=at, lm=np.load(at / "packed/lm/logprob.npy"))
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from knnlm.models.model import LanguageModel, ModelConfig, parameter_count
+from knnlm.models.model import LanguageModel, parameter_count
+from knnlm.settings import ModelConfig
 
 D, FFN, V = 128, 512, 6000
 
@@ -11,13 +12,15 @@ D, FFN, V = 128, 512, 6000
 @pytest.fixture(scope="module")
 def adaptive():
     torch.manual_seed(1)
-    return LanguageModel(ModelConfig(V, layers=2, dim=D, ffn_dim=FFN, heads=4, adaptive_cutoffs=(1000, 3000)))
+    return LanguageModel(
+        ModelConfig(vocab_size=V, layers=2, dim=D, ffn_dim=FFN, heads=4, adaptive_cutoffs=(1000, 3000))
+    )
 
 
 @pytest.fixture(scope="module")
 def plain():
     torch.manual_seed(2)
-    return LanguageModel(ModelConfig(V, layers=1, dim=D, ffn_dim=FFN, heads=4))
+    return LanguageModel(ModelConfig(vocab_size=V, layers=1, dim=D, ffn_dim=FFN, heads=4))
 
 
 def assert_normal(weight, std):

@@ -10,8 +10,9 @@ import torch
 
 from knnlm.models import fairseq
 from knnlm.models.adaptive import AdaptiveEmbedding
-from knnlm.models.model import KEYTYPES, LanguageModel
+from knnlm.models.model import LanguageModel
 from knnlm.models.schedule import NAG, cosine
+from knnlm.settings import LAYER_KEYTYPES
 
 ORACLES = Path(__file__).parents[1] / "data/oracles"
 CLOSE = {"rtol": 1e-6, "atol": 1e-5}
@@ -52,7 +53,7 @@ def test_features(run):
     np.testing.assert_allclose(run.features, run.stored["features"][run.keep], **CLOSE)
 
 
-@pytest.mark.parametrize("keytype", KEYTYPES)
+@pytest.mark.parametrize("keytype", LAYER_KEYTYPES)
 def test_keys(run, keytype):
     np.testing.assert_allclose(run.taps[keytype].detach()[run.keep], run.stored[f"key/{keytype}"][run.keep], **CLOSE)
 

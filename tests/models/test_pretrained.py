@@ -15,8 +15,8 @@ from knnlm.artifacts import huggingface
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import build_vocab, vocab
 from knnlm.models import features, import_pretrained, model, taps, windows
-from knnlm.models.model import KEYTYPES, SECOND_LAST
-from knnlm.models.windows import WindowSettings
+from knnlm.settings import LAYER_KEYTYPES as KEYTYPES
+from knnlm.settings import SECOND_LAST, WindowSettings
 
 transformers = pytest.importorskip("transformers")
 gguf = pytest.importorskip("gguf")

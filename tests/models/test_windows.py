@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from knnlm.artifacts.files import UserError
 from knnlm.models import windows
-from knnlm.models.windows import EOS, WindowSettings
+from knnlm.models.windows import EOS
+from knnlm.settings import WindowSettings
 
 
 def as_tuples(found):
@@ -34,7 +35,7 @@ def test_a_line_longer_than_the_window_shrinks_the_context():
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 60), st.sampled_from(["fixed", "complete"]))
 def test_evaluation_predicts_every_token_exactly_once(total, new, context, mode):
     tokens = np.random.default_rng(total).integers(2, 6, total)
-    found = windows.evaluation(tokens, WindowSettings(new, context, mode))
+    found = windows.evaluation(tokens, WindowSettings(new=new, context=context, mode=mode))
     assert np.array_equal(
         np.concatenate([np.arange(a, b) for a, b in zip(found.start, found.end, strict=True)]), np.arange(total)
     )

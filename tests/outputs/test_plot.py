@@ -7,8 +7,8 @@ import synthetic
 
 from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
-from knnlm.models import model
 from knnlm.outputs import claims, plot
+from knnlm.settings import LAYER_KEYTYPES
 
 PAPER = Path(__file__).parents[2] / "config/paper_numbers.yaml"
 
@@ -67,4 +67,4 @@ def test_a_missing_row_is_one_clear_line(tmp_path: Path):
 
 def test_figure3_has_the_names_of_the_code(tmp_path: Path):
     drawn_names = pd.read_csv(drawn(tmp_path, "figure3") / "figure3.csv")["keytype"].tolist()
-    assert drawn_names == list(model.KEYTYPES) == list(claims.KEYTYPES)
+    assert drawn_names == list(LAYER_KEYTYPES) == list(claims.KEYTYPES)

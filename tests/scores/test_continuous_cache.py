@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from knnlm.artifacts import description, files
-from knnlm.scores import continuous_cache as cache
-from knnlm.scores import score_cache
+from knnlm.scores import continuous_cache, score_cache
 
 SIZES, THETAS, DOCUMENTS = [1, 5, 40, 1000], [0.1, 1.0], [0, 1, 90, 700]
 
@@ -30,18 +29,19 @@ def naive(queries, targets, size, theta) -> np.ndarray:
 
 
 def test_every_size_and_theta_equals_the_naive_loop(stream):
-    grid = cache.target_logprobs(*stream, np.array(DOCUMENTS), SIZES, THETAS)
+    grid = continuous_cache.target_logprobs(*stream, np.array(DOCUMENTS), SIZES, THETAS)
     for s, size in enumerate(SIZES):
         for t, theta in enumerate(THETAS):
             np.testing.assert_allclose(grid[s, t], naive(*stream, size, theta), rtol=1e-4, atol=1e-5)
 
 
 def test_the_first_token_of_a_document_and_an_unseen_word_have_probability_zero(stream):
-    grid = cache.target_logprobs(*stream, np.array(DOCUMENTS), SIZES, THETAS)
+    grid = continuous_cache.target_logprobs(*stream, np.array(DOCUMENTS), SIZES, THETAS)
     assert np.isneginf(grid[:, :, DOCUMENTS]).all()
     queries, targets = stream
     targets[650] = 99
-    assert np.isneginf(cache.target_logprobs(queries, targets, np.array(DOCUMENTS), SIZES, THETAS)[:, :, 650]).all()
+    grid = continuous_cache.target_logprobs(queries, targets, np.array(DOCUMENTS), SIZES, THETAS)
+    assert np.isneginf(grid[:, :, 650]).all()
 
 
 def test_the_stage_writes_the_whole_grid(stream, tmp_path):
@@ -53,7 +53,7 @@ def test_the_stage_writes_the_whole_grid(stream, tmp_path):
     np.save(tmp_path / "documents.npy", np.array(DOCUMENTS))
     config = tmp_path / "queries", tmp_path / "documents.npy", tmp_path / "out", (5, 40), (0.1, 1)
     score_cache.main(score_cache.ScoreCacheConfig(*config))
-    grid = cache.target_logprobs(queries, targets, np.array(DOCUMENTS), [5, 40], THETAS)
+    grid = continuous_cache.target_logprobs(queries, targets, np.array(DOCUMENTS), [5, 40], THETAS)
     np.testing.assert_array_equal(np.load(tmp_path / "out/size40-theta0.1.npy"), grid[1, 0])
     assert len(list((tmp_path / "out").glob("size*.npy"))) == 4
     with pytest.raises(files.UserError, match="--sizes"):

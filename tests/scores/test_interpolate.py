@@ -84,6 +84,15 @@ def test_the_caches_setting_is_tuned_with_the_weights(study):
     assert set(rows["knn-cache"]["lmbda"]) == {"knn", "cache"} and rows["knn-cache"]["curve"] is None
 
 
+def test_the_files_of_each_row_are_recorded_as_seen_from_the_experiment(study):
+    measured(study)
+    paths = json.loads(study["out"].read_text())["paths"]
+    assert set(paths) == {"base", "knn", "knn-cache"} and set(paths["base"]) == {"model", "lm"}
+    assert paths["base"]["lm"]["test"] == ["../lm-test-1.npy", "../lm-test-2.npy"]
+    assert paths["knn-cache"]["cache"]["dev"][1] == "../cache-dev-2/size500-theta0.3.npy"
+    assert paths["knn"]["model"] == ["../model"] * 2 and paths["knn"]["neighbors"]["dev"] == [None, None]
+
+
 def test_a_grid_can_be_given(study):
     assert measured(study, lmbda=[0, 0.25, 1])["knn"]["curve"]["lmbda"] == [0, 0.25, 1]
     with pytest.raises(files.UserError, match="lmbda: found"):

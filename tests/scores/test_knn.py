@@ -1,5 +1,8 @@
 """The kNN distribution, against hand-computed answers and the published code's own."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +72,41 @@ def test_words_probabilities_sum_to_one_and_agree_with_the_targets(seed):
     assert (np.diff(probabilities) <= 0).all()
     repeated = np.repeat(distances, len(words), 0), np.repeat(values, len(words), 0)
     np.testing.assert_allclose(np.exp(knn.target_logprob(*repeated, words)), probabilities, rtol=1e-5)
+
+
+def test_each_share_is_the_softmax_of_minus_distance_over_the_neighbors_present():
+    shares = knn.shares(np.array([[2, 4, INF]], np.float32), temperature=2)
+    np.testing.assert_allclose(shares, [[1 / (1 + np.exp(-1)), np.exp(-1) / (1 + np.exp(-1)), 0]])
+
+
+def test_only_the_root_of_quantized_distances_differs_from_what_is_stored():
+    stored = np.array([-1e-6, 4, INF], np.float32)
+    assert [knn.weighed(stored, distance).tolist() for distance in ("exact", "quantized")] == [stored.tolist()] * 2
+    assert knn.weighed(stored, "quantized_sqrt").tolist() == [0, 2, INF]
+
+
+SCORED = """
+import sys
+import numpy as np
+from knnlm.scores import knn
+rng = np.random.default_rng(0)
+distances = rng.gamma(2, 5, (3000, 300)).astype(np.float32)
+values, targets = (rng.integers(0, 50, shape).astype(np.uint32) for shape in (distances.shape, 3000))
+sys.stdout.buffer.write(knn.target_logprobs_for_ks(distances, values, targets, [128, 300]).tobytes())
+"""
+
+
+def test_a_process_that_compiles_and_one_that_reads_the_cache_agree_to_the_bit(tmp_path):
+    scored = [
+        subprocess.run(
+            [sys.executable, "-c", SCORED],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": threads},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "1", "2")
+    ]
+    assert len(scored[0]) == 2 * 3000 * 4 and scored[0] == scored[1] == scored[2]
 
 
 @pytest.mark.parametrize("kind", ["full_prec", "quantised"])

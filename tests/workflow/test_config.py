@@ -1,61 +1,93 @@
-"""Configuration: refused early, by name, in one line; schemas in step with the code."""
+"""Configuration: refused early, by name, in one line; generated files in step with the settings."""
 
 import copy
-import dataclasses
+import json
+import resource
+import subprocess
 import sys
+from typing import get_args
 
+import jsonschema
 import pytest
+import torch
 import yaml
 from conftest import ROOT, snakemake
 
 sys.path.insert(0, str(ROOT / "workflow"))
+import generated
 import study as workflow_study
 
-from knnlm.corpora import corpus, vocab
+from knnlm.corpora import sources
 from knnlm.datastores import ann
-from knnlm.models import model, train
-from knnlm.scores import interpolate
+from knnlm.models.model import LanguageModel
+from knnlm.settings import (
+    KEYTYPES,
+    METRICS,
+    Corpus,
+    CorpusSettings,
+    Index,
+    IndexSettings,
+    ModelConfig,
+    Vocab,
+    VocabSettings,
+    texts,
+)
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/study.schema.yaml").read_text())["properties"]
+STUDIES = ["config/smoke.yaml", "config/mini.yaml", "config/paper.yaml", "config/your-corpus.yaml"]
+STUDIES += ["tests/data/fairseq/study.yaml"]
 
 
-@pytest.mark.parametrize("name", ["smoke", "mini", "paper"])
-def test_the_studies_that_come_along_are_valid(name, monkeypatch):
+@pytest.mark.parametrize("path", STUDIES)
+def test_the_studies_that_come_along_are_valid(path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    workflow_study.load(yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+    workflow_study.load(yaml.safe_load((ROOT / path).read_text()))
 
 
-def keys_of(schema):
-    return set(schema["additionalProperties"]["properties"])
+@pytest.mark.parametrize("path", generated.files(), ids=lambda path: path.name)
+def test_generated_files_are_those_of_the_settings(path):
+    assert path.read_text(encoding="utf-8") == generated.files()[path], "run: python workflow/study.py --schemas"
+
+
+def test_the_readme_has_the_keys_of_every_part():
+    text = (ROOT / "config/README.md").read_text()
+    for name, model in generated.TABLES.items():
+        assert f"<!-- keys of {name} -->" in text
+        assert all(f"`{key}`" in text or f"`{key}." in text for key in model.model_fields), name
 
 
 @pytest.mark.parametrize(
-    ("schema_keys", "settings", "elsewhere"),
+    ("name", "paths"),
     [
-        (keys_of(SCHEMA["corpora"]) - {"subset_of", "fraction", "token_shards"}, corpus.CorpusSettings, {"seed"}),
-        (keys_of(SCHEMA["vocabs"]) - {"corpora"}, vocab.VocabSettings, {"seed"}),
-        (keys_of(SCHEMA["indexes"]), ann.IndexSettings, set()),
-        (
-            set(SCHEMA["models"]["additionalProperties"]["properties"]["architecture"]["properties"]),
-            model.ModelConfig,
-            {"vocab_size"},
-        ),
-        (
-            set(SCHEMA["models"]["additionalProperties"]["properties"]["training"]["properties"]),
-            train.TrainingSettings,
-            set(),
-        ),
-        (set(SCHEMA["mixture"]["properties"]), interpolate.InterpolateSettings, {"seed"}),
+        ("study", STUDIES),
+        ("sheet", ["config/experiments/paper.yaml", "config/experiments/table1.yaml"]),
+        ("archives", ["config/archives.yaml"]),
     ],
 )
-def test_schema_and_settings_have_the_same_keys(schema_keys, settings, elsewhere):
-    assert schema_keys | elsewhere == {field.name for field in dataclasses.fields(settings)}
+def test_files_that_come_along_fit_their_schemas(name, paths):
+    schema = yaml.safe_load((ROOT / f"workflow/schemas/{name}.schema.yaml").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for path in paths:
+        jsonschema.validate(yaml.safe_load((ROOT / path).read_text()), schema)
 
 
-def test_key_types_are_the_models():
-    found = {*workflow_study.LAYER_KEYTYPES, *(k + model.SECOND_LAST for k in workflow_study.LAYER_KEYTYPES)}
-    assert workflow_study.LAYER_KEYTYPES == model.KEYTYPES
-    assert found == {workflow_study.MAIN_KEYTYPE, *workflow_study.OTHER_KEYTYPES}
+@pytest.mark.parametrize(
+    ("of_a_study", "of_a_command", "more"),
+    [
+        (Corpus, CorpusSettings, {"subset_of", "fraction", "token_shards"}),
+        (Vocab, VocabSettings, {"corpora"}),
+        (Index, IndexSettings, set()),
+    ],
+)
+def test_a_command_knows_the_keys_that_its_rule_passes_on(of_a_study, of_a_command, more):
+    assert set(of_a_study.model_fields) - more == set(of_a_command.model_fields) - ({"seed"} if more else set())
+
+
+def test_what_settings_name_is_what_the_library_has():
+    lm = LanguageModel(ModelConfig(vocab_size=8, layers=2, dim=4, ffn_dim=4, heads=1))
+    lm(torch.zeros(1, 1, dtype=torch.int64), taps := {})
+    assert set(taps) == set(KEYTYPES) and len(KEYTYPES) == 12
+    assert set(sources.READERS) == set(get_args(texts.SourceKind))
+    assert set(ann.METRICS) == set(METRICS)
 
 
 def broken(study, path, value):
@@ -103,6 +135,27 @@ def test_snakemake_prints_one_line_and_exits_with_1(smoke_config, configured):
     assert "Traceback" not in run.stderr
 
 
-def test_the_paper_study_dry_runs():
+def test_several_mistakes_are_told_by_the_nearest_to_the_top(smoke_config, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    wrong = broken(smoke_config, ("models", "wikitext", "vocb"), "words")
+    del wrong["models"]["wikitext"]["vocab"]
+    wrong["models"]["wikitext"]["training"] |= {"lr": "high", "warmup": 10**6}
+    with pytest.raises(
+        workflow_study.StudyError, match=r"models\.wikitext: unknown key 'vocb'; did you mean 'vocab'\?"
+    ):
+        workflow_study.load(wrong)
+
+
+def test_a_dry_run_imports_neither_torch_nor_numpy():
+    program = "import json, sys; import references, resources, study; print(json.dumps(sorted(sys.modules)))"
+    environment = {"PYTHONPATH": f"{ROOT / 'workflow'}:{ROOT}"}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "knnlm.settings" in json.loads(run.stdout)
+    assert not {"torch", "numpy", "faiss", "numba"} & set(json.loads(run.stdout))
+
+
+def test_the_paper_study_dry_runs_in_seconds():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     run = snakemake("-n", "--configfile", "config/paper.yaml", "--quiet")
     assert run.returncode == 0, run.stderr
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5  # seconds; 1.7 on an idle machine

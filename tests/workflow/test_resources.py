@@ -1,9 +1,6 @@
-"""What jobs ask of a machine: a formula for every rule, in step with the profiles; GPUs shared by locks."""
+"""What jobs ask of a machine: a formula for every rule, in step with the profiles."""
 
-import os
 import re
-import select
-import subprocess
 import sys
 
 import pytest
@@ -12,8 +9,10 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "workflow"))
 import plan
-from resources import Formulas, code_bytes, directives, lists
-from study import OTHER_KEYTYPES, load
+from resources import Formulas, directives
+from study import load
+
+from knnlm.settings import OTHER_KEYTYPES, Factory
 
 RULE = re.compile(r"(?m)^ *(?:use )?rule (?:\w+ as )?(\w*)(?: with)?:|^ *rule:")
 W = {"seed": "1", "keytype": "ffn_input_ln", "index": "ivfpq", "shards": "8", "shard": "0", "first": "8"}
@@ -68,10 +67,9 @@ def test_a_retry_asks_for_more(formulas):
 
 
 def test_bytes_of_an_index_entry():
-    assert code_bytes("IVF4096,PQ64x8", 1024) == 72
-    assert code_bytes("IVF1024,PQ64x4fs", 128) == 40
-    assert code_bytes("Flat", 128) == 520
-    assert lists("IVF4096,PQ64x8") == 4096 and lists("Flat") == 1
+    assert Factory.parse("IVF4096,PQ64x8").entry_bytes(1024) == 72
+    assert Factory.parse("IVF1024,PQ64x4fs").entry_bytes(128) == 40
+    assert Factory.parse("Flat").entry_bytes(128) == 520
 
 
 def test_the_slurm_profile_names_rules_that_exist_and_no_job_array():
@@ -96,55 +94,3 @@ localrule table:
     }
     assert cost["outputs", "tables, figures"]["jobs"] == 1
     assert plan.table(cost).splitlines()[-1].split() == ["all", "3", "2", "4", "1.5", "8", "3"]
-
-
-@pytest.fixture
-def machine(tmp_path):
-    """A machine that seems to have so many GPUs, where every verb prints which it got and waits for the file `end`."""
-
-    def with_gpus(count):
-        smi = tmp_path / "nvidia-smi"
-        smi.write_text("#!/bin/sh\n" + "".join(f"echo 'GPU {i}: A100'\n" for i in range(count)))
-        smi.chmod(0o755)
-        (tmp_path / "knnlm").mkdir()
-        (tmp_path / "knnlm/__main__.py").write_text(VERB)
-        environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-        path = f"{tmp_path}:{os.path.dirname(sys.executable)}:{environment['PATH']}"
-        return environment | {"PATH": path, "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)}
-
-    return with_gpus
-
-
-VERB = """import os, pathlib, time
-print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
-while not pathlib.Path("end").exists():
-    time.sleep(0.05)
-"""
-
-
-def launched(environment, count):
-    command = [ROOT / "workflow/launch", str(count), "train"]
-    return subprocess.Popen(command, env=environment, cwd=environment["TMPDIR"], stdout=subprocess.PIPE, text=True)
-
-
-def test_jobs_on_one_machine_take_different_gpus(machine, tmp_path):
-    environment = machine(2)
-    first, second = (launched(environment, 1) for _ in range(2))
-    taken = [job.stdout.readline().strip() for job in (first, second)]
-    assert set(taken) == {"0", "1"}
-    third = launched(environment, 1)  # waits for one of the others
-    assert not select.select([third.stdout], [], [], 1)[0]
-    (tmp_path / "end").touch()
-    assert third.communicate(timeout=120)[0].strip() in taken
-    assert [job.wait(120) for job in (first, second)] == [0, 0]
-
-
-def test_without_gpus_a_job_runs_on_the_cpu(machine, tmp_path):
-    (tmp_path / "end").touch()
-    assert launched(machine(0), 8).communicate(timeout=120)[0].strip() == "None"
-
-
-def test_a_batch_systems_choice_of_gpus_is_kept(machine, tmp_path):
-    (tmp_path / "end").touch()
-    environment = machine(4) | {"CUDA_VISIBLE_DEVICES": "2"}
-    assert launched(environment, 1).communicate(timeout=120)[0].strip() == "2"

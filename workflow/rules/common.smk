@@ -7,10 +7,12 @@ from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+sys.path[:0] = [str(Path(workflow.basedir) / "workflow"), workflow.basedir]
+from knnlm.settings import HELD_OUT as SPLITS
+from knnlm.settings import MAIN_KEYTYPE, OTHER_KEYTYPES
 from references import source_is_there
 from resources import Formulas, directives
-from study import MAIN_KEYTYPE, OTHER_KEYTYPES, SPLITS, StudyError, load, rows, scores_needed
+from study import StudyError, load, rows, scores_needed
 from summary import summary
 
 try:

@@ -137,7 +137,7 @@ rule train_index:
         shards=input_folders("shards"),
         settings=index_settings("factory", "metric", "sample", "seed"),
     shell:
-        "knnlm train_index"
+        "workflow/launch {resources.gpu:q} train_index"
         " --keys {params.shards:q}"
         " --settings {params.settings:q}"
         " --out {output.index:q}"
@@ -164,7 +164,11 @@ rule add:
     params:
         shard=input_folder("shard"),
     shell:
-        "knnlm add" " --trained {input.trained:q}" " --keys {params.shard:q}" " --out {output.index:q}" " 2> {log:q}"
+        "workflow/launch {resources.gpu:q} add"
+        " --trained {input.trained:q}"
+        " --keys {params.shard:q}"
+        " --out {output.index:q}"
+        " 2> {log:q}"
 
 
 rule search:
@@ -189,7 +193,7 @@ rule search:
         k=STUDY["retrieval"]["k"],
         out=output_folders(),
     shell:
-        "knnlm search"
+        "workflow/launch {resources.gpu:q} search"
         " --index {input.index:q}"
         " --keys {params.shard:q}"
         " --queries {params.queries:q}"

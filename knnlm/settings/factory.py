@@ -1,0 +1,63 @@
+"""Reads FAISS factory strings: how many lists an index has, how its keys are transformed, and how they are coded."""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+PATTERN = (
+    r"((OPQ[1-9]\d*(_(?P<opq>[1-9]\d*))?|PCAR?(?P<pca>[1-9]\d*)|RR(?P<rr>[1-9]\d*)),)?"
+    r"(IVF(?P<lists>[1-9]\d*)(_HNSW[1-9]\d*)?,)?"
+    r"(Flat|SQ(?P<scalar>4|6|8|fp16|bf16)|PQ(?P<parts>[1-9]\d*)(x(?P<bits>[4-9]|1[0-6]))?"
+    r"|PQ(?P<fast>[1-9]\d*)x4fs|HNSW(?P<links>[1-9]\d*)(,Flat)?)"
+)
+ALLOWED = (
+    "FAISS factory strings [OPQm | PCAd | RRd,][IVFn,]code with the code Flat, SQfp16, SQ8, PQmxb, PQmx4fs or HNSWm"
+)
+SCALAR_BITS = {"4": 4, "6": 6, "8": 8, "fp16": 16, "bf16": 16}  # for each component of a key
+ID_BYTES = 8  # an index holds a 64-bit row number with each code
+
+
+class Factory(NamedTuple):
+    """The parts of a factory string that other settings depend on."""
+
+    lists: int
+    """inverted lists, 0 where there are none"""
+    reduced: int | None
+    """dimensions that OPQ, PCA or a random rotation leaves; None where the keys keep theirs"""
+    parts: int
+    """sub-quantisers of a product quantiser, 0 where there is none"""
+    bits: int
+    """of each sub-quantiser, or of each component where there is no product quantiser"""
+    links: int
+    """of each entry in an HNSW graph, 0 where there is none"""
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def parse(cls, text: str) -> "Factory":
+        """Raises ValueError for a string that is not supported."""
+        found = re.fullmatch(PATTERN, text)
+        if not found:
+            raise ValueError(f"found {text!r}; allowed: {ALLOWED}")
+        reduced = found["opq"] or found["pca"] or found["rr"]
+        parts = found["parts"] or found["fast"]
+        bits = found["bits"] or (4 if found["fast"] else 8) if parts else SCALAR_BITS.get(found["scalar"], 32)
+        return cls(
+            lists=int(found["lists"] or 0),
+            reduced=int(reduced) if reduced else None,
+            parts=int(parts or 0),
+            bits=int(bits),
+            links=2 * int(found["links"] or 0),
+        )
+
+    @property
+    def centroids(self) -> int:
+        """The most centroids that one k-means of the training needs a key for."""
+        return max(self.lists, 1 << self.bits if self.parts else 1)
+
+    def dimension(self, keys: int) -> int:
+        """Dimensions of what is coded, for keys of so many dimensions."""
+        return self.reduced or keys
+
+    def entry_bytes(self, keys: int) -> float:
+        """Bytes of one entry of an index over keys of so many dimensions, its row number included."""
+        return (self.parts or self.dimension(keys)) * self.bits / 8 + 4 * self.links + ID_BYTES

@@ -1,0 +1,70 @@
+"""Settings of datastores, their indexes, and retrieval."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from knnlm.settings.base import Matching, Seed, Settings, disagreement
+from knnlm.settings.factory import ALLOWED, PATTERN, Factory
+
+Metric = Literal["l2", "ip"]
+METRICS: tuple[str, ...] = get_args(Metric)
+Distance = Literal["exact", "quantized", "quantized_sqrt"]
+DISTANCES: tuple[str, ...] = get_args(Distance)
+
+
+class Datastore(Settings):
+    """A corpus whose training tokens are stored with their keys."""
+
+    shards: int = Field(1, ge=1, description="parts that are extracted, indexed and searched by jobs of their own")
+    distance: Distance = Field("exact", description="of rows of the sheet that name none")
+    store_keys: bool = Field(
+        True,
+        description="false: keys go from the forward pass straight into the index; distances are then quantized",
+    )
+
+
+class IndexSettings(Settings):
+    """How keys are indexed and searched; the defaults are the paper's."""
+
+    factory: Annotated[str, Matching(PATTERN, ALLOWED)] = Field(
+        "IVF4096,PQ64x8", description="FAISS factory string: Flat, SQfp16, IVF4096,PQ64x8, IVF1024,PQ64x4fs, …"
+    )
+    metric: Metric = Field("l2", description="l2 (squared L2 distance) or ip (inner product)")
+    nprobe: int = Field(32, ge=1, description="lists visited for each query, at most the index's")
+    sample: int = Field(1_000_000, ge=1, description="keys that the index is trained on")
+    seed: Seed = Field(1, description="of the sample and of k-means")
+
+    @property
+    def parsed(self) -> Factory:
+        return Factory.parse(self.factory)
+
+    @model_validator(mode="after")
+    def _fits_its_factory(self) -> "IndexSettings":
+        lists, needed = self.parsed.lists, self.parsed.centroids
+        if lists and "nprobe" in self.model_fields_set and self.nprobe > lists:
+            raise disagreement(
+                "nprobe", f"found {self.nprobe}, factory {self.factory} has {lists} lists; allowed: at most {lists}"
+            )
+        if self.sample < needed:
+            raise disagreement(
+                "sample",
+                f"found {self.sample}, factory {self.factory} has {needed:,} centroids to train; "
+                f"allowed: at least {needed}",
+            )
+        return self
+
+
+class Index(IndexSettings):
+    """An index of a study."""
+
+    factory: Annotated[str, Matching(PATTERN, ALLOWED)] = Field(
+        description="FAISS factory string: Flat, SQfp16, IVF4096,PQ64x8, IVF1024,PQ64x4fs, …"
+    )
+
+
+class RetrievalSettings(Settings):
+    """What is kept of each search."""
+
+    k: int = Field(1024, ge=1, le=2048, description="neighbors kept for each query")
+    index: str = Field("ivfpq", description="the index of rows of the sheet that name none")

@@ -1,0 +1,198 @@
+"""Settings of language models: architecture, training, windows, and the representations that can be keys."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from knnlm.settings.base import AsWritten, Distinct, NotNegative, PathText, Positive, Seed, Settings, disagreement
+
+KeyType = Literal[
+    "mhsa_input",
+    "mhsa_input_ln",
+    "ffn_input",
+    "ffn_input_ln",
+    "output",
+    "output_ln",
+    "mhsa_input-second_last",
+    "mhsa_input_ln-second_last",
+    "ffn_input-second_last",
+    "ffn_input_ln-second_last",
+    "output-second_last",
+    "output_ln-second_last",
+]
+KEYTYPES: tuple[str, ...] = get_args(KeyType)  # Table 5's, of the last and the second-last layer
+LAYER_KEYTYPES = KEYTYPES[:6]  # of one layer, from its input to its output (Figure 3)
+SECOND_LAST = "-second_last"  # suffix of a key type that is taken one layer lower
+MAIN_KEYTYPE = "ffn_input_ln"  # the paper's choice
+OTHER_KEYTYPES = tuple(keytype for keytype in KEYTYPES if keytype != MAIN_KEYTYPE)
+
+SMALLEST_BAND = 2  # words: the padding word has a row in every band of an adaptive softmax
+Dropout = Annotated[float, Field(ge=0, lt=1), AsWritten()]
+
+
+class WindowSettings(Settings):
+    """Window sizes in tokens (paper, Section 4.2; the published code's context_window)."""
+
+    new: int = Field(ge=1, description="tokens predicted in each window")
+    context: int = Field(ge=0, description="tokens of context before them, fewer at the beginning of the stream")
+    mode: Literal["fixed", "complete"] = Field(
+        "fixed", description="fixed: a stride of `new` tokens; complete: whole lines packed into at most `new` tokens"
+    )
+
+    @property
+    def length(self) -> int:
+        return self.new + self.context
+
+
+EVALUATION_WINDOW = WindowSettings(new=512, context=2560)
+DATASTORE_WINDOW = WindowSettings(new=1536, context=1536)
+
+
+class ModelWindows(Settings):
+    """How much context a model sees."""
+
+    evaluation: WindowSettings = Field(EVALUATION_WINDOW, description="where held-out text is scored")
+    datastore: WindowSettings = Field(DATASTORE_WINDOW, description="where keys are extracted")
+
+
+class Architecture(Settings):
+    """The Transformer; the defaults are the paper's WikiText-103 model (Section 4.2)."""
+
+    layers: int = Field(16, ge=1, description="Transformer blocks")
+    dim: int = Field(1024, ge=4, multiple_of=2, description="size of a token's representation, and so of a key")
+    ffn_dim: int = Field(4096, ge=1, description="hidden units of the feed-forward network")
+    heads: int = Field(16, ge=1, description="attention heads; they divide dim")
+    adaptive_cutoffs: Distinct[Annotated[int, Field(ge=2)]] = Field(
+        (), description="first word ids of the adaptive softmax's tails; empty: a plain embedding and softmax"
+    )
+    adaptive_factor: int = Field(4, ge=1, description="each tail's embeddings are smaller by this factor")
+    tie_embeddings: bool = Field(False, description="share the plain softmax's matrix with the embedding's")
+    dropout: Dropout = Field(0.3, description="after the embedding and after each sublayer")
+    attention_dropout: Dropout = Field(0.1, description="of attention weights")
+    activation_dropout: Dropout = Field(0.1, description="after the feed-forward network's ReLU")
+    adaptive_dropout: Dropout = Field(0.2, description="in the adaptive softmax")
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> "Architecture":
+        cutoffs = list(self.adaptive_cutoffs)
+        if self.dim % self.heads:
+            raise disagreement("heads", f"found {self.heads}, dim is {self.dim}; allowed: a divisor of dim")
+        if any(high - low < SMALLEST_BAND for low, high in zip([0, *cutoffs], cutoffs, strict=False)):
+            raise disagreement("adaptive_cutoffs", f"found {cutoffs}; allowed: rising numbers")
+        if self.adaptive_factor ** len(cutoffs) > self.dim:
+            raise disagreement(
+                "adaptive_factor",
+                f"found {self.adaptive_factor}: dim {self.dim} divided by it {len(cutoffs)} times is below 1; "
+                "lower it or take fewer adaptive_cutoffs",
+            )
+        return self
+
+    def has_room_for_cutoffs(self, vocab_size: float) -> bool:
+        """Whether a vocabulary of so many words reaches beyond the last cutoff."""
+        return not self.adaptive_cutoffs or vocab_size - self.adaptive_cutoffs[-1] >= SMALLEST_BAND
+
+
+class ModelConfig(Architecture):
+    """An architecture for a vocabulary: what a model directory's config.json holds."""
+
+    vocab_size: int = Field(ge=1, description="words of the vocabulary")
+
+    @model_validator(mode="after")
+    def _cutoffs_within_the_vocabulary(self) -> "ModelConfig":
+        if not self.has_room_for_cutoffs(self.vocab_size):
+            raise disagreement(
+                "adaptive_cutoffs",
+                f"found {list(self.adaptive_cutoffs)}, the vocabulary has {self.vocab_size:,} words; "
+                "allowed: cutoffs below",
+            )
+        return self
+
+
+class TrainingSettings(Settings):
+    """The recipe; the defaults are the paper's for WikiText-103."""
+
+    optimizer: Literal["nag", "adamw"] = Field("nag", description="nag (Nesterov momentum, as published) or adamw")
+    lr: Positive = Field(1.0, description="highest learning rate, reached after the warm-up")
+    min_lr: NotNegative = Field(1e-4, description="learning rate at the end of the cosine")
+    warmup: int = Field(16000, ge=0, description="updates of linear warm-up")
+    updates: int = Field(286000, ge=1, description="updates in all")
+    tokens_per_update: int = Field(73728, ge=1, description="over all devices and accumulation steps")
+    tokens_per_batch: int = Field(3072, ge=1, description="in one forward pass on one device")
+    block: int = Field(3072, ge=2, description="the token stream is cut every `block` tokens")
+    clip_norm: Positive = Field(0.1, description="gradients are scaled down to this norm")
+    weight_decay: NotNegative = Field(0.0, description="adamw: decoupled weight decay")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the matrix products; float16 needs a GPU"
+    )
+    evaluate_every: int = Field(2000, ge=1, description="updates between two points of the learning curve")
+    save_every: Positive = Field(600.0, description="seconds between two saves of the resume state")
+    train_tokens: int | None = Field(None, ge=1, description="train on the first so many tokens only")
+    stop_loss: NotNegative = Field(0.0, description="stop below this training loss, nats per token")
+    keep: Literal["best", "last"] = Field(
+        "best", description="best: the weights with the lowest loss on dev; last: the final ones"
+    )
+    deterministic: bool = Field(
+        False, description="resumed on GPUs, end with the very same weights, as on a CPU always; slower"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainingSettings":
+        for large, small in (("tokens_per_update", "tokens_per_batch"), ("tokens_per_batch", "block")):
+            if getattr(self, large) % getattr(self, small):
+                raise disagreement(
+                    large,
+                    f"found {getattr(self, large)}, {small} is {getattr(self, small)}; allowed: a multiple of {small}",
+                )
+        for small, large in (("warmup", "updates"), ("min_lr", "lr")):
+            if getattr(self, small) > getattr(self, large):
+                raise disagreement(
+                    small,
+                    f"found {getattr(self, small)}, {large} is {getattr(self, large)}; allowed: at most {large}",
+                )
+        return self
+
+
+class Model(Settings):
+    """A language model of a study: trained, or imported from a published checkpoint."""
+
+    corpus: str = Field(description="what it is trained on")
+    vocab: str = Field(description="the vocabulary of its tokens")
+    checkpoint: PathText | None = Field(
+        None,
+        description="a published fairseq .pt file in place of architecture and training; "
+        "its vocab names the published dict.txt",
+    )
+    seeds: Distinct[Seed] = Field((1,), min_length=1, description="one training run each")
+    architecture: Architecture = Field(default_factory=Architecture, description="the Transformer")
+    training: TrainingSettings = Field(default_factory=TrainingSettings, description="the recipe")
+    windows: ModelWindows = Field(default_factory=ModelWindows, description="new tokens and context of each window")
+    batch_tokens: int = Field(12288, ge=1, description="tokens in one forward pass of extraction")
+
+    @model_validator(mode="after")
+    def _checkpoint_says_the_rest(self) -> "Model":
+        if self.checkpoint is None:
+            return self
+        for key in ("architecture", "training"):
+            if getattr(self, key).model_fields_set:
+                raise disagreement(key, "the checkpoint has its own; keep one of the two")
+        if len(self.seeds) > 1:
+            raise disagreement("seeds", f"found {list(self.seeds)}, a checkpoint is one training run; name one seed")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> "Model":
+        for kind in ("evaluation", "datastore"):
+            length = getattr(self.windows, kind).length
+            if self.checkpoint is None and length > self.training.block:
+                raise disagreement(
+                    f"windows.{kind}",
+                    f"found {length} tokens (new + context), training.block is {self.training.block}: positions "
+                    "beyond it are never trained; allowed: at most block",
+                )
+            if length > self.batch_tokens:
+                raise disagreement(
+                    "batch_tokens",
+                    f"found {self.batch_tokens}, a window of windows.{kind} has {length} tokens; "
+                    "allowed: at least one window",
+                )
+        return self

@@ -1,0 +1,40 @@
+"""The settings of a whole study, as its YAML has them."""
+
+import os
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from knnlm.settings.base import Line, Name, PathText, Seed, Settings
+from knnlm.settings.indexes import Datastore, Index, RetrievalSettings
+from knnlm.settings.models import Model
+from knnlm.settings.sheet import CacheSettings, ExamplesSettings, MixtureSettings, NgramSettings
+from knnlm.settings.texts import Corpus, Vocab
+
+Folder = Annotated[PathText, AfterValidator(os.path.normpath)]
+
+
+class Study(Settings):
+    """A study, from raw text to every table and figure."""
+
+    study: Name = Field(description="the study's name and its folder under results")
+    note: Line = Field("", description="a sentence printed above every table and figure")
+    results: Folder = Field("results", description="folder of all studies' results")
+    downloads: Folder = Field(
+        "downloads", description="folder of fetched archives; fill it beforehand to work without a network"
+    )
+    experiments: PathText = Field("config/experiments/paper.yaml", description="the experiment sheet")
+    archives: PathText = Field("config/archives.yaml", description="the catalogue of archives")
+    seed: Seed = Field(1, description="of splits, shards, samples and resampling")
+    corpora: dict[Name, Corpus] = Field(min_length=1, description="text, by name")
+    vocabs: dict[Name, Vocab] = Field(min_length=1, description="vocabularies, by name")
+    models: dict[Name, Model] = Field(min_length=1, description="language models, by name")
+    datastores: dict[Name, Datastore] = Field(
+        description="corpora whose training tokens are stored; the key is the corpus"
+    )
+    indexes: dict[Name, Index] = Field(min_length=1, description="indexes, by name")
+    retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings, description="what is kept of each search")
+    cache: CacheSettings = Field(default_factory=CacheSettings, description="the continuous cache")
+    ngram: NgramSettings = Field(default_factory=NgramSettings, description="n-gram models")
+    mixture: MixtureSettings = Field(default_factory=MixtureSettings, description="tuning and intervals")
+    examples: ExamplesSettings = Field(default_factory=ExamplesSettings, description="the page of examples")
