@@ -37,8 +37,7 @@ SourceKind = Literal[
     "huggingface_parquet",
 ]
 TEXT_FOLDERS = ("folder", "books_folder")
-VocabType = Literal["word", "sentencepiece", "bert"]
-AnyVocabType = Literal["word", "sentencepiece", "bert", "pretrained"]
+VocabType = Literal["word", "sentencepiece", "bert", "pretrained"]
 OPTIONS_OF_TYPE = {
     "word": ("min_count", "max_size", "file"),
     "sentencepiece": ("size", "sample_words", "byte_fallback"),
@@ -212,7 +211,9 @@ class Corpus(CorpusText):
 class VocabText(Settings):
     """How a vocabulary is made from training text."""
 
-    type: VocabType = Field("word", description="word (WikiText's conventions), sentencepiece (byte pairs) or bert")
+    type: VocabType = Field(
+        "word", description="word (WikiText's conventions), sentencepiece (byte pairs), bert or pretrained"
+    )
     size: int = Field(8000, ge=260, description="sentencepiece: number of pieces")
     sample_words: int = Field(
         2_000_000, ge=1, description="sentencepiece: learned from so many words, a seeded sample of whole documents"
@@ -222,7 +223,12 @@ class VocabText(Settings):
     )
     min_count: int = Field(1, ge=1, description="word: rarer words become `<unk>`")
     max_size: int | None = Field(None, ge=1, description="word: at most so many words beside the special ones")
-    file: PathText | None = Field(None, description="word: a published dict.txt; bert: its vocab.txt")
+    file: PathText | None = Field(
+        None, description="word: a published dict.txt; bert: its vocab.txt; pretrained: the model's archive or folder"
+    )
+    member: Line = Field("", description="pretrained: regular expression of the model's name in its archive")
+    eos: Line = Field("", description="pretrained: the token that ends a document; by default the model's own")
+    bos: Line = Field("", description="pretrained: the token before every text; by default the tokenizer's own")
 
     @model_validator(mode="after")
     def _has_the_options_of_its_type(self) -> "VocabText":
@@ -239,18 +245,11 @@ class VocabText(Settings):
 class VocabSettings(VocabText):
     """The settings of `knnlm build_vocab`."""
 
-    type: AnyVocabType = Field("word", description="as in a study, or pretrained: the tokens of a pretrained model")  # type: ignore[assignment]
-    file: PathText | None = Field(
-        None, description="word: a published dict.txt; bert: its vocab.txt; pretrained: the model's archive or folder"
-    )
-    member: Line = Field("", description="pretrained: regular expression of the model's name in its archive")
-    eos: Line = Field("", description="pretrained: the token that ends a document; by default the model's own")
-    bos: Line = Field("", description="pretrained: the token before every text; by default the tokenizer's own")
     seed: Seed = Field(1, description="sentencepiece: of the sample")
 
 
 class Vocab(VocabText):
     """A vocabulary of a study."""
 
-    type: VocabType = Field(description="word (WikiText's conventions), sentencepiece (byte pairs) or bert")
+    type: VocabType = Field(description="word (WikiText's conventions), sentencepiece (byte pairs), bert or pretrained")
     corpora: Distinct[str] = Field(min_length=1, description="the training text that it is made from")
