@@ -74,7 +74,7 @@ def evaluate(
         arrays = [npy.create_array(folder / "keys.npy", shape, "float32") for folder in folders]
         keys = list(zip(config.keytypes, arrays, strict=True))
         logprob = np.empty(len(tokens) if scores else 0, dtype=np.float32)
-        chosen = windows.evaluation(tokens, sizes)
+        chosen = windows.evaluation(tokens, sizes, lm.eos)
         blocks = features.stream(
             lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens, bool(scores), config.precision
         )

@@ -19,6 +19,7 @@ from knnlm.models.model import LanguageModel
 from knnlm.models.windows import Windows
 
 Precision = Literal["float32", "bfloat16", "float16"]
+HEAD_INPUT = "head_input"  # beside the key types: what the model returns, from which it computes log-probabilities
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -124,11 +125,12 @@ def _start(model: LanguageModel, tokens: np.ndarray, rows: Windows, shape: tuple
     The checks need one number of each key type, its largest magnitude, which is NaN where a component is.
     """
     where = next(model.parameters()).device
-    inputs, targets, predicted = windows.batch(tokens, rows, shape[1])  # [B, T] each
+    inputs, targets, predicted = windows.batch(tokens, rows, shape[1], model.eos)  # [B, T] each
     taps: dict[str, Tensor] = {}
     filled = np.pad(inputs, ((0, shape[0] - len(inputs)), (0, 0)))
     with autocast(where, wanted.precision):
         features = model(torch.from_numpy(filled), taps).float()  # [B, T, D]
+    taps[HEAD_INPUT] = features
     place = on_device(np.flatnonzero(predicted), where)  # [n], in the flattened batch
     dtype = torch.float32 if wanted.half_keys is None else torch.float16
     keys = torch.empty(len(wanted.keytypes), len(place), features.shape[2], dtype=dtype, device=where)

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json
 from knnlm.models.adaptive import PAD, AdaptiveEmbedding, AdaptiveSoftmax
+from knnlm.models.windows import EOS
 from knnlm.settings import LAYER_KEYTYPES, SECOND_LAST, ModelConfig
 
 
@@ -71,6 +73,8 @@ class Layer(nn.Module):
 
 class LanguageModel(nn.Module):
     """A Transformer decoder; its taps are the context representations f(c) of equation 1."""
+
+    eos = EOS  # the token that ends a line or document
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -157,6 +161,10 @@ def save(model: LanguageModel, directory: Path) -> None:
 def load(directory: Path, device: str = "cpu") -> LanguageModel:
     """The model of a directory, in evaluation mode; raises UserError where its weights do not fit its config."""
     facts = read_json(check(Path(directory) / "config.json"))
+    if facts.get("kind") == "pretrained":
+        from knnlm.models import pretrained
+
+        return cast(LanguageModel, pretrained.load(directory, device))  # has the same interface
     facts.pop("parameters", None)
     model = LanguageModel(ModelConfig(**facts))
     path = check(Path(directory) / "model.safetensors")
