@@ -100,7 +100,9 @@ class Neighbors:
         arrays = [npy.open_array(shard / f"{name}.npy", dtype, 1) for shard in places(self.directory, "shard")]
         searched = facts(self.directory)["entries"]
         if (found := sum(map(len, arrays))) != searched:
-            raise files.UserError(f"{self.directory}: {searched:,} entries were searched, its shards have {found:,} {name}")
+            raise files.UserError(
+                f"{self.directory}: {searched:,} entries were searched, its shards have {found:,} {name}"
+            )
         return Column(self.rows, arrays, missing)
 
 
