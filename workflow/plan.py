@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+RETRIEVAL = ("search", "search_quantized", "merge", "merge_quantized", "rerank")
 STAGES = {
     "corpora": ("fetch", "prepare", "subset", "vocab", "binarize_shard", "binarize"),
     "models": ("train", "import_fairseq", "evaluate", "evaluate_keytypes"),
-    "datastores": ("extract", "extract_keytypes", "sample_keys", "train_index", "stream", "add", "search", "merge"),
+    "datastores": ("extract", "extract_keytypes", "sample_keys", "train_index", "stream", "add", *RETRIEVAL),
     "scores": ("score_knn", "score_cache", "score_ngram", "interpolate"),
 }
 

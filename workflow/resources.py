@@ -20,6 +20,8 @@ TOKENS_PER_WORD = {"word": 1.15, "sentencepiece": 1.4, "bert": 1.4}
 HELD_OUT = 250_000  # words of a split that is chosen by titles or published
 LARGEST_VOCAB = 270_000
 TRAIN_FLOPS, FORWARD_FLOPS, CORE_FLOPS = 8e13, 1.2e13, 3e10  # per second: an A100 in bfloat16, in float32; one core
+DISK_BYTES, GATHERED_BYTES = 5e8, 1e9  # per second: of a file from its beginning; of keys in memory at random
+MOST_KEYS_GB = 64
 MOST_CPUS, CPUS_PER_GPU, MOST_GPUS = 16, 4, 8
 BASE_MINUTES, BASE_GB = 20, 2.0
 
@@ -211,16 +213,28 @@ class Formulas(Sizes):
         queries, k = self.queries(w["model"], w["corpus"]), self.study["retrieval"]["k"]
         scanned = self.shard_entries(w) * min(1, nprobe / (factory.lists or nprobe))
         hours = queries * (scanned * 6e-8 + k * 5e-6) / 3600
-        memory = self.shard_entries(w) * factory.entry_bytes(self.dim(w)) * 1e-9
-        return Needs(hours, 2 + memory, queries * k * 20e-9)
+        memory = self.shard_entries(w) * (factory.entry_bytes(self.dim(w)) + 8) * 1e-9  # and the ids
+        return Needs(hours, 2 + memory, queries * k * 8e-9)
 
     def merge(self, w: Mapping) -> Needs:
         cells, first = self.queries(w["model"], w["corpus"]) * self.study["retrieval"]["k"], int(w["first"])
-        return Needs(cells * first * 1e-7 / 3600, 0, cells * 20e-9, serial=True)
+        return Needs(cells * first * 1e-7 / 3600, 0, cells * 8e-9, serial=True)
+
+    def keys_held(self, w: Mapping) -> float:
+        """GB of keys that reranking holds at a time: a shard's, where that is reasonable."""
+        return round(min(MOST_KEYS_GB, 0.1 + self.shard_entries(w) * self.dim(w) * 2e-9), 1)
+
+    def rerank(self, w: Mapping) -> Needs:
+        """The keys of each shard are read twice, once to check them."""
+        pairs, first = self.queries(w["model"], w["corpus"]) * self.study["retrieval"]["k"], int(w["first"])
+        keys = first * self.shard_entries(w) * self.dim(w) * 2
+        hours = (2 * keys / DISK_BYTES + pairs * self.dim(w) * 2 / GATHERED_BYTES) / 3600
+        return Needs(hours, self.keys_held(w) + pairs * 32e-9, pairs * 12e-9)
 
     def score_knn(self, w: Mapping) -> Needs:
         queries, k = self.queries(w["model"], w["corpus"]), self.study["retrieval"]["k"]
-        return Needs(queries * k * 2e-7 / 3600, 8192 * k * 60e-9, queries * 80e-9)
+        values = int(w["first"]) * self.shard_entries(w) * 4e-9  # read at random
+        return Needs(queries * k * 2e-7 / 3600, 8192 * k * 60e-9 + values, queries * 80e-9)
 
     def score_cache(self, w: Mapping) -> Needs:
         queries, cache = self.queries(w["model"], w["corpus"]) / 2, self.study["cache"]

@@ -4,7 +4,8 @@
 rule score_knn:
     """Turn neighbors into the log-probabilities of dev's and test's tokens (equation 2)."""
     input:
-        neighbors=merged_neighbors,
+        neighbors=final_neighbors,
+        values=shard_files("values.npy"),
         targets=splits(QUERIES / "meta.json"),
     output:
         splits(LOGPROBS / "knn/{model}/seed{seed}/{datastore}/{keytype}/{index}/first{first}of{shards}/meta.json"),
