@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from knnlm.artifacts import files
-from knnlm.datastores import ann, search
+from knnlm.artifacts import devices, files
+from knnlm.datastores import ann
 from knnlm.datastores.ann import IndexSettings
 
 D = 128
@@ -201,7 +201,7 @@ def test_each_library_is_asked_for_its_own_gpus(data, gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert ann.gpus() == 1
     with pytest.raises(files.UserError, match="PyTorch sees none"):
-        search.exact_distances(data[0])
+        devices.for_torch()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.delattr(faiss, "StandardGpuResources")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from knnlm.artifacts import devices
-from knnlm.datastores import exact, search
+from knnlm.datastores import exact
 
 D = 24
 TORCH = "cpu:0"  # PyTorch's name of the same processor: what runs there on a GPU
@@ -89,16 +89,6 @@ def test_keys_of_a_shard_stay_on_a_device_where_they_fit(shards, asked, small, m
         monkeypatch.setattr(exact, "_read", None if fits else exact._read)  # nothing is read again
         np.testing.assert_allclose(exact.distances_on(TORCH, keys, queries, rows), expected, rtol=1e-5)
         monkeypatch.undo()
-
-
-def test_searching_reranks_where_pytorch_is_told_to(shards, asked, monkeypatch):
-    queries, rows = asked
-    monkeypatch.setattr(devices, "for_torch", lambda: TORCH)
-    monkeypatch.setattr(devices, "free_memory", lambda device: 1 << 30)
-    on_device = search.exact_distances(shards[3])(queries, np.minimum(rows, 699), True)
-    monkeypatch.setattr(devices, "for_torch", lambda: "cpu")
-    on_cpu = search.exact_distances(shards[3])(queries, np.minimum(rows, 699), True)
-    np.testing.assert_allclose(on_device, on_cpu, rtol=1e-5, atol=1e-5)
 
 
 def test_a_distance_is_of_single_precision_though_keys_are_of_half(shards):
