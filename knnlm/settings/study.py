@@ -1,7 +1,7 @@
 """The settings of a whole study, as its YAML has them."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -26,6 +26,9 @@ class Study(Settings):
     experiments: PathText = Field("config/experiments/paper.yaml", description="the experiment sheet")
     archives: PathText = Field("config/archives.yaml", description="the catalogue of archives")
     seed: Seed = Field(1, description="of splits, shards, samples and resampling")
+    keep: Literal["all", "needed"] = Field(
+        "needed", description="needed: large files that no later stage reads are deleted; all: nothing is"
+    )
     corpora: dict[Name, Corpus] = Field(min_length=1, description="text, by name")
     vocabs: dict[Name, Vocab] = Field(min_length=1, description="vocabularies, by name")
     models: dict[Name, Model] = Field(min_length=1, description="language models, by name")

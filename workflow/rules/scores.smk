@@ -5,7 +5,7 @@ rule score_knn:
     """Turn neighbors into the log-probabilities of dev's and test's tokens (equation 2)."""
     input:
         neighbors=merged_neighbors,
-        targets=splits(QUERIES / "meta.json"),
+        targets=artifacts(splits(QUERIES), *KEY_FILES),
     output:
         splits(LOGPROBS / "knn/{model}/seed{seed}/{datastore}/{keytype}/{index}/first{first}of{shards}/meta.json"),
     log:
