@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import inputs
 from benchmarks.harness import Sides, case
 from knnlm.artifacts import description
-from knnlm.datastores import add, merge, search, train_index
+from knnlm.datastores import add, merge, rerank, search, train_index
 from knnlm.scores import score_knn
 
 ENTRIES, QUERIES, K = 300_000, 10_000, 1024  # entries of each of two shards
@@ -28,7 +28,7 @@ def artifact(directory: Path, stage: str, **arrays: np.ndarray) -> Path:
 
 
 def sides(folder: Path, scale: float, stage: str) -> Sides:
-    """Search one shard, merge two, or score the merged neighbors, from artifacts that earlier stages have made."""
+    """Search one shard, merge two, or score the reranked neighbors, from artifacts that earlier stages have made."""
     entries, count = int(ENTRIES * scale), int(QUERIES * scale)
     keys, _, asked = inputs.clustered(folder, 2 * entries, 128, count)
     folder /= stage  # a run without digests spoils its outputs for the stages after it
@@ -41,7 +41,7 @@ def sides(folder: Path, scale: float, stage: str) -> Sides:
         stored = {"keys": keys[part], "values": words[part], "ids": np.arange(2 * entries)[part]}
         shards.append(artifact(folder / f"keys{number}", "extract", **stored))
     index, found = ([folder / name.format(number) for number in range(2)] for name in ("{}.faiss", "found{}"))
-    merged, scores = folder / "merged", [["exact", k, 1] for k in (1, 8, 64, 1024)]
+    merged, final, scores = folder / "merged", folder / "final", [["exact", k, 1] for k in (1, 8, 64, 1024)]
     run: dict[str, list[Callable[[], None]]] = {
         "add": [
             lambda: train_index.main(train_index.TrainIndexConfig(tuple(shards), folder / "trained.faiss", INDEX)),
@@ -52,9 +52,10 @@ def sides(folder: Path, scale: float, stage: str) -> Sides:
             for i in range(2)
         ],
         "merge": [lambda: merge.main(merge.MergeConfig(tuple(found), (merged,)))],
+        "rerank": [lambda: rerank.main(rerank.RerankConfig((merged,), tuple(shards), (queries,), (final,)))],
         "score": [
             lambda: score_knn.main(
-                score_knn.ScoreKnnConfig((merged,), (queries,), (folder / "scores",), json.dumps(scores))
+                score_knn.ScoreKnnConfig((final,), (queries,), (folder / "scores",), json.dumps(scores))
             )
         ],
     }

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -138,7 +137,7 @@ def grow(folder: Path, shards: int, entries: int, times: multiprocessing.Queue) 
         keys, index, found = extracted(shard), out / f"{shard}.faiss", out / f"found{shard}"
         add.main(add.AddConfig(out / "trained.faiss", keys, index))
         search.main(search.SearchConfig(index, keys, (queries,), 1024, (found,), fast))
-        shutil.rmtree(keys)
+        (keys / "keys.npy").unlink()
     merge.main(merge.MergeConfig(tuple(out / f"found{shard}" for shard in range(shards)), (out / "merged",)))
     times.put(time.perf_counter() - began)
 

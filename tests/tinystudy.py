@@ -8,7 +8,7 @@ import torch
 
 from knnlm.artifacts import description, files, lineage
 from knnlm.corpora import binarize, build_vocab
-from knnlm.datastores import add, extract, merge, search, train_index
+from knnlm.datastores import add, extract, merge, rerank, search, train_index
 from knnlm.models import evaluate, model
 from knnlm.scores import interpolate, score_cache, score_knn
 from knnlm.settings import ModelConfig
@@ -17,6 +17,8 @@ FOX = "the quick brown fox jumps over the lazy dog near the old mill . </script>
 WORDS = FOX.split()
 WINDOWS = '{"new": 32, "context": 32}'
 INDEX = {"factory": "IVF4,SQfp16", "nprobe": 2, "sample": 2000}
+SEARCHED = "searched/fox/seed1/fox/{}/fox/ffn_input_ln/fine"
+NEIGHBORS = "neighbors/fox/seed1/fox/{}/fox/ffn_input_ln/fine/exact/first2of2"
 DATASTORE = {"corpus": "fox", "keytype": "ffn_input_ln", "index": "fine", "distance": "exact", "k": 16}
 DATASTORE |= {"temperature": 1, "shards": 2, "of": 2}
 
@@ -67,7 +69,7 @@ def retrieve(study: Path, tokens: Path) -> None:
     index = study / f"indexes/fox/seed1/fox/{key}/fine"
     queries = {split: study / f"keys/fox/seed1/fox/{split}/{key}/shard0of1" for split in ("dev", "test")}
     logprobs = {split: study / f"logprobs/fox/{split}" for split in queries}
-    found = {split: study / f"neighbors/fox/seed1/fox/{split}/fox/{key}/fine" for split in queries}
+    found = {split: study / SEARCHED.format(split) for split in queries}
     settings = json.dumps(INDEX)
     for i, shard in enumerate(shards):
         extract.main(
@@ -90,19 +92,23 @@ def retrieve(study: Path, tokens: Path) -> None:
         search.main(
             search.SearchConfig(index / f"{shard.name}.faiss", shard, tuple(queries.values()), 16, out, settings)
         )
-    score(study, tokens, queries, logprobs, found)
+    merged = tuple(path / "first2of2" for path in found.values())
+    several = tuple(path / shard.name for path in found.values() for shard in shards)
+    merge.main(merge.MergeConfig(several, merged))
+    final = tuple(study / NEIGHBORS.format(split) for split in queries)
+    keys = tuple(queries.values())
+    rerank.main(rerank.RerankConfig(merged, tuple(shards), keys, final, keep_index_distances=True))
+    score(study, tokens, queries, logprobs, final)
 
 
-def score(study: Path, tokens: Path, queries: dict, logprobs: dict, found: dict) -> None:
-    for split, path in found.items():
-        merge.main(merge.MergeConfig((path / "shard0of2", path / "shard1of2"), (path / "first2of2",)))
+def score(study: Path, tokens: Path, queries: dict, logprobs: dict, final: tuple[Path, ...]) -> None:
+    for split in queries:
         cached = logprobs[split] / "cache/fox/seed1"
         documents = tokens / f"{split}.documents.npy"
         score_cache.main(score_cache.ScoreCacheConfig(queries[split], documents, cached, sizes=(50,), thetas=(0.1,)))
     knn = {split: path / "knn/fox/seed1/fox/ffn_input_ln/fine/first2of2" for split, path in logprobs.items()}
-    merged = tuple(path / "first2of2" for path in found.values())
     scores = '[["exact", 16, 1]]'
-    score_knn.main(score_knn.ScoreKnnConfig(merged, tuple(queries.values()), tuple(knn.values()), scores))
+    score_knn.main(score_knn.ScoreKnnConfig(final, tuple(queries.values()), tuple(knn.values()), scores))
     rows, documents = sheet(study)
     out = study / "experiments/table1.json"
     interpolate.main(interpolate.InterpolateConfig(rows, documents, out, '{"resamples": 10}'))
@@ -117,7 +123,7 @@ def sheet(study: Path) -> tuple[str, str]:
     row["lm"] = {split: [str(path / "lm/fox/seed1/logprob.npy")] for split, path in logprobs.items()}
     parts = {"knn": {split: [str(path / "exact-k16-t1.npy")] for split, path in knn.items()}}
     caches = {"cache": {split: [str(path / "cache/fox/seed1")] for split, path in logprobs.items()}}
-    store = DATASTORE | {"neighbors": str(study / "neighbors/fox/seed1/fox/dev/fox/ffn_input_ln/fine/first2of2")}
+    store = DATASTORE | {"neighbors": str(study / NEIGHBORS.format("dev"))}
     rows = [
         row,
         row | {"name": "knn", "components": parts, "datastore": store},

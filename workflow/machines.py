@@ -4,7 +4,6 @@ The keys `gpu_model` and `max_runtime` stand among the profile's default-resourc
 the functions here give them to jobs as they apply.
 """
 
-from collections import Counter
 from math import inf
 from typing import Any
 
@@ -36,4 +35,6 @@ class Machines:
         if longest is None:
             return inf
         groups = self.workflow.group_settings.overwrite_groups
-        return int(longest) // (Counter(groups.values())[groups[rule]] if rule in groups else 1)
+        members = [name for name, group in groups.items() if rule in groups and group == groups[rule]]
+        variants = {name for name in members for other in members if name.startswith(f"{other}_")}  # in place of it
+        return int(longest) // max(1, len(members) - len(variants))

@@ -84,7 +84,7 @@ def costs(planned: list[Job]) -> dict[tuple[str, str], dict[str, float]]:
     """For each stage and rule: jobs, hours of GPUs and cores, the longest job, the largest memory all disk (GB)."""
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: dict.fromkeys(COLUMNS, 0.0))
     for job in planned:
-        rule = re.sub(r"^(stream)_.*|^(\w+)_(keytypes?|seed|passing)$", r"\1\2", job.rule)
+        rule = re.sub(r"^(stream)_.*|^(\w+)_(keytypes?|seed|passing|quantized)$", r"\1\2", job.rule)
         cost = found[STAGE.get(rule, "outputs"), rule if rule in STAGE else "tables, figures"]
         cost["jobs"] += 1
         cost["gpu_hours"] += job.hours * job.gpus

@@ -21,6 +21,7 @@ BYTES_PER_WORD = 6
 TOKENS_PER_WORD = {"word": 1.15, "sentencepiece": 1.4, "bert": 1.4}
 HELD_OUT = 250_000  # words of a split that is chosen by titles or published
 LARGEST_VOCAB = 270_000
+MOST_KEYS_GB = 64
 MOST_CPUS, CPUS_PER_GPU, MOST_GPUS = 16, 4, 8
 BASE_MINUTES, BASE_GB = 20, 2.0
 MOST_GROWTH = 4  # a later retry asks for no more memory: it is one of a job that goes on where it stopped
@@ -251,16 +252,29 @@ class Formulas(Sizes):
         scanned = self.shard_entries(w) * min(1, nprobe / (factory.lists or nprobe))
         hours = self.core_hours(queries * scanned, "scan") + self.core_hours(queries * k, "neighbors")
         index = self.shard_entries(w) * factory.entry_bytes(self.dim(w)) * 1e-9
-        return self.work(hours, 2 + index, queries * k * 20e-9, read=index)
+        ids = self.shard_entries(w) * 8e-9
+        return self.work(hours, 2 + index + ids, queries * k * 8e-9, read=index + ids)
 
     def merge(self, w: Mapping) -> Needs:
         cells, first = self.queries(w["model"], w["corpus"]) * self.study["retrieval"]["k"], int(w["first"])
         hours = self.core_hours(cells * first, "merge")
-        return self.work(hours, 0, cells * 20e-9, read=cells * first * 20e-9, serial=True)
+        return self.work(hours, 0, cells * 8e-9, read=cells * first * 8e-9, serial=True)
+
+    def keys_held(self, w: Mapping) -> float:
+        """GB of keys that reranking holds at a time: a shard's, where that is reasonable."""
+        return round(min(MOST_KEYS_GB, 0.1 + self.shard_entries(w) * self.dim(w) * 2e-9), 1)
+
+    def rerank(self, w: Mapping) -> Needs:
+        """The keys of each shard are read twice, once to check them."""
+        pairs, first = self.queries(w["model"], w["corpus"]) * self.study["retrieval"]["k"], int(w["first"])
+        hours = self.core_hours(pairs * self.dim(w) * 2, "gather")
+        keys = first * self.shard_entries(w) * self.dim(w) * 2e-9
+        return self.work(hours, self.keys_held(w) + pairs * 32e-9, pairs * 12e-9, read=2 * keys)
 
     def score_knn(self, w: Mapping) -> Needs:
         queries, k = self.queries(w["model"], w["corpus"]), self.study["retrieval"]["k"]
-        return self.work(self.core_hours(queries * k, "score"), 8192 * k * 60e-9, queries * 80e-9)
+        values = int(w["first"]) * self.shard_entries(w) * 4e-9  # read at random
+        return self.work(self.core_hours(queries * k, "score"), 8192 * k * 60e-9 + values, queries * 80e-9, read=values)
 
     def score_cache(self, w: Mapping) -> Needs:
         queries, cache = self.queries(w["model"], w["corpus"]) / 2, self.study["cache"]

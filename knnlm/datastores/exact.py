@@ -1,11 +1,19 @@
 """Exact distances between queries and the stored keys of their neighbors, in place of an index's quantized ones."""
 
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-GATHERED = 1 << 28  # floats of keys gathered on a GPU at a time
+from knnlm.artifacts import devices
+
+GATHERED = 1 << 26  # floats of keys that a GPU compares at a time
+FREE_SHARE = 0.7  # of a GPU's free memory, for keys; the rest is for comparing them
+COPIED = 1 << 28  # bytes of keys sent to a GPU at a time
+SPARSE = 8  # a piece of the keys is read whole if at least one row in so many may be asked for
 PARTS = 4096  # parts of the keys, read one after another
 
 
@@ -16,29 +24,134 @@ def distances(keys: np.ndarray, queries: np.ndarray, rows: np.ndarray, inner_pro
     queries [Q, d]; rows [Q, K] int64, -1 where missing. Returns [Q, K] float32, inf where missing.
     """
     out = np.full(rows.shape, np.inf, np.float32)  # [Q, K]
-    order = _reading_order(rows.ravel(), len(keys))
+    flat = rows.ravel()
+    order = _reading_order(flat, len(keys))
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    _fused(keys.view(np.uint16), queries, rows.ravel(), order, rows.shape[1], inner_product, out.ravel())
+    _fused(keys.view(np.uint16), queries, flat[order], order, rows.shape[1], inner_product, out.ravel())
     return out
+
+
+def held(keys: np.ndarray, device: str) -> Any:
+    """The keys [n, d] float16 in a GPU's memory, as a tensor, where they fit; else as they are."""
+    return _on_device(keys, device) if keys.nbytes <= FREE_SHARE * devices.free_memory(device) else keys
 
 
 def distances_on(
-    device: str, keys: np.ndarray, queries: np.ndarray, rows: np.ndarray, inner_product: bool = False
+    device: str, keys: Any, queries: np.ndarray, rows: np.ndarray, inner_product: bool = False
 ) -> np.ndarray:
-    """The same as `distances`, computed by torch on a device ("cuda"), in blocks of queries that bound its memory."""
+    """The same as `distances`, computed by PyTorch on a device; `keys` come from `held`."""
+    if isinstance(keys, np.ndarray):
+        return rerank([keys], queries, rows, None, device, inner_product)
+    out, flat = np.full(rows.shape, np.inf, np.float32), rows.ravel()
+    pairs = np.flatnonzero(flat >= 0)
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    _compare(keys, queries, flat[pairs], pairs, rows.shape[1], inner_product, out.ravel())
+    return out
+
+
+def rerank(
+    shards: Sequence[np.ndarray],
+    queries: np.ndarray,
+    rows: np.ndarray,
+    memory: int | None = None,
+    device: str = "cpu",
+    inner_product: bool = False,
+) -> np.ndarray:
+    """The same as `distances`, for many queries and shards: each key that is asked for is read once, in file order.
+
+    shards: keys [n, d] float16 each; queries [Q, d]; rows [Q, K] int64 into the shards laid end to end, -1 where
+    missing. Keys are held in pieces of at most `memory` bytes (whole shards where they fit) in the device's memory;
+    None means most of what a GPU has free. Returns [Q, K] float32, inf where missing.
+
+    Bytes read for each query are at most 2 d n / Q, with n keys in all, and about 2 d K if that is much less. Besides
+    the pieces, 24 bytes are held for each of the Q K pairs, rows and result included, and 4 d for each query.
+    On "cpu" the result equals that of `distances` bit for bit whatever `memory` is. PyTorch computes on other devices,
+    in float32, in another order of summation.
+    """
+    width, dimension, total = rows.shape[1], shards[0].shape[1], sum(map(len, shards))
+    out, flat = np.full(rows.shape, np.inf, np.float32), rows.ravel()
+    if flat.size and int(flat.max()) >= total:
+        raise ValueError(f"row {int(flat.max()):,} is beyond the {total:,} keys")
+    if memory is None:
+        memory = total * 2 * dimension if device == "cpu" else int(FREE_SHARE * devices.free_memory(device))
+    pieces = list(_pieces(shards, max(1, memory // (2 * dimension))))
+    order, ends = _by_piece(flat, np.array([piece.first for piece in pieces] + [total]))
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    for piece, start, end in zip(pieces, ends, ends[1:], strict=False):
+        pairs = order[start:end]
+        if not len(pairs):
+            continue
+        local = flat[pairs]
+        local -= piece.first
+        keys, local = _read(piece, local)
+        if device == "cpu":
+            keys = keys if keys.flags.owndata else np.array(keys)  # a memory map would be read again, out of order
+            _fused(keys.view(np.uint16), queries, local, pairs, width, inner_product, out.ravel())
+        else:
+            _compare(_on_device(keys, device), queries, local, pairs, width, inner_product, out.ravel())
+    return out
+
+
+class Piece(NamedTuple):
+    """Consecutive keys of one shard."""
+
+    keys: np.ndarray  # [n, d] float16
+    first: int  # row of the first of them, in the shards laid end to end
+
+
+def _pieces(shards: Sequence[np.ndarray], limit: int) -> Iterator[Piece]:
+    """The shards cut into pieces of at most `limit` keys, about equally long within a shard."""
+    first = 0
+    for keys in shards:
+        size = -(-len(keys) // max(1, -(-len(keys) // limit)))
+        for start in range(0, len(keys), size or 1):
+            yield Piece(keys[start : start + size], first + start)
+        first += len(keys)
+
+
+def _read(piece: Piece, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The keys among which the rows `local` [P] of a piece are, and the rows' places among them.
+
+    Where few are asked for, these alone are read, in ascending order.
+    """
+    if len(local) * SPARSE >= len(piece.keys):
+        return piece.keys, local
+    once, places = np.unique(local, return_inverse=True)
+    return piece.keys[once], places
+
+
+def _on_device(keys: np.ndarray, device: str) -> Any:
+    """A tensor [n, d] float16 on a device; of memory-mapped keys, little is in this machine's memory at a time."""
     import torch
 
-    out = np.full(rows.shape, np.inf, np.float32)  # [Q, K]
-    step = max(1, GATHERED // (rows.shape[1] * keys.shape[1]))
-    for start in range(0, len(rows), step):
-        asked = rows[start : start + step]  # [B, K]
-        once, where = np.unique(asked, return_inverse=True)  # each key is read once, in ascending order
-        candidates = torch.from_numpy(keys[np.maximum(once, 0)]).to(device)  # [U, d] float16
-        gathered = candidates[torch.from_numpy(where.reshape(asked.shape)).to(device)].float()  # [B, K, d]
-        block = torch.from_numpy(np.ascontiguousarray(queries[start : start + step], np.float32)).to(device)[:, None]
-        near = -(gathered * block).sum(-1) if inner_product else (gathered - block).square_().sum(-1)  # [B, K]
-        out[start : start + step] = np.where(asked < 0, np.inf, near.cpu().numpy())
-    return out
+    held = torch.empty(keys.shape, dtype=torch.float16, device=device)
+    step = max(1, COPIED // (2 * keys.shape[1]))
+    for start in range(0, len(keys), step):
+        held[start : start + step] = torch.from_numpy(np.array(keys[start : start + step]))
+    return held
+
+
+def _compare(
+    keys: Any,
+    queries: np.ndarray,
+    local: np.ndarray,
+    pairs: np.ndarray,
+    width: int,
+    inner_product: bool,
+    out: np.ndarray,
+) -> None:
+    """As `_fused`, with PyTorch on the device where the keys are, in blocks of pairs that bound its memory."""
+    import torch
+
+    step = max(1, GATHERED // keys.shape[1])
+    for start in range(0, len(pairs), step):
+        block = pairs[start : start + step].astype(np.int64)  # [P], ascending
+        asked, which = np.unique(block // width, return_inverse=True)
+        rows = torch.from_numpy(local[start : start + step]).to(keys.device)
+        gathered = keys[rows].float()  # [P, d]
+        sought = torch.from_numpy(queries[asked]).to(keys.device)[torch.from_numpy(which).to(keys.device)]  # [P, d]
+        near = gathered.mul_(sought).sum(1).neg_() if inner_product else gathered.sub_(sought).square_().sum(1)  # [P]
+        out[block] = near.cpu().numpy()
 
 
 @intrinsic
@@ -75,12 +188,43 @@ def _reading_order(rows, count):
     return order
 
 
+def _by_piece(rows: np.ndarray, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the rows [P] that are not missing, piece by piece, and where each piece's begin: [pieces + 1].
+
+    firsts [pieces + 1] int64: the first row of each piece, and the number of rows. Positions ascend within a piece.
+    """
+    starts = np.zeros(len(firsts), np.int64)
+    _count(rows, firsts, starts)
+    starts = np.cumsum(starts)
+    order = np.empty(starts[-1], np.uint32 if len(rows) < 1 << 32 else np.int64)
+    _place(rows, firsts, starts.copy(), order)
+    return order, starts
+
+
+@numba.njit(cache=True)
+def _count(rows, firsts, counts):
+    """Count the rows of piece i in counts[i + 1]."""
+    for row in rows:
+        if row >= 0:
+            counts[np.searchsorted(firsts, row, side="right")] += 1
+
+
+@numba.njit(cache=True)
+def _place(rows, firsts, next_place, order):
+    """The second half of a counting sort by piece."""
+    for i, row in enumerate(rows):
+        if row >= 0:
+            piece = np.searchsorted(firsts, row, side="right") - 1
+            order[next_place[piece]] = i
+            next_place[piece] += 1
+
+
 @numba.njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _fused(keys, queries, rows, order, width, inner_product, out):
-    """Fill `out` [Q*K] at the positions in `order`, pair by pair, without a copy of the keys."""
-    for i in numba.prange(len(order)):
-        pair = order[i]
-        key, query = keys[rows[pair]], queries[pair // width]  # [d], [d]
+def _fused(keys, queries, rows, pairs, width, inner_product, out):
+    """Fill `out` [Q*K] at the positions `pairs` [P], from the keys' `rows` [P], without a copy of the keys."""
+    for i in numba.prange(len(pairs)):
+        pair = np.int64(pairs[i])
+        key, query = keys[rows[i]], queries[pair // width]  # [d], [d]
         total = np.float32(0)
         if inner_product:
             for j in range(len(query)):

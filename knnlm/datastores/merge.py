@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import description, files, lineage
+from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress
 from knnlm.datastores import neighbors
 
@@ -19,7 +19,7 @@ class MergeConfig:
     shards: tuple[Path, ...]
     """neighbors directories: all shards of the first split, then all shards of the next"""
     out: tuple[Path, ...]
-    """neighbors directories, one a split"""
+    """neighbors directories, one a split: rows of the shards laid end to end in the order given, and distances"""
 
 
 def main(config: MergeConfig) -> None:
@@ -29,47 +29,70 @@ def main(config: MergeConfig) -> None:
             "give the same number for each split"
         )
     size = len(config.shards) // len(config.out)
-    splits = [neighbors.load(path) for path in config.shards[::size]]
-    needed = sum(len(one["ids"]) * neighbors.query_bytes(one["ids"].shape[1], "exact" in one) for one in splits)
+    parts = [config.shards[start : start + size] for start in range(0, len(config.shards), size)]
+    needed = 0
+    for paths in parts:
+        queries, k = neighbors.load(paths[0]).rows.shape
+        needed += queries * neighbors.query_bytes(k, sum(neighbors.facts(path)["entries"] for path in paths))
     files.check_room(config.out[0], needed)
-    for number, out in enumerate(config.out):
-        merge(config.shards[number * size : (number + 1) * size], out)
+    for paths, out in zip(parts, config.out, strict=True):
+        merge(paths, out)
 
 
 def merge(paths: tuple[Path, ...], out: Path) -> None:
     """Merge one split's neighbors, block by block."""
     shared = lineage.agree(paths, "vocab", "model", "text", "keytype", "deal", "index", "datastore", "queries")
     lineage.differ(paths, "keys")
-    shards = [neighbors.load(path) for path in paths]
-    metas = [description.described(path) for path in paths]
-    check(paths, shards, metas)
-    queries, k = shards[0]["ids"].shape
+    shards = [neighbors.load(path, ("distances",)) for path in paths]
+    facts = [neighbors.facts(path) for path in paths]
+    check(paths, shards, facts)
+    firsts = neighbors.first_rows(one["entries"] for one in facts)  # [S + 1]
+    # Few ids are read, so their files are not checked as a whole; the search has done that.
+    ids = [npy.open_array(path / "ids.npy", "int64", 1, whole=False) for path in stores(paths)]
+    check_sizes(paths, ids, facts)
+    shape = queries, k = shards[0].rows.shape
     with files.atomic(out, directory=True) as tmp:
-        merged = neighbors.create(tmp, (queries, k), exact="exact" in shards[0])
+        rows = npy.create_array(tmp / "rows.npy", shape, neighbors.row_type(int(firsts[-1])))
+        distances = npy.create_array(tmp / "distances.npy", shape, "float32")
         step = max(1, CELLS // (len(shards) * k))
         for start in progress(range(0, queries, step), f"merge {out}", unit="block"):
             block = slice(start, start + step)
-            parts = {name: np.stack([shard[name][block] for shard in shards]) for name in merged}  # [S, B, K]
-            order = neighbors.merge_order(parts["distances"], parts["ids"], k)  # [B, K]
-            for name, part in parts.items():
-                side_by_side = part.transpose(1, 0, 2).reshape(part.shape[1], -1)  # [B, S*K]
-                merged[name][block] = np.take_along_axis(side_by_side, order, axis=1)
-        facts = {
-            "entries": sum(meta["entries"] for meta in metas),
-            "entries_total": metas[0]["entries_total"],
-            "metric": metas[0]["metric"],
-        }
-        inputs = {f"shard{i}": path for i, path in enumerate(paths)}
-        description.write_meta(tmp, "merge", {"shards": len(paths)}, inputs, shared, **facts)
+            near = np.stack([shard.distances["distances"][block] for shard in shards])  # [S, B, K]
+            nearest = np.stack([shard.rows[block] for shard in shards])  # [S, B, K]
+            merged = np.full(rows[block].shape, neighbors.missing(rows), rows.dtype)  # [B, K]
+            neighbors.merge(near, nearest, firsts, neighbors.addresses(ids), distances[block], merged)
+            rows[block] = merged
+        inputs: dict = {f"neighbors{i}": path for i, path in enumerate(paths)}
+        for name in ("shard", "index"):
+            found = (neighbors.sources(path, name)[f"{name}0"] for path in paths)
+            inputs |= {f"{name}{i}": source for i, source in enumerate(found)}
+        written = facts[0] | {"entries": int(firsts[-1])}
+        description.write_meta(tmp, "merge", {"shards": len(paths)}, inputs, shared, **written)
 
 
-def check(paths: tuple[Path, ...], shards: list[dict], metas: list[dict]) -> None:
+def stores(paths: tuple[Path, ...]) -> list[Path]:
+    """The shard that each of these neighbors were found in; raises UserError where they are of several already."""
+    found = [neighbors.places(path, "shard") for path in paths]
+    for path, several in zip(paths, found, strict=True):
+        if len(several) > 1:
+            raise files.UserError(f"{path} has neighbors of {len(several)} shards: give those of each shard")
+    return [one for (one,) in found]
+
+
+def check(paths: tuple[Path, ...], shards: list[neighbors.Neighbors], facts: list[dict]) -> None:
     """Raise UserError unless all shards were searched alike."""
-    for path, shard, meta in zip(paths, shards, metas, strict=True):
+    for path, shard, fact in zip(paths, shards, facts, strict=True):
         for what, found, expected in (
-            ("neighbors of shape", shard["ids"].shape, shards[0]["ids"].shape),
-            ("arrays", sorted(shard), sorted(shards[0])),
-            ("metric", meta["metric"], metas[0]["metric"]),
+            ("neighbors of shape", shard.rows.shape, shards[0].rows.shape),
+            ("distances", [*shard.distances], ["distances"]),
+            ("metric", fact["metric"], facts[0]["metric"]),
         ):
             if found != expected:
                 raise files.UserError(f"{path} has {what} {found}, {paths[0]} {expected}: search all shards alike")
+
+
+def check_sizes(paths: tuple[Path, ...], ids: list[np.ndarray], facts: list[dict]) -> None:
+    """Raise UserError where a shard has another number of entries than were searched."""
+    for path, shard, fact in zip(paths, ids, facts, strict=True):
+        if len(shard) != fact["entries"]:
+            raise files.UserError(f"{path}: {fact['entries']:,} entries were searched, its shard has {len(shard):,}")

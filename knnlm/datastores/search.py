@@ -1,15 +1,18 @@
-"""Search one shard's index for each query's k nearest entries, with values and distances."""
+"""Search one shard's index for each query's k nearest entries, by the index's distances.
+
+No keys are read: exact distances are computed of the merged neighbors only (`knnlm rerank`). Blocks of queries that
+are finished are kept when the job is killed, and the next one goes on after them.
+"""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from knnlm.artifacts import description, files, lineage, npy
+from knnlm.artifacts import description, files, lineage, npy, resume
 from knnlm.artifacts.cli import progress, settings
-from knnlm.datastores import ann, exact, neighbors
+from knnlm.datastores import ann, neighbors
 from knnlm.settings import IndexSettings
 
 BLOCK = 1024  # queries searched at a time
@@ -22,69 +25,49 @@ class SearchConfig:
     index: Path
     """the shard's index, a .faiss file"""
     keys: Path
-    """datastore shard directory: values, ids and, where they are stored, keys for exact distances"""
+    """datastore shard directory, of which only the ids are read: they order entries at equal distances"""
     queries: tuple[Path, ...]
     """directories of queries, one a split"""
     k: int
     """neighbors per query"""
     out: tuple[Path, ...]
-    """neighbors directories (ids, values, distances, exact), in the same order"""
+    """neighbors directories (rows of the shard, distances), in the same order"""
     settings: str = "{}"
     """IndexSettings as JSON, of which only nprobe is used"""
-
-
-class Shard(NamedTuple):
-    """The arrays of a datastore shard."""
-
-    ids: np.ndarray  # [n] int64
-    values: np.ndarray  # [n] uint32
-    keys: np.ndarray | None  # [n, d] float16; None where they were not stored
 
 
 def main(config: SearchConfig) -> None:
     chosen = settings(IndexSettings, config.settings, "index settings")
     roles = shared(config)
-    index = ann.load(config.index, chosen.nprobe)
-    shard, described = open_shard(config.keys), description.described(config.keys)
+    index, ids = ann.load(config.index, chosen.nprobe), npy.open_array(config.keys / "ids.npy", "int64", 1)
     queries = [npy.open_array(split / "keys.npy", "floating", 2) for split in config.queries]  # [Q, d] each
-    check(config, index, shard, queries)
-    stored = shard.keys is not None
-    files.check_room(config.out[0], sum(map(len, queries)) * neighbors.query_bytes(config.k, stored))
-    inner_product, searcher = ann.is_inner_product(index), ann.on_gpus(index)
-    facts: dict[str, Any] = {"entries": len(shard.ids), "metric": "ip" if inner_product else "l2"}
-    facts["entries_total"] = described.get("entries_total", len(shard.ids))
+    check(config, index, ids, queries)
+    needed = sum(map(len, queries)) * neighbors.query_bytes(config.k, len(ids))
+    files.check_room(config.out[0], needed - resume.kept(config.out))
+    searcher, metric = ann.on_gpus(index), "ip" if ann.is_inner_product(index) else "l2"
+    total = description.described(config.keys).get("entries_total", len(ids))
+    facts: dict[str, Any] = dict(zip(neighbors.FACTS, (len(ids), total, metric, chosen.nprobe), strict=True))
+    recorded = {"settings": chosen, "k": config.k}
     for split, split_queries, out, lineage_of_split in zip(config.queries, queries, config.out, roles, strict=True):
-        with files.atomic(out, directory=True) as tmp:
-            arrays = neighbors.create(tmp, (len(split_queries), config.k), stored)
-            for start in progress(range(0, len(split_queries), BLOCK), f"search {out}", unit="block"):
-                block = np.asarray(split_queries[start : start + BLOCK], dtype=np.float32)  # [B, d]
-                for name, part in nearest(searcher, block, config.k, shard, inner_product).items():
-                    arrays[name][start : start + BLOCK] = part
-            inputs = {"index": config.index, "keys": config.keys, "queries": split}
-            recorded = {"settings": chosen, "k": config.k}
-            description.write_meta(tmp, "search", recorded, inputs, lineage_of_split, **facts)
+        inputs = {"index0": config.index, "shard0": config.keys, "queries": split}
+        with resume.directory(out, resume.fingerprint(recorded, inputs.values())) as work:
+            if work is not None:
+                find(work, searcher, split_queries, config.k, ids)
+                written = facts | {"fingerprint": work.fingerprint}
+                description.write_meta(work.folder, "search", recorded, inputs, lineage_of_split, **written)
 
 
-def open_shard(directory: Path) -> Shard:
-    keys = directory / "keys.npy"
-    stored = keys.name in description.described(directory)["outputs"]
-    return Shard(
-        npy.open_array(directory / "ids.npy", "int64", 1),
-        npy.open_array(directory / "values.npy", "integer", 1),
-        npy.open_array(keys, "float16", 2) if stored else None,
-    )
-
-
-def nearest(index: ann.Index, queries: np.ndarray, k: int, shard: Shard, inner_product: bool) -> dict[str, np.ndarray]:
-    """The arrays [B, K] of the neighbors artifact for one block of queries [B, d]."""
-    distances, rows = ann.search(index, queries, k, shard.ids)  # [B, K]
-    missing = rows < 0
-    found = {"ids": np.where(missing, -1, shard.ids[rows]), "values": np.where(missing, 0, shard.values[rows])}
-    found["distances"] = distances
-    if shard.keys is not None:
-        rerank = partial(exact.distances_on, "cuda") if ann.has_gpus() else exact.distances
-        found["exact"] = rerank(shard.keys, queries, rows, inner_product)
-    return found
+def find(work: resume.Work, index: ann.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> None:
+    """Write the neighbors of all queries [Q, d], block by block."""
+    rows = work.array("rows", (len(queries), k), neighbors.row_type(len(ids)))  # [Q, K]
+    distances = work.array("distances", rows.shape, "float32")  # [Q, K]
+    for start in progress(range(0, len(queries), BLOCK), f"search {work.folder.name}", unit="block"):
+        block = slice(start, start + BLOCK)
+        if work.is_done(str(start), rows[block], distances[block]):
+            continue
+        distances[block], found = ann.search(index, np.asarray(queries[block], np.float32), k, ids)  # [B, K]
+        rows[block] = np.where(found < 0, neighbors.missing(rows), found)
+        work.done(str(start), rows[block], distances[block])
 
 
 def shared(config: SearchConfig) -> list[dict[str, str]]:
@@ -98,12 +81,11 @@ def shared(config: SearchConfig) -> list[dict[str, str]]:
     return [lineage.of(split) | store for split in config.queries]
 
 
-def check(config: SearchConfig, index: ann.Index, shard: Shard, queries: list[np.ndarray]) -> None:
+def check(config: SearchConfig, index: ann.Index, ids: np.ndarray, queries: list[np.ndarray]) -> None:
     """Raise UserError where the sizes of index, shard and queries do not fit together."""
-    if not index.ntotal == len(shard.ids) == len(shard.values):
+    if index.ntotal != len(ids):
         raise files.UserError(
-            f"{config.index} has {index.ntotal:,} entries, {config.keys} {len(shard.ids):,} ids and "
-            f"{len(shard.values):,} values: add the shard's keys again"
+            f"{config.index} has {index.ntotal:,} entries, {config.keys} {len(ids):,} ids: add the shard's keys again"
         )
     if not 1 <= config.k <= index.ntotal:
         raise files.UserError(

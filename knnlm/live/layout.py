@@ -10,6 +10,7 @@ from pathlib import Path
 
 from knnlm.artifacts import description, lineage
 from knnlm.artifacts.files import UserError
+from knnlm.datastores import neighbors
 from knnlm.scores import experiments
 from knnlm.settings import WindowSettings
 
@@ -66,17 +67,17 @@ class KnnLM:
     @property
     def keys(self) -> list[Path]:
         """A directory for each shard of the datastore that the row uses."""
-        return [_made_from(shard, "keys") for shard in self._searches]
+        return neighbors.places(self.neighbors("test"), "shard")
 
     @property
     def indexes(self) -> list[Path]:
         """A FAISS index for each of these shards."""
-        return [_made_from(shard, "index") for shard in self._searches]
+        return neighbors.places(self.neighbors("test"), "index")
 
     @property
     def nprobe(self) -> int:
         """Lists visited per query, as the study searched."""
-        return description.described(self._searches[0])["config"]["settings"]["nprobe"]
+        return neighbors.facts(self.neighbors("test"))["nprobe"]
 
     @property
     def windows(self) -> WindowSettings:
@@ -111,14 +112,6 @@ class KnnLM:
     @property
     def _position(self) -> int:
         return self.row["seeds"].index(self.seed)
-
-    @property
-    def _searches(self) -> list[Path]:
-        """The test split's neighbors in each shard; of a single shard they are not merged."""
-        merged = self.neighbors("test")
-        if description.described(merged)["stage"] != "merge":
-            return [merged]
-        return [place for place, _ in lineage.sources(merged).values()]
 
 
 def _made_from(artifact: Path, name: str) -> Path:

@@ -16,7 +16,8 @@ WRITES = {  # folders of a study and the stages that write them, in the order of
     "models": ("train",),
     "keys": ("extract", "extract_keytypes"),
     "indexes": ("train_index", "add"),
-    "neighbors": ("search", "merge"),
+    "searched": ("search", "merge"),
+    "neighbors": ("rerank", "search_quantized", "merge_quantized"),
     "logprobs": ("evaluate", "evaluate_keytypes", "score_knn", "score_cache", "score_ngram"),
     "experiments": ("interpolate",),
 }

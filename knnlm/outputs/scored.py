@@ -8,6 +8,7 @@ from scipy.special import log_softmax
 from knnlm.artifacts import lineage, npy
 from knnlm.artifacts.files import UserError
 from knnlm.datastores import neighbors
+from knnlm.datastores.neighbors import Column
 from knnlm.live.layout import KnnLM
 from knnlm.scores import knn
 
@@ -21,8 +22,8 @@ class ScoredText:
     tokens: np.ndarray  # [N] integer
     lm: np.ndarray  # [N] float32, log p_LM in nats
     knn: np.ndarray  # [N] float32, log p_kNN in nats
-    ids: np.ndarray  # [N, k] int64, entries of the datastore; -1 where a neighbor is missing
-    values: np.ndarray  # [N, k] uint32, the targets of these entries
+    ids: np.ndarray | Column  # [N, k] int64, entries of the datastore; -1 where a neighbor is missing
+    values: np.ndarray | Column  # [N, k] uint32, the targets of these entries
     stored: np.ndarray  # [N, k] float32, distances as the neighbors artifact has them; inf where one is missing
     distance: str  # exact, quantized or quantized_sqrt
     temperature: float
@@ -53,12 +54,11 @@ def load(source: KnnLM) -> ScoredText:
     source.check(SPLIT)
     _check_datastore(source)
     kind = knn.DISTANCES[source.store["distance"]]
-    found = neighbors.load(source.neighbors(SPLIT), {"ids", "values", kind})
-    ids, values, stored = (found[name][:, : source.store["k"]] for name in ("ids", "values", kind))
+    found = neighbors.load(source.neighbors(SPLIT), {kind}, source.store["k"])
     tokens = npy.open_array(source.tokens(source.row["corpus"], SPLIT), "integer", 1)
     scores = (npy.open_array(path, "float32", 1) for path in (source.lm(SPLIT), source.knn(SPLIT)))
     distance, temperature = source.store["distance"], float(source.store["temperature"])
-    return ScoredText(tokens, *scores, ids, values, stored, distance, temperature)
+    return ScoredText(tokens, *scores, found.ids, found.values, found.stored(kind), distance, temperature)
 
 
 def _check_datastore(source: KnnLM) -> None:

@@ -41,7 +41,7 @@ def main(config: ScoreKnnConfig) -> None:
 def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, int, float]]) -> None:
     """Write every score of one split, block by block."""
     shared = lineage.agree((source, targets_dir), *SHARED)
-    found = neighbors.load(source, {"values", *(knn.DISTANCES[distance] for distance, _, _ in scores)})
+    found = neighbors.load(source, {knn.DISTANCES[distance] for distance, _, _ in scores})
     targets = npy.open_array(targets_dir / "values.npy", "integer", 1)  # [N]
     check(source, targets_dir, found, targets, scores, description.described(source)["metric"])
     wanted: dict[tuple[str, float], list[int]] = defaultdict(list)
@@ -54,9 +54,9 @@ def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, 
         }
         for start in progress(range(0, len(targets), BLOCK), f"score {folder}", unit="block"):
             block = slice(start, start + BLOCK)
-            values = found["values"][block]  # [B, K]
+            values = found.values[block]  # [B, K]
             for (distance, temperature), ks in wanted.items():
-                near = knn.weighed(found[knn.DISTANCES[distance]][block], distance)  # [B, K]
+                near = knn.weighed(found.stored(knn.DISTANCES[distance])[block], distance)  # [B, K]
                 logprobs = knn.target_logprobs_for_ks(near, values, targets[block], ks, temperature)  # [ks, B]
                 for k, logprob in zip(ks, logprobs, strict=True):
                     out[distance, k, temperature][block] = logprob
@@ -81,9 +81,11 @@ def parse(text: str) -> set[tuple[str, int, float]]:
     return scores
 
 
-def check(source: Path, targets_dir: Path, found: dict, targets: np.ndarray, scores: set, metric: str) -> None:
+def check(
+    source: Path, targets_dir: Path, found: neighbors.Neighbors, targets: np.ndarray, scores: set, metric: str
+) -> None:
     """Raise UserError where the targets are of another split, or the neighbors cannot give one of the scores."""
-    queries, stored = found["ids"].shape
+    queries, stored = found.rows.shape
     if queries != len(targets):
         raise files.UserError(
             f"{targets_dir}/values.npy has {len(targets):,} targets, {source} {queries:,} queries: "
@@ -92,7 +94,6 @@ def check(source: Path, targets_dir: Path, found: dict, targets: np.ndarray, sco
     for distance, k, _ in sorted(scores):
         if k > stored:
             raise files.UserError(f"--scores: k is {k}, {source} keeps {stored}: search again with k {k}")
-        if distance == "exact" and "exact" not in found:
-            raise files.UserError(f"{source} has no exact distances (no keys are stored): use quantized")
+        found.stored(knn.DISTANCES[distance])
         if distance == "quantized_sqrt" and metric != "l2":
             raise files.UserError(f"{source} holds inner products: quantized_sqrt needs the metric l2")

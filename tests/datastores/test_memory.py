@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 
 from knnlm.artifacts import description, npy
-from knnlm.datastores import add, extract, merge, search, train_index
+from knnlm.datastores import add, extract, merge, rerank, search, train_index
 from knnlm.models import evaluate, model
 from knnlm.settings import ModelConfig
 
@@ -25,7 +25,7 @@ KEYS = "ffn_input_ln"
 
 def peak(module: str, config: object) -> int:
     """The most memory in bytes, without mapped files, that a verb occupied when run as a process."""
-    options = {name.replace("_", "-"): value for name, value in vars(config).items() if value is not None}
+    options = {name.replace("_", "-"): value for name, value in vars(config).items() if value not in (None, False)}
     flags = [
         [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])] for name, value in options.items()
     ]
@@ -73,6 +73,8 @@ def peaks(at: Path, shards: int) -> dict[str, int]:
         measured("add", add, add.AddConfig(at / "trained.faiss", store, index), shard == 0)
         measured("search", search, search.SearchConfig(index, store, (queries,), K, (out,), INDEX), shard == 0)
     measured("merge", merge, merge.MergeConfig(tuple(at / f"neighbors{s}" for s in range(shards)), (at / "all",)), True)
+    held = SHARD * D * 2e-9  # GB, of a whole shard
+    measured("rerank", rerank, rerank.RerankConfig((at / "all",), stores, (queries,), (at / "final",), held), True)
     return found
 
 

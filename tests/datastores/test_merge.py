@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from knnlm.artifacts import description, files
-from knnlm.datastores import add, merge, neighbors, search, train_index
+from knnlm.datastores import add, merge, neighbors, rerank, search, train_index
 
 D, K = 16, 24
 CUTS = {1: [0, 2400], 3: [0, 700, 1500, 2400]}
@@ -45,33 +45,46 @@ def retrieve(datastore: Path, out: Path, shards: int, settings: dict, k: int = K
             search.SearchConfig(out / f"{i}.faiss", part, (datastore / "queries",), k, (out / f"found{i}",), text)
         )
     merge.main(merge.MergeConfig(tuple(out / f"found{i}" for i in range(shards)), (out / "merged",)))
-    return out / "merged"
+    final = out / "final"
+    rerank.main(
+        rerank.RerankConfig(
+            (out / "merged",), tuple(parts), (datastore / "queries",), (final,), keep_index_distances=True
+        )
+    )
+    return final
+
+
+def arrays(directory: Path) -> dict[str, np.ndarray]:
+    """Everything that neighbors say, whatever the shards are, by name."""
+    found = neighbors.load(directory)
+    return {"ids": found.ids[:], "values": found.values[:], **found.distances}
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("factory", ["Flat", "SQfp16", "IVF16,PQ8x8", "IVF16,PQ8x4fs"])
 def test_sharded_retrieval_equals_one_index_bit_for_bit(datastore, tmp_path, factory, metric):
     settings = {"factory": factory, "metric": metric, "nprobe": 5, "sample": 1000}
-    one = neighbors.load(retrieve(datastore, tmp_path / "one", 1, settings))
-    three = neighbors.load(retrieve(datastore, tmp_path / "three", 3, settings))
+    one = arrays(retrieve(datastore, tmp_path / "one", 1, settings))
+    three = arrays(retrieve(datastore, tmp_path / "three", 3, settings))
     assert set(one) == {"ids", "distances", "exact", "values"}
     for name in one:
         np.testing.assert_array_equal(one[name], three[name], err_msg=name)
     assert (np.diff(one["distances"]) >= 0).all()
     assert (np.diff(one["ids"])[np.diff(one["distances"]) == 0] > 0).all(), "ties are ordered by id"
-    assert files.read_json(tmp_path / "three/merged/meta.json")["entries"] == 2400
+    assert files.read_json(tmp_path / "three/final/meta.json")["entries"] == 2400
 
 
 def test_a_single_shard_merges_to_itself(datastore, tmp_path):
-    merged = neighbors.load(retrieve(datastore, tmp_path, 1, {"factory": "IVF16,PQ8x8", "nprobe": 1}, k=400))
-    itself = neighbors.load(tmp_path / "found0")
+    retrieve(datastore, tmp_path, 1, {"factory": "IVF16,PQ8x8", "nprobe": 1}, k=400)
+    merged, itself = arrays(tmp_path / "merged"), arrays(tmp_path / "found0")
+    assert set(merged) == set(itself) == {"ids", "values", "distances"}
     assert (merged["ids"] == -1).any()
     for name in merged:
         np.testing.assert_array_equal(merged[name], itself[name])
 
 
 def test_ids_and_values_are_the_entries_own(datastore, tmp_path):
-    found = neighbors.load(retrieve(datastore, tmp_path, 3, {"factory": "Flat"}))
+    found = arrays(retrieve(datastore, tmp_path, 3, {"factory": "Flat"}))
     everything = datastore / "shard0of1"
     keys, ids, values = (np.load(everything / f"{name}.npy") for name in ("keys", "ids", "values"))
     queries = np.load(datastore / "queries/keys.npy")
@@ -81,12 +94,18 @@ def test_ids_and_values_are_the_entries_own(datastore, tmp_path):
     np.testing.assert_allclose(found["exact"], expected, rtol=1e-5)
 
 
-def test_without_stored_keys_there_are_no_exact_distances(datastore, tmp_path):
-    retrieve(datastore, tmp_path, 1, {"factory": "IVF16,PQ8x8"})
-    whole = datastore / "shard0of1"
+def test_a_shard_whose_keys_were_not_stored_is_searched_and_not_reranked(datastore, tmp_path):
+    expected = arrays(retrieve(datastore, tmp_path, 1, {"factory": "IVF16,PQ8x8", "nprobe": 5}))
+    whole, queries = datastore / "shard0of1", (datastore / "queries",)
     quantized = write(tmp_path / "shard", ids=np.load(whole / "ids.npy"), values=np.load(whole / "values.npy"))
-    search.main(search.SearchConfig(tmp_path / "0.faiss", quantized, (datastore / "queries",), K, (tmp_path / "out",)))
-    assert set(neighbors.load(tmp_path / "out")) == {"ids", "distances", "values"}
+    settings = '{"nprobe": 5}'
+    search.main(search.SearchConfig(tmp_path / "0.faiss", quantized, queries, K, (tmp_path / "out",), settings))
+    found = arrays(tmp_path / "out")
+    assert set(found) == {"ids", "distances", "values"}
+    for name in found:
+        np.testing.assert_array_equal(found[name], expected[name])
+    with pytest.raises(files.UserError, match=r"shard/keys.npy: no such file"):
+        rerank.main(rerank.RerankConfig((tmp_path / "out",), (quantized,), queries, (tmp_path / "final",)))
 
 
 def test_mistakes_are_refused_by_name(datastore, tmp_path):

@@ -10,7 +10,7 @@ import tinystudy
 from knnlm.artifacts import files, lineage
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import binarize, build_vocab
-from knnlm.datastores import add, extract, merge, search, train_index
+from knnlm.datastores import add, extract, merge, rerank, search, train_index
 from knnlm.models import evaluate
 from knnlm.outputs import illustrate
 from knnlm.scores import interpolate, score_cache, score_knn
@@ -19,7 +19,8 @@ KEY = "ffn_input_ln"
 MODEL, VOCAB, TOKENS, CORPUS = "models/fox/seed1", "vocabs/words", "tokens/words/fox", "corpora/fox"
 KEYS, INDEX = f"keys/fox/seed1/fox/train/{KEY}", f"indexes/fox/seed1/fox/{KEY}/fine"
 QUERIES = {split: f"keys/fox/seed1/fox/{split}/{KEY}/shard0of1" for split in ("dev", "test")}
-FOUND = {split: f"neighbors/fox/seed1/fox/{split}/fox/{KEY}/fine" for split in ("dev", "test")}
+FOUND = {split: tinystudy.SEARCHED.format(split) for split in ("dev", "test")}
+FINAL = {split: tinystudy.NEIGHBORS.format(split) for split in ("dev", "test")}
 LM = {split: f"logprobs/fox/{split}/lm/fox/seed1" for split in ("dev", "test")}
 KNN = {split: f"logprobs/fox/{split}/knn/fox/seed1/fox/{KEY}/fine/first2of2" for split in ("dev", "test")}
 CACHE = {split: f"logprobs/fox/{split}/cache/fox/seed1" for split in ("dev", "test")}
@@ -59,10 +60,20 @@ def run(stage: str, study: Path) -> Path:
             (at(INDEX, "shard0of2.faiss"), *pair, (at(QUERIES["dev"]),), 4, (out,)),
         ),
         "merge": (merge, merge.MergeConfig, (tuple(at(FOUND["dev"], f"shard{i}of2") for i in (0, 1)), (out,))),
+        "rerank": (
+            rerank,
+            rerank.RerankConfig,
+            (
+                (at(FOUND["dev"], "first2of2"),),
+                tuple(at(KEYS, f"shard{i}of2") for i in (0, 1)),
+                (at(QUERIES["dev"]),),
+                (out,),
+            ),
+        ),
         "score_knn": (
             score_knn,
             score_knn.ScoreKnnConfig,
-            ((at(FOUND["dev"], "first2of2"),), (at(QUERIES["dev"]),), (out,), '[["exact", 4, 1]]'),
+            ((at(FINAL["dev"]),), (at(QUERIES["dev"]),), (out,), '[["exact", 4, 1]]'),
         ),
         "score_cache": (
             score_cache,
@@ -123,15 +134,19 @@ READ = [
     (f"{MODEL}/model.safetensors", "extract"),
     (f"{MODEL}/config.json", "evaluate"),
     (f"{KEYS}/shard0of2/keys.npy", "add"),
-    (f"{KEYS}/shard0of2/values.npy", "search"),
+    (f"{KEYS}/shard1of2/keys.npy", "rerank"),
+    (f"{KEYS}/shard0of2/values.npy", "score_knn"),
     (f"{KEYS}/shard0of2/ids.npy", "search"),
     (f"{QUERIES['dev']}/keys.npy", "score_cache"),
     (f"{QUERIES['dev']}/values.npy", "score_knn"),
     (f"{INDEX}/trained.faiss", "add"),
     (f"{INDEX}/shard0of2.faiss", "search"),
     (f"{FOUND['dev']}/shard1of2/distances.npy", "merge"),
-    (f"{FOUND['dev']}/shard0of2/exact.npy", "merge"),
-    (f"{FOUND['dev']}/first2of2/values.npy", "score_knn"),
+    (f"{FOUND['dev']}/shard0of2/rows.npy", "merge"),
+    (f"{FOUND['dev']}/first2of2/rows.npy", "rerank"),
+    (f"{QUERIES['dev']}/keys.npy", "rerank"),
+    (f"{FINAL['dev']}/rows.npy", "score_knn"),
+    (f"{FINAL['dev']}/exact.npy", "score_knn"),
     (f"{LM['test']}/logprob.npy", "interpolate"),
     (f"{KNN['dev']}/exact-k16-t1.npy", "interpolate"),
     (f"{CACHE['test']}/size50-theta0.1.npy", "interpolate"),
@@ -155,7 +170,8 @@ DESCRIPTIONS = [
     (f"{QUERIES['dev']}/meta.json", "search"),
     (f"{INDEX}/trained.faiss.meta.json", "add"),
     (f"{FOUND['dev']}/shard0of2/meta.json", "merge"),
-    (f"{FOUND['dev']}/first2of2/meta.json", "score_knn"),
+    (f"{FOUND['dev']}/first2of2/meta.json", "rerank"),
+    (f"{FINAL['dev']}/meta.json", "score_knn"),
     (f"{KNN['test']}/meta.json", "interpolate"),
 ]
 
@@ -203,7 +219,9 @@ def exchange(study: Path, path: str, other: Path) -> None:
         (QUERIES["dev"], "seed", "search", ["has model", QUERIES["dev"]]),
         (QUERIES["dev"], "texts", "score_cache", ["has vocab", QUERIES["dev"]]),
         (f"{FOUND['dev']}/shard1of2", "seed", "merge", ["has index", "shard1of2"]),
-        (f"{FOUND['dev']}/first2of2", "seed", "score_knn", ["has model", "first2of2"]),
+        (f"{FOUND['dev']}/first2of2", "seed", "rerank", ["has model", "first2of2"]),
+        (f"{KEYS}/shard1of2", "seed", "rerank", ["another shard1", "shard1of2"]),
+        (FINAL["dev"], "seed", "score_knn", ["has model", "first2of2"]),
         (LM["dev"], "seed", "interpolate", ["another model", LM["dev"]]),
         (KNN["dev"], "seed", "interpolate", ["another neighbors", KNN["dev"]]),
         (CACHE["test"], "texts", "interpolate", ["has text", CACHE["test"]]),
@@ -221,7 +239,9 @@ def test_an_artifact_of_another_study_is_refused(made, study, path, source, stag
         (f"{KEYS}/shard0of2", f"{KEYS}/shard1of2", "add", ["trained.faiss", "shard0of2"]),
         (f"{FOUND['dev']}/shard1of2", f"{FOUND['dev']}/shard0of2", "merge", ["same keys", "shard1of2"]),
         (f"{FOUND['dev']}/shard1of2", f"{FOUND['test']}/shard1of2", "merge", ["has queries", "shard1of2"]),
-        (f"{FOUND['dev']}/first2of2", f"{FOUND['test']}/first2of2", "score_knn", ["has queries", QUERIES["dev"]]),
+        (f"{FOUND['dev']}/first2of2", f"{FOUND['test']}/first2of2", "rerank", ["has text", QUERIES["dev"]]),
+        (f"{KEYS}/shard1of2", f"{KEYS}/shard0of2", "rerank", ["another shard1", "shard1of2"]),
+        (FINAL["dev"], FINAL["test"], "score_knn", ["has queries", QUERIES["dev"]]),
         (QUERIES["dev"], QUERIES["test"], "score_cache", ["has text", "dev.documents.npy"]),
         (LM["dev"], LM["test"], "interpolate", ["has text", LM["dev"]]),
         (KNN["test"], KNN["dev"], "interpolate", ["has text", KNN["test"]]),
@@ -259,7 +279,7 @@ def test_two_seeds_with_one_model_are_refused(study):
 
 
 @pytest.mark.parametrize(
-    "stage", ["binarize", "extract", "evaluate", "add", "search", "merge", "score_knn", "interpolate"]
+    "stage", ["binarize", "extract", "evaluate", "add", "search", "merge", "rerank", "score_knn", "interpolate"]
 )
 def test_a_study_that_was_moved_as_a_whole_still_works(study, stage):
     moved = study.rename(study.with_name("elsewhere"))

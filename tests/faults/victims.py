@@ -77,7 +77,7 @@ def rows(study: str) -> list[dict]:
     base["lm"] = {split: [f"{path}/lm/fox/seed1/logprob.npy"] for split, path in logprobs.items()}
     near = "fox/seed1/fox/ffn_input_ln/fine/first2of2"
     knn = {split: [f"{path}/knn/{near}/exact-k16-t1.npy"] for split, path in logprobs.items()}
-    store = tinystudy.DATASTORE | {"neighbors": f"{study}/neighbors/fox/seed1/fox/dev/fox/ffn_input_ln/fine/first2of2"}
+    store = tinystudy.DATASTORE | {"neighbors": f"{study}/{tinystudy.NEIGHBORS.format('dev')}"}
     return [base, base | {"name": "knn", "components": {"knn": knn}, "datastore": store}]
 
 

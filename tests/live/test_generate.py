@@ -7,6 +7,7 @@ import pytest
 import tinystudy
 
 from knnlm.artifacts import files, npy
+from knnlm.datastores import neighbors
 from knnlm.live import generate, layout, passages, query, sampling
 from knnlm.live.retrieval import Retriever
 from knnlm.outputs import illustrate
@@ -34,10 +35,10 @@ def test_full_next_word_distributions_sum_to_one(study, retriever, context):
 
 def test_a_live_query_finds_what_the_study_found(study, retriever):
     source = layout.find(study)
-    stream = npy.open_array(source.tokens("fox", "test"))
+    stream, found = npy.open_array(source.tokens("fox", "test")), neighbors.load(source.neighbors("test"))
     for position in (5, 20, 31):  # in the first window, whose context begins with the stream
         live = retriever.next(stream[:position].tolist())
-        assert live.nearest.ids.tolist() == npy.open_array(source.neighbors("test") / "ids.npy")[position].tolist()
+        assert live.nearest.ids.tolist() == found.ids[position].tolist()
         stored = [npy.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
         target = int(stream[position])
         assert [live.lm[target], live.knn[target]] == pytest.approx(np.exp(stored).tolist(), rel=1e-3)

@@ -10,8 +10,9 @@ import pytest
 
 from knnlm.artifacts import description
 from knnlm.corpora.vocab import WordVocab
-from knnlm.datastores import import_datastore, search
+from knnlm.datastores import import_datastore, rerank, search
 from knnlm.datastores.import_datastore import ImportDatastoreConfig
+from knnlm.datastores.rerank import RerankConfig
 from knnlm.datastores.search import SearchConfig
 from knnlm.models import evaluate, features, import_fairseq, model
 from knnlm.models import windows as windows_
@@ -56,7 +57,9 @@ def run(tmp_path_factory, published):
     raw = at / "dstore_keys.npy", at / "dstore_vals.npy"
     import_datastore.main(ImportDatastoreConfig(*raw, N, D, vocab_size=304, out=at / "keys", dtype="float32", first=48))
     queries = (at / "packed/queries",)
-    search.main(SearchConfig(RUN / "knn.index", at / "keys", queries, K, (at / "found",), '{"nprobe": 8}'))
+    search.main(SearchConfig(RUN / "knn.index", at / "keys", queries, K, (at / "searched",), '{"nprobe": 8}'))
+    stages = (at / "searched",), (at / "keys",), queries, (at / "found",)
+    rerank.main(RerankConfig(*stages, keep_index_distances=True))
     scores = json.dumps([[distance, K, 1] for distance in knn.DISTANCES])
     score_knn.main(ScoreKnnConfig((at / "found",), queries, (at / "knn",), scores))
     return SimpleNamespace(at=at, lm=np.load(at / "packed/lm/logprob.npy"))

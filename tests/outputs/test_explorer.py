@@ -8,6 +8,7 @@ import pytest
 import tinystudy
 
 from knnlm.artifacts import files, npy
+from knnlm.datastores import neighbors
 from knnlm.live import layout
 from knnlm.outputs import candidates, explore, packing, scored, spacing
 from knnlm.scores import knn
@@ -134,8 +135,8 @@ def test_a_click_shows_neighbors_and_top_words(page, study):
 
 def explore_words(study: Path, position: int) -> tuple[list[str], np.ndarray]:
     source = layout.find(study)
-    near = npy.open_array(source.neighbors("test") / "exact.npy")[position]
-    words, shares = knn.distribution(near, npy.open_array(source.neighbors("test") / "values.npy")[position])
+    found = neighbors.load(source.neighbors("test"))
+    words, shares = knn.distribution(found.stored("exact")[position], found.values[position])
     return explore.vocab.load(source.vocab).tokens(words.tolist()), shares
 
 

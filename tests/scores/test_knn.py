@@ -151,13 +151,16 @@ def test_impossible_scores_are_refused_by_name(tmp_path, scores, message):
 
 
 def neighbors_directory(root: Path) -> tuple[Path, Path]:
-    for name in ("neighbors", "queries"):
+    for name in ("neighbors", "queries", "shard"):
         (root / name).mkdir()
-    np.save(root / "neighbors/ids.npy", np.array([[4, 5, 6]] * 2))
-    np.save(root / "neighbors/values.npy", np.array([[1, 2, 3]] * 2, np.uint32))
+    np.save(root / "shard/ids.npy", np.array([7, 4, 5, 6]))
+    np.save(root / "shard/values.npy", np.array([9, 1, 2, 3], np.uint32))
+    np.save(root / "neighbors/rows.npy", np.array([[1, 2, 3]] * 2, np.uint32))
     np.save(root / "neighbors/distances.npy", np.array([[1, 4, 9]] * 2, np.float32))
     np.save(root / "neighbors/exact.npy", np.array([[1, 3, 8]] * 2, np.float32))
     np.save(root / "queries/values.npy", np.array([1, 1], np.uint32))
-    description.write_meta(root / "neighbors", "merge", {}, {}, metric="l2")
+    description.write_meta(root / "shard", "extract", {}, {})
+    facts = {"metric": "l2", "entries": 4, "entries_total": 4, "nprobe": 1}
+    description.write_meta(root / "neighbors", "rerank", {}, {"shard0": root / "shard"}, **facts)
     description.write_meta(root / "queries", "evaluate", {}, {})
     return root / "neighbors", root / "queries"

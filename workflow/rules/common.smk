@@ -45,6 +45,7 @@ KEYS = RESULTS / "keys/{model}/seed{seed}/{corpus}/train/{keytype}"
 DATASTORE_KEYS = RESULTS / "keys/{model}/seed{seed}/{datastore}/train/{keytype}"
 QUERIES = RESULTS / "keys/{model}/seed{seed}/{corpus}/{split}/{keytype}/shard0of1"
 INDEX = RESULTS / "indexes/{model}/seed{seed}/{datastore}/{keytype}/{index}"
+SEARCHED = RESULTS / "searched/{model}/seed{seed}/{corpus}/{split}/{datastore}/{keytype}/{index}"
 NEIGHBORS = RESULTS / "neighbors/{model}/seed{seed}/{corpus}/{split}/{datastore}/{keytype}/{index}"
 LOGPROBS = RESULTS / "logprobs/{corpus}/{split}"
 EXPERIMENT = RESULTS / "experiments/{output}.json"
@@ -53,7 +54,8 @@ SPLIT_FILES = [f"{split}{end}" for split in ("train", *SPLITS) for end in (".txt
 TOKEN_FILES = [f"{split}{end}" for split in ("train", *SPLITS) for end in (".npy", ".documents.npy")]
 MODEL_FILES = ("config.json", "model.safetensors", "curve.jsonl")
 KEY_FILES = ("keys.npy", "values.npy", "ids.npy")
-NEIGHBOR_FILES = ("ids.npy", "distances.npy", "values.npy")
+SEARCHED_FILES = ("rows.npy", "distances.npy")
+RERANKED_FILES = ("rows.npy", "exact.npy")
 
 # With `keep: needed`, keys and indexes of the other key types and of further seeds are deleted once they are searched.
 KEEP_NEEDED = STUDY["keep"] == "needed"
@@ -149,8 +151,8 @@ def filled(pattern, wildcards, **others):
 
 
 def merged(first, shards):
-    """The folder of the neighbors in the first so many shards; one shard needs no merge."""
-    return "shard0of1" if int(shards) == 1 else f"first{first}of{shards}"
+    """The folder of what was found in the first so many shards; one shard needs no merge."""
+    return f"shard0of{shards}" if int(first) == 1 else f"first{first}of{shards}"
 
 
 def documents(vocab, corpus, split):

@@ -239,13 +239,14 @@ if KEEP_NEEDED:
 
 
 rule search:
-    """Find the nearest entries of one shard for every token of dev and test."""
+    """Find the nearest entries of one shard for every token of dev and test, by the index's distances."""
     input:
         index=INDEX / f"{SHARD}.faiss",
-        shard=DATASTORE_KEYS / SHARD / "meta.json",
-        queries=splits(QUERIES / "meta.json"),
+        index_meta=INDEX / f"{SHARD}.faiss.meta.json",
+        shard=artifact(DATASTORE_KEYS / SHARD, "ids.npy"),
+        queries=artifacts(splits(QUERIES), "keys.npy"),
     output:
-        artifacts(splits(NEIGHBORS / SHARD), *NEIGHBOR_FILES),
+        passing(artifacts(splits(SEARCHED / SHARD), *SEARCHED_FILES)),
     log:
         LOGS / "search/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}" / f"{SHARD}.log",
     benchmark:
@@ -254,7 +255,7 @@ rule search:
     resources:
         **needs("search"),
     params:
-        shard=input_folder("shard"),
+        shard=input_folders("shard"),
         queries=input_folders("queries"),
         settings=index_settings("nprobe"),
         k=STUDY["retrieval"]["k"],
@@ -269,12 +270,28 @@ rule search:
         " 2> {log:q}"
 
 
+use rule search as search_quantized with:
+    """Find the nearest entries of a datastore's only shard, where no row asks for exact distances."""
+    input:
+        index=INDEX / "shard0of1.faiss",
+        index_meta=INDEX / "shard0of1.faiss.meta.json",
+        shard=artifact(DATASTORE_KEYS / "shard0of1", "ids.npy"),
+        queries=artifacts(splits(QUERIES), "keys.npy"),
+    output:
+        artifacts(splits(NEIGHBORS / "quantized/shard0of1"), *SEARCHED_FILES),
+    log:
+        LOGS / "search_quantized/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}.log",
+    benchmark:
+        BENCHMARKS / "search_quantized/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}.jsonl"
+
+
 rule merge:
     """Keep the nearest neighbors of several shards, as one index would have returned them."""
     input:
-        shards=neighbors_in_shards,
+        shards=searched_shards,
+        ids=shard_files("ids.npy"),
     output:
-        artifacts(splits(NEIGHBORS / "first{first}of{shards}"), *NEIGHBOR_FILES),
+        passing(artifacts(splits(SEARCHED / "first{first}of{shards}"), *SEARCHED_FILES)),
     log:
         LOGS / "merge/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.log",
     benchmark:
@@ -287,3 +304,49 @@ rule merge:
         out=output_folders(),
     shell:
         "knnlm merge" " --shards {params.shards:q}" " --out {params.out:q}" " 2> {log:q}"
+
+
+use rule merge as merge_quantized with:
+    """Keep the nearest neighbors of several shards, where no row asks for exact distances."""
+    output:
+        artifacts(splits(NEIGHBORS / "quantized/first{first}of{shards}"), *SEARCHED_FILES),
+    log:
+        LOGS / "merge_quantized/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.log",
+    benchmark:
+        BENCHMARKS
+        / "merge_quantized/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
+
+
+rule rerank:
+    """Compute the exact distances of the nearest neighbors."""
+    input:
+        neighbors=merged_neighbors,
+        shards=shard_files("keys.npy"),
+        queries=artifacts(splits(QUERIES), "keys.npy"),
+    output:
+        artifacts(splits(NEIGHBORS / "exact/first{first}of{shards}"), *RERANKED_FILES),
+    log:
+        LOGS / "rerank/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.log",
+    benchmark:
+        BENCHMARKS / "rerank/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
+    wildcard_constraints:
+        datastore=one_of(STORED),
+    threads: cpus("rerank")
+    resources:
+        **needs("rerank"),
+    params:
+        neighbors=input_folders("neighbors"),
+        shards=input_folders("shards"),
+        queries=input_folders("queries"),
+        memory=keys_held,
+        kept=index_distances,
+        out=output_folders(),
+    shell:
+        "knnlm rerank"
+        " --neighbors {params.neighbors:q}"
+        " --keys {params.shards:q}"
+        " --queries {params.queries:q}"
+        " --memory {params.memory:q}"
+        " {params.kept:q}"
+        " --out {params.out:q}"
+        " 2> {log:q}"

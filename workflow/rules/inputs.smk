@@ -134,28 +134,58 @@ def seed_before(wildcards):
     return neighbors_wanted(wildcards, MAIN_KEYTYPE, seeds[position - 1]) if position else []
 
 
-def neighbors_in_shards(wildcards):
-    """The neighbors of dev and test in each of the first so many shards."""
-    return [
-        filled(f"{path}/{SHARD}/meta.json", wildcards, shard=i)
-        for path in splits(NEIGHBORS)
-        for i in range(int(wildcards.first))
-    ]
+def searched_shards(wildcards):
+    """What was found for dev and test in each of the first so many shards."""
+    shards = range(int(wildcards.first))
+    found = [filled(path, wildcards, shard=i) for path in splits(SEARCHED / SHARD) for i in shards]
+    return artifacts(found, *SEARCHED_FILES)
+
+
+def merged_neighbors(wildcards):
+    """What was found for dev and test in the first so many shards together."""
+    place = merged(wildcards.first, wildcards.shards)
+    return artifacts([filled(f"{path}/{place}", wildcards) for path in splits(SEARCHED)], *SEARCHED_FILES)
+
+
+def shard_files(*names):
+    """A function of the wildcards: files of the first so many shards of the datastore, each shard's meta.json first."""
+    return lambda w: artifacts([filled(DATASTORE_KEYS / SHARD, w, shard=i) for i in range(int(w.first))], *names)
+
+
+def scores_asked(where, first):
+    """[distance, k, temperature] of each score that the sheet's rows ask of these neighbors."""
+    names = ("model", "corpus", "datastore", "keytype", "index")
+    return scores_needed(STUDY, **{name: where[name] for name in names}, shards=int(first))
+
+
+def index_distances(wildcards):
+    """`--keep-index-distances` where a row asks for them, or nothing."""
+    asked = {distance for distance, _, _ in scores_asked(wildcards, wildcards.first)}
+    return ["--keep-index-distances"] if asked - {"exact"} else ""
+
+
+def keys_held(wildcards):
+    """GB of keys that a job holds in memory."""
+    return FORMULAS.keys_held(wildcards)
+
+
+def final(where, first, shards):
+    """The folder of the neighbors that the rows read: reranked if one of them asks for exact distances."""
+    if any(distance == "exact" for distance, _, _ in scores_asked(where, first)):
+        return f"exact/first{first}of{shards}"
+    return "quantized/shard0of1" if int(shards) == 1 else f"quantized/first{first}of{shards}"
 
 
 # Scores
 
 
-def merged_neighbors(wildcards):
-    return [
-        filled(f"{path}/{merged(wildcards.first, wildcards.shards)}/meta.json", wildcards) for path in splits(NEIGHBORS)
-    ]
+def final_neighbors(wildcards):
+    place = final(wildcards, wildcards.first, wildcards.shards)
+    return [filled(f"{path}/{place}/meta.json", wildcards) for path in splits(NEIGHBORS)]
 
 
 def knn_scores(wildcards):
-    """[distance, k, temperature] of each score that the sheet's rows ask of these neighbors."""
-    where = {name: wildcards[name] for name in ("model", "corpus", "datastore", "keytype", "index")}
-    return as_json(scores_needed(STUDY, **where, shards=int(wildcards.first)))
+    return as_json(scores_asked(wildcards, wildcards.first))
 
 
 def row_scores(row, seed, split):
@@ -184,7 +214,7 @@ def row_models(row):
 def row_neighbors(row, split):
     """The folder of the neighbors of the row's first seed."""
     where = dict(row, seed=row["seeds"][0], split=split)
-    return filled(NEIGHBORS / merged(row["shards"], row["of"]), where)
+    return filled(NEIGHBORS / final(row, row["shards"], row["of"]), where)
 
 
 def row_inputs(row):

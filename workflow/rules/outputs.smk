@@ -2,7 +2,7 @@
 
 PAPER = "config/paper_numbers.yaml"
 CAPTIONS = "workflow/report"
-STAGES = ("corpora", "vocabs", "tokens", "models", "keys", "indexes", "neighbors", "logprobs")
+STAGES = ("corpora", "vocabs", "tokens", "models", "keys", "indexes", "searched", "neighbors", "logprobs")
 EXAMPLE = next((row for row in STUDY["sheet"].get("table1", []) if row["name"] == "knn"), None)
 CURVES = [
     f"{RESULTS}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl"

@@ -4,8 +4,9 @@
 rule score_knn:
     """Turn neighbors into the log-probabilities of dev's and test's tokens (equation 2)."""
     input:
-        neighbors=merged_neighbors,
-        targets=artifacts(splits(QUERIES), *KEY_FILES),
+        neighbors=final_neighbors,
+        values=shard_files("values.npy"),
+        targets=artifacts(splits(QUERIES), "values.npy"),
     output:
         splits(LOGPROBS / "knn/{model}/seed{seed}/{datastore}/{keytype}/{index}/first{first}of{shards}/meta.json"),
     log:
