@@ -155,6 +155,11 @@ def peak_disk(planned: list[Job], times: list[tuple[float, float]]) -> float:
     return most
 
 
+def count(number: int, name: str) -> str:
+    """As in "1 GPU" and "8 GPUs"."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
 def table(planned: list[Job], gpus: int) -> str:
     """The costs by rule, and below them what the whole needs."""
     found = costs(planned)
@@ -165,15 +170,15 @@ def table(planned: list[Job], gpus: int) -> str:
         lines.append(row.format(stage, rule, *(found[stage, rule][column] for column in COLUMNS)))
     whole = [(max if column in ("longest", "memory") else sum)(c[column] for c in found.values()) for column in COLUMNS]
     longest, times = max(planned, key=lambda job: job.hours), schedule(planned, gpus)
-    wall = max(end for _, end in times)
+    wall, many = max(end for _, end in times), count(gpus, "GPU")
     return "\n".join(
         [
             *lines,
             row.format("all", "", *whole),
-            f"peak disk with {gpus} GPUs: {peak_disk(planned, times):,.0f} GB",
-            f"longest job: {longest.rule}, {longest.hours:,.1f} h on {longest.gpus or longest.cpus} "
-            f"{'GPUs' if longest.gpus else 'cores'}",
-            f"wall time with {gpus} GPUs: {wall:,.0f} h, or {wall / 24:,.1f} days",
+            f"peak disk with {many}: {peak_disk(planned, times):,.0f} GB",
+            f"longest job: {longest.rule}, {longest.hours:,.1f} h on "
+            f"{count(longest.gpus, 'GPU') if longest.gpus else count(longest.cpus, 'core')}",
+            f"wall time with {many}: {wall:,.0f} h, or {wall / 24:,.1f} days",
         ]
     )
 

@@ -39,9 +39,9 @@ class Needs(NamedTuple):
 
     @property
     def cpus(self) -> int:
-        """One for each hour of work, so that small studies stay on one."""
+        """One for each quarter of an hour of work, so that small studies stay on one."""
         most = 1 if self.serial else CPUS_PER_GPU * self.gpus if self.gpus else MOST_CPUS
-        return max(1, min(most, math.ceil(self.hours)))
+        return max(1, min(most, math.ceil(4 * self.hours)))
 
     @property
     def estimate(self) -> float:
@@ -171,6 +171,8 @@ class Formulas(Sizes):
     def vocab(self, w: Mapping) -> Needs:
         entry = self.study["vocabs"][w["vocab"]]
         words = sum(self.train_words(corpus) for corpus in entry["corpora"])
+        if entry["type"] != "sentencepiece":  # its words are counted
+            return self.work(self.core_hours(words, "encode"), 1)
         words = min(words, entry.get("sample_words") or words)
         return self.work(self.core_hours(words, "vocab"), words * 5e-7)
 
@@ -250,7 +252,8 @@ class Formulas(Sizes):
         nprobe, factory = self.study["indexes"][w["index"]]["nprobe"], self.factory(w["index"])
         queries, k = self.queries(w["model"], w["corpus"]), self.study["retrieval"]["k"]
         scanned = self.shard_entries(w) * min(1, nprobe / (factory.lists or nprobe))
-        hours = self.core_hours(queries * scanned, "scan") + self.core_hours(queries * k, "neighbors")
+        scan = "scan_fast" if self.study["indexes"][w["index"]]["factory"].endswith("x4fs") else "scan"
+        hours = self.core_hours(queries * scanned, scan) + self.core_hours(queries * k, "neighbors")
         index = self.shard_entries(w) * factory.entry_bytes(self.dim(w)) * 1e-9
         ids = self.shard_entries(w) * 8e-9
         return self.work(hours, 2 + index + ids, queries * k * 8e-9, read=index + ids)
