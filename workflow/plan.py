@@ -133,7 +133,7 @@ def peak_disk(planned: list[Job], times: list[tuple[float, float]]) -> float:
     """The most that lies on disk at once (GB), when the jobs run at these times.
 
     What a job writes counts from its start, in equal parts for the folders of its outputs, and within a folder for its
-    files. A temporary file goes when the last job that reads it ends.
+    files but the description. A temporary file goes when the last job that reads it ends.
     """
     temporary = {path for job in planned for path in job.removed}
     last = {path: end for job, (_, end) in zip(planned, times, strict=True) for path in job.outputs}
@@ -142,7 +142,8 @@ def peak_disk(planned: list[Job], times: list[tuple[float, float]]) -> float:
     changes = []
     for job, (start, _) in zip(planned, times, strict=True):
         folders: dict[str, list[str]] = defaultdict(list)
-        for path in job.outputs:
+        data = [path for path in job.outputs if not path.endswith("meta.json")]
+        for path in data or job.outputs:
             folders[os.path.dirname(path)].append(path)
         for paths in folders.values():
             size = job.gigabytes / len(folders) / len(paths)

@@ -62,7 +62,8 @@ class Work:
 def directory(out: Path, fingerprint: str) -> Iterator[Work | None]:
     """Yield the work on a folder, which becomes `out` on success; None where `out` has been made from the same.
 
-    After an error, what finished steps wrote is kept. The description of `out` must contain the fingerprint.
+    What finished steps wrote is kept after a kill, Ctrl-C or a failing disk, and removed after a UserError. The
+    description of `out` must contain the fingerprint.
     """
     out = Path(out)
     place = _place(out)
@@ -74,8 +75,8 @@ def directory(out: Path, fingerprint: str) -> Iterator[Work | None]:
             try:
                 work = Work(place, out.name, fingerprint)
                 yield work
-            except BaseException:
-                if not work:
+            except BaseException as error:
+                if not work or isinstance(error, UserError):
                     disk.remove(place)
                 raise
             disk.replace(work.folder, out)
@@ -118,7 +119,7 @@ def _read(path: Path, fingerprint: str) -> dict[str, str]:
 def _digest(parts: Iterable[np.ndarray]) -> str:
     digest = xxhash.xxh3_128()
     for part in parts:
-        digest.update(np.ascontiguousarray(part))
+        digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ when the job is killed.
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from shutil import copyfile
 
@@ -84,7 +85,7 @@ def measure(splits: list[Split], config: RerankConfig) -> None:
     """Fill each split's exact distances, shard by shard."""
     inner_product = neighbors.facts(splits[0].found.directory)["metric"] == "ip"
     ends = np.cumsum([0] + [len(split.queries) for split in splits])
-    parts = [slice(*part) for part in zip(ends, ends[1:], strict=False)]  # of all splits' queries, one after another
+    parts = [slice(*part) for part in pairwise(ends)]  # of all splits' queries, one after another
     queries = np.concatenate([np.asarray(split.queries, np.float32) for split in splits])  # [Q, d]
     nearest = [split.work.array("exact", split.found.rows.shape, "float32") for split in splits]
     first, device = 0, devices.for_torch()
@@ -153,5 +154,6 @@ def check(config: RerankConfig, found: list[neighbors.Neighbors], queries: list[
         for shard, array in zip(config.keys, keys, strict=True):
             if array.shape[1] != asked.shape[1]:
                 raise files.UserError(
-                    f"{shard}/keys.npy has {array.shape[1]} dimensions, {source} {asked.shape[1]}: make one of them again"
+                    f"{shard}/keys.npy has {array.shape[1]} dimensions, {source} {asked.shape[1]}: "
+                    "make one of them again"
                 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from knnlm.artifacts import description, files
-from knnlm.datastores import add, merge, neighbors, rerank, search, train_index
+from knnlm.datastores import add, ann, merge, neighbors, rerank, search, train_index
 
 D, K = 16, 24
 CUTS = {1: [0, 2400], 3: [0, 700, 1500, 2400]}
@@ -106,6 +106,35 @@ def test_a_shard_whose_keys_were_not_stored_is_searched_and_not_reranked(datasto
         np.testing.assert_array_equal(found[name], expected[name])
     with pytest.raises(files.UserError, match=r"shard/keys.npy: no such file"):
         rerank.main(rerank.RerankConfig((tmp_path / "out",), (quantized,), queries, (tmp_path / "final",)))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_searching_goes_on_after_the_blocks_that_are_done(datastore, tmp_path, monkeypatch, damaged):
+    settings = {"factory": "IVF16,PQ8x4fs", "nprobe": 5}
+    retrieve(datastore, tmp_path, 1, settings)
+    shard, queries = datastore / "shard0of1", (datastore / "queries",)
+    config = search.SearchConfig(tmp_path / "0.faiss", shard, queries, K, (tmp_path / "again",), json.dumps(settings))
+    monkeypatch.setattr(search, "BLOCK", 16)  # 50 queries in four blocks
+    find, calls = ann.search, []
+
+    def killed_at_the_third(*arguments):
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return find(*arguments)
+
+    monkeypatch.setattr(ann, "search", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        search.main(config)
+    kept = tmp_path / ".again.resume/again"
+    assert kept.is_dir() and not (tmp_path / "again").exists()
+    if damaged:
+        np.load(kept / "rows.npy", mmap_mode="r+")[3, 0] += 1
+    search.main(config)
+    assert len(calls) == 3 + 2 + damaged  # the blocks that were done are not searched again
+    for name in ("rows", "distances"):
+        assert (tmp_path / f"again/{name}.npy").read_bytes() == (tmp_path / f"found0/{name}.npy").read_bytes()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_mistakes_are_refused_by_name(datastore, tmp_path):

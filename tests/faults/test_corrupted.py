@@ -239,7 +239,7 @@ def test_an_artifact_of_another_study_is_refused(made, study, path, source, stag
         (f"{KEYS}/shard0of2", f"{KEYS}/shard1of2", "add", ["trained.faiss", "shard0of2"]),
         (f"{FOUND['dev']}/shard1of2", f"{FOUND['dev']}/shard0of2", "merge", ["same keys", "shard1of2"]),
         (f"{FOUND['dev']}/shard1of2", f"{FOUND['test']}/shard1of2", "merge", ["has queries", "shard1of2"]),
-        (f"{FOUND['dev']}/first2of2", f"{FOUND['test']}/first2of2", "rerank", ["has text", QUERIES["dev"]]),
+        (f"{FOUND['dev']}/first2of2", f"{FOUND['test']}/first2of2", "rerank", ["has queries", QUERIES["dev"]]),
         (f"{KEYS}/shard1of2", f"{KEYS}/shard0of2", "rerank", ["another shard1", "shard1of2"]),
         (FINAL["dev"], FINAL["test"], "score_knn", ["has queries", QUERIES["dev"]]),
         (QUERIES["dev"], QUERIES["test"], "score_cache", ["has text", "dev.documents.npy"]),

@@ -96,8 +96,10 @@ def without(settings, name):
 
 
 def passing(paths):
-    """Output files that `keep: needed` deletes as soon as no job needs them any more."""
-    return temp(paths) if KEEP_NEEDED else paths
+    """Output files that `keep: needed` deletes as soon as no job needs them any more; descriptions stay."""
+    if not KEEP_NEEDED:
+        return paths
+    return [path if path.endswith("meta.json") else temp(path) for path in paths]
 
 
 def folder(path):

@@ -143,7 +143,7 @@ for DATASTORE in STREAMED:
             trained_meta=expand(INDEX / "trained.faiss.meta.json", **STREAM, allow_missing=True),
         output:
             passing(artifact(of_datastore(DATASTORE_KEYS / SHARD, DATASTORE), "values.npy", "ids.npy")),
-            passing(expand(INDEX / f"{SHARD}.faiss.meta.json", **STREAM, allow_missing=True)),
+            expand(INDEX / f"{SHARD}.faiss.meta.json", **STREAM, allow_missing=True),
             index=passing(expand(INDEX / f"{SHARD}.faiss", **STREAM, allow_missing=True)),
         log:
             LOGS / "stream/{model}/seed{seed}" / DATASTORE / "{keytype}" / f"{SHARD}.log",
@@ -192,8 +192,8 @@ if KEEP_NEEDED:
     use rule train_index as train_index_passing with:
         """Train a FAISS index that is deleted once it is searched."""
         output:
-            index=passing(INDEX / "trained.faiss"),
-            meta=passing(INDEX / "trained.faiss.meta.json"),
+            index=passing([f"{INDEX}/trained.faiss"]),
+            meta=INDEX / "trained.faiss.meta.json",
         wildcard_constraints:
             datastore=one_of(STUDY["datastores"]),
 
@@ -230,8 +230,8 @@ if KEEP_NEEDED:
     use rule add as add_passing with:
         """Add one shard's keys to a copy of an index that is deleted once it is searched."""
         output:
-            index=passing(INDEX / f"{SHARD}.faiss"),
-            meta=passing(INDEX / f"{SHARD}.faiss.meta.json"),
+            index=passing([f"{INDEX / SHARD}.faiss"]),
+            meta=INDEX / f"{SHARD}.faiss.meta.json",
         wildcard_constraints:
             datastore=one_of(STORED),
 
