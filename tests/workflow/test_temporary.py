@@ -1,4 +1,4 @@
-"""`keep: needed`: large files go once no job reads them, no job misses one, and the numbers are those of `keep: all`."""
+"""`keep: needed`: large files go once no job reads them, no job misses one, and numbers are those of `keep: all`."""
 
 import json
 import sys
