@@ -175,9 +175,12 @@ def _look_up(rows, firsts, addresses, out):
     for i in numba.prange(len(rows)):
         row = np.int64(rows[i])  # the largest of 64 bits becomes -1
         if 0 <= row < firsts[-1]:
-            shard = np.searchsorted(firsts, row, side="right") - 1
-            size = firsts[shard + 1] - firsts[shard]
-            out[i] = numba.carray(_pointer(addresses[shard]), (size,), out.dtype)[row - firsts[shard]]
+            low, high = 0, len(firsts) - 1  # the row is in one of the shards from `low` to before `high`
+            while high - low > 1:
+                middle = (low + high) >> 1
+                low, high = (middle, high) if firsts[middle] <= row else (low, middle)
+            array = numba.carray(_pointer(addresses[low]), (firsts[low + 1] - firsts[low],), out.dtype)
+            out[i] = array[row - firsts[low]]
 
 
 @numba.njit(parallel=True, cache=True)

@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT
 
 from knnlm.artifacts import description, files, npy
-from knnlm.datastores import add, ann, extract, search, train_index
+from knnlm.datastores import add, ann, extract, neighbors, search, train_index
 from knnlm.models import model
 from knnlm.settings import ModelConfig
 
@@ -63,9 +63,9 @@ def test_a_streamed_shard_is_the_stored_shards_index(made, tmp_path, monkeypatch
             tmp_path / f"{kind}.faiss", keys, (made / "keys0",), 5, (tmp_path / f"of_{kind}",), INDEX
         )
         search.main(config)
-        found.append(np.load(tmp_path / f"of_{kind}/ids.npy"))
-    np.testing.assert_array_equal(*found)
-    assert not (tmp_path / "of_streamed/exact.npy").exists()
+        found.append(neighbors.load(tmp_path / f"of_{kind}"))
+    for name in ("ids", "values"):
+        np.testing.assert_array_equal(*(getattr(near, name)[:] for near in found))
     assert ann.load(tmp_path / "streamed.faiss").ntotal == len(np.load(tmp_path / "keys/ids.npy"))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnlm.artifacts import description, disk, files, resume
+from knnlm.artifacts import description, devices, disk, files, resume
 from knnlm.datastores import exact, merge, neighbors, rerank
 
 INF = np.inf
@@ -117,6 +117,16 @@ def test_exact_distances_are_those_of_the_merged_neighbors(tmp_path, shards, dty
     assert near.ids[:].tolist() == [[50, 30, 40], [20, 10, -1]]
     assert [place.name for place in neighbors.places(tmp_path / "final", "shard")] == ["shard0", "shard1"]
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_pytorch_computes_the_same_where_there_is_a_gpu(tmp_path, shards, monkeypatch, metric):
+    monkeypatch.setattr(devices, "for_torch", lambda: "cpu:0")  # PyTorch's name of the same processor
+    monkeypatch.setattr(devices, "free_memory", lambda device: 16)  # bytes: keys are sent there in pieces
+    rows = np.array([[0, 4, 2], [3, 1, MISSING["uint32"]]], np.uint32)
+    source = found(tmp_path / "found", shards, 5, rows, [[1, 2, 3], [4, 5, INF]], metric)
+    near = reranked(tmp_path, shards, source).stored("exact").tolist()
+    assert near == ([[0, 16, 4], [5, 1, INF]] if metric == "l2" else [[0, 0, 0], [-3, -1, INF]])
 
 
 def test_the_index_distances_stay_only_where_they_are_asked_for(tmp_path, shards):

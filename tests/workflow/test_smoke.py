@@ -137,7 +137,7 @@ def changed(config, *path, value):
     return config
 
 
-RETRIEVAL = {"train", "evaluate", "extract", "train_index", "add", "search", "merge"}
+RETRIEVAL = {"train", "evaluate", "extract", "train_index", "add", "search", "merge", "rerank"}
 
 
 def test_a_second_run_does_nothing(study):

@@ -261,7 +261,7 @@ rule search:
         k=STUDY["retrieval"]["k"],
         out=output_folders(),
     shell:
-        "knnlm search"
+        "workflow/launch {resources.gpu:q} search"
         " --index {input.index:q}"
         " --keys {params.shard:q}"
         " --queries {params.queries:q}"
@@ -342,7 +342,7 @@ rule rerank:
         kept=index_distances,
         out=output_folders(),
     shell:
-        "knnlm rerank"
+        "workflow/launch {resources.gpu:q} rerank"
         " --neighbors {params.neighbors:q}"
         " --keys {params.shards:q}"
         " --queries {params.queries:q}"
