@@ -1,78 +1,202 @@
-"""What the rest of a study costs: `python workflow/plan.py --configfile config/paper.yaml`.
+"""What the rest of a study will cost: `python workflow/plan.py --configfile config/paper.yaml`.
 
-Arguments are Snakemake's (`--forceall` for the cost from nothing); nothing is run. Hours are limits, twice the
-estimates of workflow/resources.py.
+Nothing is run: the jobs are those of Snakemake's dry run, whose other arguments may follow (`--forceall` for the cost
+from nothing). Hours and sizes are the estimates of workflow/resources.py at the rates of workflow/rates.yaml; a job's
+time limit is longer. `--gpus N` says on how many GPUs the study will run, `--rates FILE` replaces the rates.
 """
 
+import argparse
+import heapq
+import os
 import re
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-RETRIEVAL = ("search", "search_quantized", "merge", "merge_quantized", "rerank")
+ROOT = Path(__file__).parent.parent
 STAGES = {
     "corpora": ("fetch", "prepare", "subset", "vocab", "binarize_shard", "binarize"),
-    "models": ("train", "import_fairseq", "evaluate", "evaluate_keytypes"),
-    "datastores": ("extract", "extract_keytypes", "sample_keys", "train_index", "stream", "add", *RETRIEVAL),
+    "models": ("train", "import_fairseq", "evaluate"),
+    "datastores": ("extract", "sample_keys", "train_index", "stream", "add", "search", "merge", "rerank"),
     "scores": ("score_knn", "score_cache", "score_ngram", "interpolate"),
 }
+STAGE = {rule: stage for stage, rules in STAGES.items() for rule in rules}
+COLUMNS = ("jobs", "gpu_hours", "gpu_limit", "cpu_hours", "longest", "memory", "disk")
+HEADS = ("stage", "rule", "jobs", "GPU-hours", "limit", "CPU-hours", "longest, h", "memory, GB", "written, GB")
 
 
-class Job(NamedTuple):
+@dataclass
+class Job:
+    """One job of a dry run."""
+
     rule: str
-    cpus: int
-    resources: dict[str, float]
+    cpus: int = 1
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    resources: dict[str, float] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+    """temporary files that the dry run would remove after this job"""
+
+    @property
+    def hours(self) -> float:
+        """The estimate of its duration; without one, its time limit."""
+        return self.resources.get("estimate_min", self.resources.get("runtime", 0)) / 60
+
+    @property
+    def limit(self) -> float:
+        """Its time limit, in hours."""
+        return self.resources.get("runtime", 0) / 60
+
+    @property
+    def gpus(self) -> int:
+        return int(self.resources.get("gpu", 0))
+
+    @property
+    def gigabytes(self) -> float:
+        """What it writes."""
+        return self.resources.get("disk_mb", 0) / 1000
 
 
 def jobs(lines: Iterable[str]) -> list[Job]:
-    """The jobs of a dry run's text."""
+    """The jobs of a dry run's text, each after those whose files it reads."""
     found: list[Job] = []
     for line in lines:
-        if match := re.match(r"(?:local)?rule (\w+):", line):
-            found.append(Job(match[1], 1, {}))
-        elif match := re.match(r"    threads: (\d+)", line):
-            found[-1] = found[-1]._replace(cpus=int(match[1]))
-        elif line.startswith("    resources: "):
+        line = line.strip()  # the jobs of a group are indented
+        if match := re.match(r"(?:local)?(?:rule|checkpoint) (\w+):", line):
+            found.append(Job(match[1]))
+        elif not found:
+            continue
+        elif match := re.match(r"threads: (\d+)", line):
+            found[-1].cpus = int(match[1])
+        elif match := re.match(r"(input|output): (.*)", line):
+            getattr(found[-1], f"{match[1]}s").extend(match[2].split(", "))
+        elif line.startswith("resources: "):
             found[-1].resources.update({key: float(n) for key, n in re.findall(r"(\w+)=([\d.]+)(?=,|$)", line)})
+        elif match := re.match(r"Would remove temporary output (.*)", line):
+            found[-1].removed.append(match[1])
     return found
 
 
 def costs(planned: list[Job]) -> dict[tuple[str, str], dict[str, float]]:
-    """For each stage and rule: jobs, hours of a GPU and of a core, the largest memory and all disk (GB)."""
-    stage_of = {rule: stage for stage, rules in STAGES.items() for rule in rules}
-    found: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for rule, cpus, resources in planned:
-        hours, gpus = resources.get("runtime", 0) / 60, resources.get("gpu", 0)
-        rule = "stream" if rule.startswith("stream_") else rule
-        cost = found[stage_of.get(rule, "outputs"), rule if rule in stage_of else "tables, figures"]
+    """For each stage and rule: jobs, hours of GPUs and cores, the longest job, the largest memory all disk (GB)."""
+    found: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: dict.fromkeys(COLUMNS, 0.0))
+    for job in planned:
+        rule = re.sub(r"^(stream)_.*|^(\w+)_(keytypes?|seed|passing|quantized)$", r"\1\2", job.rule)
+        cost = found[STAGE.get(rule, "outputs"), rule if rule in STAGE else "tables, figures"]
         cost["jobs"] += 1
-        cost["gpu_hours"] += hours * gpus
-        cost["cpu_hours"] += hours * cpus
-        cost["memory"] = max(cost["memory"], resources.get("mem_mb", 0) / 1000)
-        cost["disk"] += resources.get("disk_mb", 0) / 1000
-        cost["longest"] = max(cost["longest"], hours)
+        cost["gpu_hours"] += job.hours * job.gpus
+        cost["gpu_limit"] += job.limit * job.gpus
+        cost["cpu_hours"] += job.hours * job.cpus
+        cost["longest"] = max(cost["longest"], job.hours)
+        cost["memory"] = max(cost["memory"], job.resources.get("mem_mb", 0) / 1000)
+        cost["disk"] += job.gigabytes
     return found
 
 
-def table(found: dict[tuple[str, str], dict[str, float]]) -> str:
-    columns = ("jobs", "gpu_hours", "cpu_hours", "longest", "memory", "disk")
-    row = "{:<12}{:<20}" + "{:>11,.0f}" * 3 + "{:>12,.1f}" + "{:>13,.0f}" * 2
-    heads = ("stage", "rule", "jobs", "GPU-hours", "CPU-hours", "longest, h", "memory, GB", "disk, GB")
-    lines = [("{:<12}{:<20}" + "{:>11}" * 3 + "{:>12}" + "{:>13}" * 2).format(*heads)]
+def schedule(planned: list[Job], gpus: int) -> list[tuple[float, float]]:
+    """When each job starts and ends (hours) with so many GPUs and as many cores as are asked for.
+
+    A job starts as soon as its files and GPUs are there, the longest first. One that wants more GPUs than there are
+    takes all, and longer.
+    """
+    maker = {path: number for number, job in enumerate(planned) for path in job.outputs}
+    waits = [{maker[path] for path in job.inputs if path in maker} - {number} for number, job in enumerate(planned)]
+    needed_by: dict[int, list[int]] = defaultdict(list)
+    for number, needed in enumerate(waits):
+        for other in needed:
+            needed_by[other].append(number)
+    ready = [number for number, needed in enumerate(waits) if not needed]
+    times = [(0.0, 0.0)] * len(planned)
+    running: list[tuple[float, int]] = []
+    free, now = gpus, 0.0
+    while ready or running:
+        for number in sorted(ready, key=lambda n: -planned[n].hours):
+            if (asked := min(planned[number].gpus, gpus)) <= free:
+                free -= asked
+                ready.remove(number)
+                slower = planned[number].gpus / asked if asked else 1
+                times[number] = now, now + planned[number].hours * slower
+                heapq.heappush(running, (times[number][1], number))
+        now, ended = heapq.heappop(running)
+        free += min(planned[ended].gpus, gpus)
+        for number in needed_by[ended]:
+            waits[number].discard(ended)
+            if not waits[number]:
+                ready.append(number)
+    return times
+
+
+def peak_disk(planned: list[Job], times: list[tuple[float, float]]) -> float:
+    """The most that lies on disk at once (GB), when the jobs run at these times.
+
+    What a job writes counts from its start, in equal parts for the folders of its outputs, and within a folder for its
+    files but the description. A temporary file goes when the last job that reads it ends.
+    """
+    temporary = {path for job in planned for path in job.removed}
+    last = {path: end for job, (_, end) in zip(planned, times, strict=True) for path in job.outputs}
+    for job, (_, end) in zip(planned, times, strict=True):
+        last.update({path: max(last[path], end) for path in job.inputs if path in last})
+    changes = []
+    for job, (start, _) in zip(planned, times, strict=True):
+        folders: dict[str, list[str]] = defaultdict(list)
+        data = [path for path in job.outputs if not path.endswith("meta.json")]
+        for path in data or job.outputs:
+            folders[os.path.dirname(path)].append(path)
+        for paths in folders.values():
+            size = job.gigabytes / len(folders) / len(paths)
+            changes += [(start, size) for _ in paths]
+            changes += [(last[path], -size) for path in paths if path in temporary]
+    there = most = 0.0
+    for _, change in sorted(changes):  # at one moment, files are removed before others are begun
+        there += change
+        most = max(most, there)
+    return most
+
+
+def count(number: int, name: str) -> str:
+    """As in "1 GPU" and "8 GPUs"."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def table(planned: list[Job], gpus: int) -> str:
+    """The costs by rule, and below them what the whole needs."""
+    found = costs(planned)
+    lines = [("{:<12}{:<18}" + "{:>11}" * 4 + "{:>12}" + "{:>13}" * 2).format(*HEADS)]
+    row = "{:<12}{:<18}" + "{:>11,.0f}" * 4 + "{:>12,.1f}" + "{:>13,.0f}" * 2
     order = [*STAGES, "outputs"]
     for stage, rule in sorted(found, key=lambda key: order.index(key[0])):
-        lines.append(row.format(stage, rule, *(found[stage, rule][column] for column in columns)))
-    whole = [(max if column in ("longest", "memory") else sum)(c[column] for c in found.values()) for column in columns]
-    return "\n".join([*lines, row.format("all", "", *whole)])
+        lines.append(row.format(stage, rule, *(found[stage, rule][column] for column in COLUMNS)))
+    whole = [(max if column in ("longest", "memory") else sum)(c[column] for c in found.values()) for column in COLUMNS]
+    longest, times = max(planned, key=lambda job: job.hours), schedule(planned, gpus)
+    wall, many = max(end for _, end in times), count(gpus, "GPU")
+    return "\n".join(
+        [
+            *lines,
+            row.format("all", "", *whole),
+            f"peak disk with {many}: {peak_disk(planned, times):,.0f} GB",
+            f"longest job: {longest.rule}, {longest.hours:,.1f} h on "
+            f"{count(longest.gpus, 'GPU') if longest.gpus else count(longest.cpus, 'core')}",
+            f"wall time with {many}: {wall:,.0f} h, or {wall / 24:,.1f} days",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpus", type=int, default=8, help="GPUs that the study may use at once")
+    parser.add_argument("--rates", help="a JSON or YAML file of measured rates, in place of workflow/rates.yaml")
+    options, snakemake = parser.parse_known_args()
+    environment = os.environ | ({"KNNLM_RATES": os.path.abspath(options.rates)} if options.rates else {})
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *snakemake]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(run.stderr)
+    planned = [job for job in jobs((run.stdout + run.stderr).splitlines()) if job.rule != "all"]
+    print(table(planned, options.gpus) if planned else "Nothing to be done.")
 
 
 if __name__ == "__main__":
-    command = [sys.executable, "-m", "snakemake", "--dry-run", *sys.argv[1:]]
-    run = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
-    if run.returncode:
-        sys.exit(run.stderr)
-    planned = jobs((run.stdout + run.stderr).splitlines())
-    print(table(costs([job for job in planned if job.rule != "all"])) if planned else "Nothing to be done.")
+    main()

@@ -102,11 +102,16 @@ def figure4(study: Study, paper: Mapping) -> dict[str, Drawn]:
 
 
 def figure5(study: Study, paper: Mapping) -> dict[str, Drawn]:
-    """Figure 5: perplexity against λ, in domain above and out of domain below, each on its own axis."""
-    figure, panels = plt.subplots(2, 1, figsize=(COLUMN, 3.6), sharex=True)
+    """Figure 5: perplexity against λ, in domain above and out of domain below, each on its own axis.
+
+    A study of one corpus has the first panel only.
+    """
+    shown = [name for name in ("in-domain", "out-of-domain") if name in ("in-domain", *study.rows("figure5"))]
+    figure, axes_of = plt.subplots(len(shown), 1, figsize=(COLUMN, 1.8 * len(shown)), sharex=True, squeeze=False)
+    panels = axes_of[:, 0]
     figure.supxlabel(SCALED, fontsize=6, color=MUTED)
     numbers = []
-    for axes, name, color in zip(panels, ("in-domain", "out-of-domain"), (BLUE, VERMILION), strict=True):
+    for axes, name, color in zip(panels, shown, (BLUE, VERMILION), strict=False):
         curve, printed = study.row("figure5", name)["curve"], paper["rows"][name]
         points = [
             (x, y) for x, y in zip(curve["lmbda"], curve["dev"], strict=True) if y is not None and math.isfinite(y)
@@ -122,7 +127,7 @@ def figure5(study: Study, paper: Mapping) -> dict[str, Drawn]:
         axes.set_title(f"◇ paper {printed['lmbda']:g}", loc="right", fontsize=7, color=MUTED)
         axes.set_ylabel("perplexity, dev")
         numbers += [(name, *point) for point in points]
-    panels[1].set(xlabel="λ, weight of kNN", xlim=(-0.02, 1.02))
+    panels[-1].set(xlabel="λ, weight of kNN", xlim=(-0.02, 1.02))
     return {"figure5": (figure, pd.DataFrame(numbers, columns=["series", "lmbda", "dev"]))}
 
 

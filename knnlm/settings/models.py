@@ -26,6 +26,7 @@ SECOND_LAST = "-second_last"  # suffix of a key type that is taken one layer low
 MAIN_KEYTYPE = "ffn_input_ln"  # the paper's choice
 OTHER_KEYTYPES = tuple(keytype for keytype in KEYTYPES if keytype != MAIN_KEYTYPE)
 
+Precision = Literal["float32", "bfloat16", "float16"]
 SMALLEST_BAND = 2  # words: the padding word has a row in every band of an adaptive softmax
 Dropout = Annotated[float, Field(ge=0, lt=1), AsWritten()]
 
@@ -121,9 +122,7 @@ class TrainingSettings(Settings):
     block: int = Field(3072, ge=2, description="the token stream is cut every `block` tokens")
     clip_norm: Positive = Field(0.1, description="gradients are scaled down to this norm")
     weight_decay: NotNegative = Field(0.0, description="adamw: decoupled weight decay")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of the matrix products; float16 needs a GPU"
-    )
+    precision: Precision = Field("float32", description="of the matrix products; float16 needs a GPU")
     evaluate_every: int = Field(2000, ge=1, description="updates between two points of the learning curve")
     save_every: Positive = Field(600.0, description="seconds between two saves of the resume state")
     train_tokens: int | None = Field(None, ge=1, description="train on the first so many tokens only")
@@ -166,7 +165,10 @@ class Model(Settings):
     architecture: Architecture = Field(default_factory=Architecture, description="the Transformer")
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="the recipe")
     windows: ModelWindows = Field(default_factory=ModelWindows, description="new tokens and context of each window")
-    batch_tokens: int = Field(12288, ge=1, description="tokens in one forward pass of extraction")
+    batch_tokens: int = Field(12288, ge=1, description="tokens in one forward pass of evaluation and extraction")
+    precision: Precision = Field(
+        "float32", description="of the matrix products of evaluation and extraction; the softmax is float32"
+    )
 
     @model_validator(mode="after")
     def _checkpoint_says_the_rest(self) -> "Model":

@@ -3,12 +3,14 @@ from pathlib import Path
 
 import pytest
 import synthetic
+import yaml
 
 from knnlm.outputs import claims
 from knnlm.outputs.claims import FAILED, HELD, OPEN
 from knnlm.scores import experiments as study
 
-PAPER = study.paper_numbers(Path(__file__).parents[2] / "config/paper_numbers.yaml")
+ROOT = Path(__file__).parents[2]
+PAPER = study.paper_numbers(ROOT / "config/paper_numbers.yaml")
 
 
 def made(changes: dict[str, dict[str, float]] | None = None) -> study.Study:
@@ -23,6 +25,20 @@ def made(changes: dict[str, dict[str, float]] | None = None) -> study.Study:
 
 def verdicts(measured: study.Study) -> dict[str, claims.Verdict]:
     return {verdict.id: verdict for verdict in claims.judge(PAPER, measured)}
+
+
+def test_claims_about_outputs_that_a_study_lacks_stay_open():
+    sheet = yaml.safe_load((ROOT / "config/experiments/onegpu.yaml").read_text())
+    kept = {name: {row["name"] for row in rows} for name, rows in sheet.items()}
+    experiments = {
+        name: {"experiment": name, "rows": [row for row in rows if row["name"] in kept[name]]}
+        for name, rows in synthetic.experiments().items()
+        if name in kept
+    }
+    found = verdicts(study.Study(experiments, {"memorizing": synthetic.curve(60, 10, 0.01, True)}))
+    lacking = {"table2", "table3", "table4", "figure2", "figure5", "precision", "metric"}
+    assert {verdict.output for verdict in found.values() if verdict.verdict == OPEN} == lacking
+    assert all(verdict.reason for verdict in found.values() if verdict.verdict == OPEN)
 
 
 def test_every_claim_of_the_sheet_has_a_judge_and_every_judge_a_claim():

@@ -56,6 +56,11 @@ def test_figure5_leaves_out_infinite_perplexities(tmp_path: Path):
     assert pd.read_csv(drawn(tmp_path, "figure5") / "figure5.csv")["lmbda"].max() == 0.95
 
 
+def test_figure5_of_one_corpus_has_one_panel(tmp_path: Path):
+    rows = [row for row in synthetic.experiments()["figure5"] if row["name"] == "in-domain"]
+    assert set(pd.read_csv(drawn(tmp_path, "figure5", rows) / "figure5.csv")["series"]) == {"in-domain"}
+
+
 def test_one_point_is_enough(tmp_path: Path):
     drawn(tmp_path, "figure4", [synthetic.row("base", 100), synthetic.knn("k1", 100)])
 

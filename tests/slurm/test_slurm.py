@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import yaml
 from cluster import Cluster, missing
 from test_distributed import TORCHRUN, command, corpus, start  # noqa: F401
 
@@ -39,9 +40,9 @@ def cluster():
 class Study:
     """A smoke study with its own results, on a cluster or locally."""
 
-    def __init__(self, results, environment=None, arguments=("--cores", "2"), target="all"):
+    def __init__(self, results, environment=None, arguments=("--cores", "2"), target="all", config="config/smoke.yaml"):
         self.results = Path(results)
-        told = ("--nolock", "--configfile", "config/smoke.yaml", "--config", f"results={results}")
+        told = ("--nolock", "--configfile", str(config), "--config", f"results={results}")
         self.command = [sys.executable, "-m", "snakemake", target, *told, *arguments]
         self.environment = dict(environment or os.environ) | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         self.environment |= {"KNNLM_ALLOW_CPU": "1"}  # the cluster's GPUs are files
@@ -192,6 +193,24 @@ def test_a_training_at_its_time_limit_goes_on_in_the_same_job(cluster, corpus, t
     assert whole.wait(300) == 0
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "model")]
     assert weights[0] == weights[1]
+
+
+def test_a_datastore_without_stored_keys_goes_to_the_gpus_and_its_files_go_when_they_are_searched(cluster, tmp_path):
+    config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text()) | {"keep": "needed"}
+    config["datastores"]["wiki"] |= {"store_keys": False, "distance": "quantized"}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
+    study = Study(
+        tmp_path / "results", cluster.environment, (*PROFILE, *QUICK), "table3", config=tmp_path / "study.yaml"
+    )
+    study.run()
+    chosen = re.findall(r"Auto-selected partition '(\w+)' for job (\w+)", study.log.read_text())
+    partitions = {(job, partition) for partition, job in chosen}
+    on_gpus = ("train", "evaluate", "sample_keys", "stream_wiki")
+    assert {(job, "gpu") for job in on_gpus} <= partitions and not {(job, "cpu") for job in on_gpus} & partitions
+    assert {("prepare", "cpu"), ("train_index", "cpu")} <= partitions
+    assert (study.results / "smoke/tables/table3.md").exists()
+    left = [path for path in (study.results / "smoke").rglob("*") if path.suffix in (".faiss", ".npy")]
+    assert not [path for path in left if "shard" in path.name or "sample" in path.parts]
 
 
 def test_no_job_is_an_array(cluster):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from knnlm.settings import (
     texts,
 )
 
-STUDIES = ["config/smoke.yaml", "config/mini.yaml", "config/paper.yaml", "config/your-corpus.yaml"]
+STUDIES = [f"config/{name}.yaml" for name in ("smoke", "mini", "onegpu", "paper", "your-corpus")]
 STUDIES += ["tests/data/fairseq/study.yaml"]
 
 
@@ -59,7 +60,7 @@ def test_the_readme_has_the_keys_of_every_part():
     ("name", "paths"),
     [
         ("study", STUDIES),
-        ("sheet", ["config/experiments/paper.yaml", "config/experiments/table1.yaml"]),
+        ("sheet", [f"config/experiments/{name}.yaml" for name in ("paper", "onegpu", "table1")]),
         ("archives", ["config/archives.yaml"]),
     ],
 )
@@ -152,6 +153,16 @@ def test_a_dry_run_imports_neither_torch_nor_numpy():
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert "knnlm.settings" in json.loads(run.stdout)
     assert not {"torch", "numpy", "faiss", "numba"} & set(json.loads(run.stdout))
+
+
+def test_the_study_for_one_gpu_fits_a_day_on_it():
+    command = [ROOT / "workflow/plan.py", "--rates", ROOT / "workflow/rates-24gb.yaml", "--gpus", 1]
+    command += ["--configfile", "config/onegpu.yaml", "--forceall"]
+    run = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=True)
+    said = re.search(r"wall time with 1 GPU: (\d+) h", run.stdout)
+    assert said and int(said[1]) <= 24
+    comment = (ROOT / "config/onegpu.yaml").read_text().split("\nstudy:")[0].replace("\n#", "")
+    assert all(line in comment for line in (said[0], re.search(r"peak disk with 1 GPU: \d+ GB", run.stdout)[0]))
 
 
 def test_the_paper_study_dry_runs_in_seconds():

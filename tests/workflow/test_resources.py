@@ -1,14 +1,21 @@
 """What jobs ask of a machine: a formula for every rule, in step with the profiles."""
 
+import json
+import logging
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, snakemake
+from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_partition_file
+from snakemake_executor_plugin_slurm.utils import set_gres_string
 
 sys.path.insert(0, str(ROOT / "workflow"))
-import plan
+import rates
+from checking import StudyError
+from machines import Machines
 from resources import Formulas, directives
 from study import load
 
@@ -61,9 +68,9 @@ def test_the_papers_sizes(formulas):
 
 
 def test_a_retry_asks_for_more(formulas):
-    given = directives(formulas("smoke"), "search", {})
-    for name in ("mem_mb", "runtime"):
-        assert given[name](WIKITEXT, 3) == 3 * given[name](WIKITEXT, 1)
+    given = directives(formulas("smoke"), "search", {}, Machines())
+    assert given["mem_mb"](WIKITEXT, 3) == 3 * given["mem_mb"](WIKITEXT, 1)
+    assert given["runtime"](WIKITEXT, 3, "search") == 3 * given["runtime"](WIKITEXT, 1, "search")
 
 
 def test_bytes_of_an_index_entry():
@@ -72,25 +79,128 @@ def test_bytes_of_an_index_entry():
     assert Factory.parse("Flat").entry_bytes(128) == 520
 
 
-def test_the_slurm_profile_names_rules_that_exist_and_no_job_array():
+def test_the_slurm_profile_groups_rules_that_exist_and_asks_for_no_job_array():
     profile = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())
-    names = [name for name, _ in rules()] + [f"stream_{name}" for name in ("wikitext", "wiki", "books")]
-    assert set(profile["set-resources"]) <= set(names)
+    groups = dict(line.split("=") for line in profile["groups"])
+    names = {name for name, _ in rules() if name}
+    assert set(groups) <= names
+    for name in groups:  # what replaces a rule for part of its jobs is grouped as the rule is
+        assert all(groups.get(other) == groups[name] for other in names if other.startswith(f"{name}_")), name
+    assert "set-resources" not in profile  # no list of rules: partition and GPU type follow from what a job asks for
     assert not any("array" in key for key in profile)
     assert profile["slurm-requeue"] is True and profile["configfile"] == "config/paper.yaml"
 
 
-def test_the_plan_adds_up():
-    text = """rule extract:
-    threads: 4
-    resources: tmpdir=/tmp, mem_mb=4000, mem=4 GB, disk_mb=2000, runtime=30, gpu=1, gpu_model=a100
-rule extract:
-    resources: mem_mb=8000, runtime=90, disk_mb=1000, gpu=1
-localrule table:
-    output: x"""
-    cost = plan.costs(plan.jobs(text.splitlines()))
-    assert cost["datastores", "extract"] == {
-        **{"jobs": 2, "gpu_hours": 2, "cpu_hours": 3.5, "memory": 8, "disk": 3, "longest": 1.5}
+def asked(*arguments):
+    """{rule: the resources of each of its jobs} of the paper study, by a dry run with the SLURM profile."""
+    profile = () if "--profile" in arguments else ("--profile", "slurm")
+    run = snakemake("-n", "--nolock", "--forceall", *profile, *arguments)
+    assert run.returncode == 0, run.stderr[-2000:]
+    found, rule = {}, ""
+    for line in (run.stdout + run.stderr).splitlines():
+        if match := re.match(r" *(?:localrule|rule) (\w+):", line):
+            rule = match[1]
+        elif match := re.match(r" *resources: (.*)", line):
+            pairs = (pair.split("=", 1) for pair in match[1].split(", "))
+            found.setdefault(rule, []).append({key: int(value) if value.isdigit() else value for key, value in pairs})
+    return found
+
+
+def submitted(resources):
+    """(partition, `--gpus=…` or nothing) of a job, as the plugin submits it."""
+    job = SimpleNamespace(name="job", threads=1, resources=AttributeDict(resources))
+    partitions = read_partition_file(ROOT / "slurm/partitions.yaml")
+    return get_best_partition(partitions, job, logging.getLogger()), set_gres_string(job).strip()
+
+
+class AttributeDict(dict):
+    __getattr__ = dict.get
+
+
+def test_partition_and_gpu_type_follow_from_the_number_of_gpus():
+    jobs = asked()
+    on_gpus = {rule for rule, found in jobs.items() if any(one.get("gpu") for one in found)}
+    assert on_gpus == {
+        *("train", "evaluate", "evaluate_keytypes", "extract", "extract_seed", "extract_keytype"),
+        *("sample_keys", "stream_wiki", "stream_books"),
     }
-    assert cost["outputs", "tables, figures"]["jobs"] == 1
-    assert plan.table(cost).splitlines()[-1].split() == ["all", "3", "2", "4", "1.5", "8", "3"]
+    for found in jobs.values():
+        for one in found:
+            gpus = one.get("gpu", 0)
+            expected = ("gpu", f"--gpus=a100:{gpus}") if gpus else ("cpu", "")
+            if "gpu" in one:  # others run where snakemake runs
+                assert submitted(one) == expected
+
+
+def wishes():
+    """What the profile's README proposes for config.yaml, each a mapping."""
+    table = (ROOT / "slurm/README.md").read_text().split("| need | line |")[1].split("\n\n")[0]
+    lines = [re.findall(r"`([a-z-]+: [^`]+)`", row) for row in table.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize("lines", wishes(), ids=lambda lines: lines[0])
+def test_groups_agree_whatever_the_profiles_readme_proposes(lines, tmp_path):
+    profile = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())
+    for name, value in (pair for line in lines for pair in yaml.safe_load(line).items()):
+        profile[name] = profile.get(name, {}) | value if isinstance(value, dict) else value
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(profile))
+    (tmp_path / "partitions.yaml").write_text((ROOT / "slurm/partitions.yaml").read_text())
+    jobs = asked("--profile", tmp_path)
+    for rule, wanted in profile.get("set-resources", {}).items():
+        for one in jobs.get(rule, []):
+            assert one.items() >= wanted.items()
+            gpus, model = one["gpu"], wanted.get("gpu_model", "a100")
+            partition = wanted.get("slurm_partition", "gpu" if gpus else "cpu")
+            assert (one.get("slurm_partition") or submitted(one)[0]) == partition
+            assert submitted(one)[1] == (f"--gpus={model}:{gpus}" if gpus else "")
+
+
+def test_no_job_asks_for_more_time_than_the_profile_allows():
+    profile = yaml.safe_load((ROOT / "slurm/config.yaml").read_text())
+    longest, groups = profile["default-resources"]["max_runtime"], dict(g.split("=") for g in profile["groups"])
+    assert longest == 1440
+    sharing = {"shard": 2, "scores": 3, None: 1}  # add and search; merge, rerank and score
+    for rule, found in asked().items():
+        assert all(one.get("runtime", 0) <= longest // sharing[groups.get(rule)] for one in found)
+
+
+def test_a_retry_is_held_to_the_longest_time_and_to_four_times_the_memory(formulas):
+    workflow = SimpleNamespace(
+        resource_settings=SimpleNamespace(
+            default_resources={"max_runtime": SimpleNamespace(raw=100)}, overwrite_resources={}
+        ),
+        group_settings=SimpleNamespace(overwrite_groups=dict.fromkeys(("add", "add_passing", "search"), "shard")),
+    )
+    given = directives(formulas("paper"), "train", {}, Machines(workflow))
+    assert given["runtime"](WIKITEXT, 1, "train") == given["runtime"](WIKITEXT, 9, "train") == 100
+    assert given["runtime"](WIKITEXT, 9, "search") == 50  # rules of a group run one after another
+    assert given["mem_mb"](WIKITEXT, 9) == 4 * given["mem_mb"](WIKITEXT, 1)
+
+
+def test_every_rate_can_be_replaced(formulas, monkeypatch, tmp_path):
+    before = formulas("paper").extract(WIKITEXT).hours
+    (tmp_path / "rates.json").write_text(json.dumps({"gpu": {"forward": {"bfloat16": 2 * 94e12}}}))
+    monkeypatch.setenv("KNNLM_RATES", str(tmp_path / "rates.json"))
+    assert formulas("paper").extract(WIKITEXT).hours == pytest.approx(before / 2)
+    for text, message in (
+        ('{"gpu": {"forwrd": {}}}', "rates.json.gpu.forwrd: unknown rate; did you mean 'forward'?"),
+        ('{"gpu": 3}', "rates.json.gpu: found 3, expected a mapping of train, forward, index"),
+        ('{"disk": {"read": "fast"}}', "rates.json.disk.read: found 'fast', expected a number above 0"),
+    ):
+        (tmp_path / "rates.json").write_text(text)
+        with pytest.raises(StudyError, match=re.escape(message)):
+            rates.load()
+
+
+def test_every_rate_is_explained_and_used():
+    text = (ROOT / "workflow/rates.yaml").read_text()
+    said, disk = text.split("disk:")
+    for line in re.findall(r"(?m)^ *\w+: \d.*", f"{said}{disk.split('write')[1]}"):
+        assert "assumed" in line or "measured" in line, line
+    assert "all assumed" in disk
+    formulas = (ROOT / "workflow/resources.py").read_text()
+    for section, found in rates.load().items():
+        assert f'rates["{section}"]' in formulas, section
+        for name in found if section == "core" else ():
+            assert f'"{name}"' in formulas, name

@@ -10,6 +10,7 @@ import yaml
 sys.path[:0] = [str(Path(workflow.basedir) / "workflow"), workflow.basedir]
 from knnlm.settings import HELD_OUT as SPLITS
 from knnlm.settings import MAIN_KEYTYPE, OTHER_KEYTYPES
+from machines import Machines
 from references import source_is_there
 from resources import Formulas, directives
 from study import StudyError, load, rows, scores_needed
@@ -17,10 +18,11 @@ from summary import summary
 
 try:
     STUDY = load(config, workflow.configfiles)
+    FORMULAS = Formulas(STUDY, len(OTHER_KEYTYPES))
 except StudyError as error:
     sys.exit(f"error: {error}")
 
-FORMULAS = Formulas(STUDY, len(OTHER_KEYTYPES))
+MACHINES = Machines(workflow)
 CATALOGUE = yaml.safe_load(Path(STUDY["archives"]).read_text(encoding="utf-8"))
 
 # glibc gives freed blocks of this size back to the system by default; keeping them speeds up training by a third.
@@ -55,7 +57,10 @@ KEY_FILES = ("keys.npy", "values.npy", "ids.npy")
 SEARCHED_FILES = ("rows.npy", "distances.npy")
 RERANKED_FILES = ("rows.npy", "exact.npy")
 
+# With `keep: needed`, keys and indexes of the other key types and of further seeds are deleted once they are searched.
 KEEP_NEEDED = STUDY["keep"] == "needed"
+FIRST_SEEDS = sorted({str(model["seeds"][0]) for model in STUDY["models"].values()})
+KEPT = {"keytype": MAIN_KEYTYPE, "seed": "|".join(FIRST_SEEDS)} if KEEP_NEEDED else {}
 
 
 wildcard_constraints:
@@ -172,7 +177,7 @@ def cpus(formula, fixed=None):
 
 def needs(formula, fixed=None, **others):
     """Memory, time, disk and GPUs of a job, by the formula in workflow/resources.py, and other resources."""
-    return directives(FORMULAS, formula, fixed or {}) | others
+    return directives(FORMULAS, formula, fixed or {}, MACHINES) | others
 
 
 # Parameters: each function below returns a function that Snakemake calls for each job.
@@ -217,6 +222,12 @@ def model_setting(*keys):
         return as_json(value)
 
     return setting
+
+
+def precision_flag(wildcards):
+    """`--precision` of the model's evaluation and extraction, or nothing where it is the default."""
+    precision = STUDY["models"][wildcards.model]["precision"]
+    return ["--precision", precision] if precision != "float32" else ""
 
 
 def index_settings(*names):

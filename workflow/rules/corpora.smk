@@ -114,7 +114,7 @@ rule binarize_shard:
         vocab=VOCAB / "meta.json",
         corpus=CORPUS / "meta.json",
     output:
-        artifact(TOKENS / SHARD, "train.npy", "train.documents.npy"),
+        passing(artifact(TOKENS / SHARD, "train.npy", "train.documents.npy")),
     log:
         LOGS / "binarize/{vocab}/{corpus}" / f"{SHARD}.log",
     benchmark:

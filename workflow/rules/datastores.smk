@@ -7,6 +7,7 @@ EXTRACTION = {
     "model": input_folder("model"),
     "windows": model_setting("windows", "datastore"),
     "batch_tokens": model_setting("batch_tokens"),
+    "precision": precision_flag,
     "seed": STUDY["seed"],
 }
 # The command that the rules below complete, and its flags for one shard of a datastore.
@@ -16,6 +17,7 @@ EXTRACT = (
     " --tokens {input.tokens:q}"
     " --windows {params.windows:q}"
     " --batch-tokens {params.batch_tokens:q}"
+    " {params.precision:q}"
     " --seed {params.seed:q}"
     " --keytypes {params.keytypes:q}"
     " --out {params.out:q}"
@@ -35,6 +37,7 @@ rule extract:
     benchmark:
         BENCHMARKS / "extract/{model}/seed{seed}/{corpus}" / f"{SHARD}.jsonl"
     wildcard_constraints:
+        **without(KEPT, "keytype"),
         corpus=one_of(STORED),
     threads: cpus("extract")
     resources:
@@ -47,21 +50,58 @@ rule extract:
         command(EXTRACT, ONE_SHARD, "2> {log:q}")
 
 
-use rule extract as extract_keytypes with:
-    """Store the keys of all other types, for the comparison of key types."""
-    output:
-        artifacts(datastore_keys(*OTHER_KEYTYPES), *KEY_FILES),
-    log:
-        LOGS / "extract_keytypes/{model}/seed{seed}/{corpus}" / f"{SHARD}.log",
-    benchmark:
-        BENCHMARKS / "extract_keytypes/{model}/seed{seed}/{corpus}" / f"{SHARD}.jsonl"
-    threads: cpus("extract_keytypes")
-    resources:
-        **needs("extract_keytypes"),
-    params:
-        **EXTRACTION,
-        keytypes=OTHER_KEYTYPES,
-        out=output_folders(),
+if KEEP_NEEDED:
+
+    use rule extract as extract_seed with:
+        """Store the keys of a further seed until they are searched; each seed waits for the one before it."""
+        input:
+            model=MODEL / "meta.json",
+            tokens=train_tokens(),
+            before=ancient(seed_before),
+        output:
+            passing(artifacts(datastore_keys(MAIN_KEYTYPE), *KEY_FILES)),
+        wildcard_constraints:
+            corpus=one_of(STORED),
+
+    use rule extract as extract_keytype with:
+        """Store the keys of another type until they are searched; each type waits for the one before it."""
+        input:
+            model=MODEL / "meta.json",
+            tokens=train_tokens(),
+            before=ancient(keytype_before),
+        output:
+            passing(artifact(KEYS / SHARD, *KEY_FILES)),
+        log:
+            LOGS / "extract_keytype/{model}/seed{seed}/{corpus}/{keytype}" / f"{SHARD}.log",
+        benchmark:
+            BENCHMARKS / "extract_keytype/{model}/seed{seed}/{corpus}/{keytype}" / f"{SHARD}.jsonl"
+        wildcard_constraints:
+            corpus=one_of(STORED),
+            keytype="|".join(OTHER_KEYTYPES),
+        params:
+            **EXTRACTION,
+            keytypes="{keytype}",
+            out=output_folders(),
+
+    ruleorder: extract > extract_seed
+
+else:
+
+    use rule extract as extract_keytypes with:
+        """Store the keys of all other types in one pass, for the comparison of key types."""
+        output:
+            artifacts(datastore_keys(*OTHER_KEYTYPES), *KEY_FILES),
+        log:
+            LOGS / "extract_keytypes/{model}/seed{seed}/{corpus}" / f"{SHARD}.log",
+        benchmark:
+            BENCHMARKS / "extract_keytypes/{model}/seed{seed}/{corpus}" / f"{SHARD}.jsonl"
+        threads: cpus("extract_keytypes")
+        resources:
+            **needs("extract_keytypes"),
+        params:
+            **EXTRACTION,
+            keytypes=OTHER_KEYTYPES,
+            out=output_folders(),
 
 
 rule sample_keys:
@@ -70,7 +110,7 @@ rule sample_keys:
         model=MODEL / "meta.json",
         tokens=train_tokens(),
     output:
-        artifact(KEYS / "sample", *KEY_FILES),
+        passing(artifact(KEYS / "sample", *KEY_FILES)),
     log:
         LOGS / "sample_keys/{model}/seed{seed}/{corpus}/{keytype}.log",
     benchmark:
@@ -100,10 +140,11 @@ for DATASTORE in STREAMED:
             model=MODEL / "meta.json",
             tokens=train_tokens(DATASTORE),
             trained=expand(INDEX / "trained.faiss", **STREAM, allow_missing=True),
+            trained_meta=expand(INDEX / "trained.faiss.meta.json", **STREAM, allow_missing=True),
         output:
-            artifact(of_datastore(DATASTORE_KEYS / SHARD, DATASTORE), "values.npy", "ids.npy"),
+            passing(artifact(of_datastore(DATASTORE_KEYS / SHARD, DATASTORE), "values.npy", "ids.npy")),
             expand(INDEX / f"{SHARD}.faiss.meta.json", **STREAM, allow_missing=True),
-            index=expand(INDEX / f"{SHARD}.faiss", **STREAM, allow_missing=True),
+            index=passing(expand(INDEX / f"{SHARD}.faiss", **STREAM, allow_missing=True)),
         log:
             LOGS / "stream/{model}/seed{seed}" / DATASTORE / "{keytype}" / f"{SHARD}.log",
         benchmark:
@@ -130,6 +171,8 @@ rule train_index:
         LOGS / "train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.log",
     benchmark:
         BENCHMARKS / "train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
+    wildcard_constraints:
+        **KEPT,
     threads: cpus("train_index")
     resources:
         **needs("train_index"),
@@ -144,11 +187,25 @@ rule train_index:
         " 2> {log:q}"
 
 
+if KEEP_NEEDED:
+
+    use rule train_index as train_index_passing with:
+        """Train a FAISS index that is deleted once it is searched."""
+        output:
+            index=passing([f"{INDEX}/trained.faiss"]),
+            meta=INDEX / "trained.faiss.meta.json",
+        wildcard_constraints:
+            datastore=one_of(STUDY["datastores"]),
+
+    ruleorder: train_index > train_index_passing
+
+
 rule add:
     """Add one shard's keys to a copy of the trained index."""
     input:
         trained=INDEX / "trained.faiss",
-        shard=DATASTORE_KEYS / SHARD / "meta.json",
+        trained_meta=INDEX / "trained.faiss.meta.json",
+        shard=artifact(DATASTORE_KEYS / SHARD, *KEY_FILES),
     output:
         index=INDEX / f"{SHARD}.faiss",
         meta=INDEX / f"{SHARD}.faiss.meta.json",
@@ -157,12 +214,13 @@ rule add:
     benchmark:
         BENCHMARKS / "add/{model}/seed{seed}/{datastore}/{keytype}/{index}" / f"{SHARD}.jsonl"
     wildcard_constraints:
+        **KEPT,
         datastore=one_of(STORED),
     threads: cpus("add")
     resources:
         **needs("add"),
     params:
-        shard=input_folder("shard"),
+        shard=input_folders("shard"),
     shell:
         "workflow/launch {resources.gpu:q} add"
         " --trained {input.trained:q}"
@@ -171,10 +229,24 @@ rule add:
         " 2> {log:q}"
 
 
+if KEEP_NEEDED:
+
+    use rule add as add_passing with:
+        """Add one shard's keys to a copy of an index that is deleted once it is searched."""
+        output:
+            index=passing([f"{INDEX / SHARD}.faiss"]),
+            meta=INDEX / f"{SHARD}.faiss.meta.json",
+        wildcard_constraints:
+            datastore=one_of(STORED),
+
+    ruleorder: add > add_passing
+
+
 rule search:
     """Find the nearest entries of one shard for every token of dev and test, by the index's distances."""
     input:
         index=INDEX / f"{SHARD}.faiss",
+        index_meta=INDEX / f"{SHARD}.faiss.meta.json",
         shard=artifact(DATASTORE_KEYS / SHARD, "ids.npy"),
         queries=artifacts(splits(QUERIES), "keys.npy"),
     output:
@@ -206,6 +278,7 @@ use rule search as search_quantized with:
     """Find the nearest entries of a datastore's only shard, where no row asks for exact distances."""
     input:
         index=INDEX / "shard0of1.faiss",
+        index_meta=INDEX / "shard0of1.faiss.meta.json",
         shard=artifact(DATASTORE_KEYS / "shard0of1", "ids.npy"),
         queries=artifacts(splits(QUERIES), "keys.npy"),
     output:

@@ -46,13 +46,13 @@ def vocab_settings(wildcards):
 def token_shards(wildcards):
     """The shards of train that jobs of their own encode; none where the corpus asks for one."""
     shards = STUDY["corpora"][wildcards.corpus].get("token_shards", 1)
-    pattern = TOKENS / SHARD / "meta.json"
-    return [filled(pattern, wildcards, shard=i, shards=shards) for i in range(shards) if shards > 1]
+    parts = [filled(TOKENS / SHARD, wildcards, shard=i, shards=shards) for i in range(shards) if shards > 1]
+    return artifacts(parts, "train.npy", "train.documents.npy")
 
 
 def token_parts(wildcards):
     """`--parts` with the folders of these shards, or nothing."""
-    return ["--parts", *map(folder, token_shards(wildcards))] if token_shards(wildcards) else ""
+    return ["--parts", *folders(token_shards(wildcards))] if token_shards(wildcards) else ""
 
 
 # Models
@@ -101,14 +101,37 @@ def held_out_documents(wildcards):
 def training_keys(wildcards):
     """What an index is trained on: the stored keys, or a sample of those that are not stored."""
     if wildcards.datastore in STREAMED:
-        return [filled(DATASTORE_KEYS / "sample/meta.json", wildcards)]
+        return artifact(filled(DATASTORE_KEYS / "sample", wildcards), *KEY_FILES)
     shards = STUDY["datastores"][wildcards.datastore]["shards"]
-    return [filled(DATASTORE_KEYS / SHARD / "meta.json", wildcards, shard=i, shards=shards) for i in range(shards)]
+    folders_of = [filled(DATASTORE_KEYS / SHARD, wildcards, shard=i, shards=shards) for i in range(shards)]
+    return artifacts(folders_of, *KEY_FILES)
 
 
 def indexes_of(datastore):
     """The indexes that the sheet's rows search this datastore with."""
     return sorted({row["index"] for row in rows(STUDY) if row["datastore"] == datastore})
+
+
+def neighbors_wanted(wildcards, keytype, seed):
+    """The final neighbors that the sheet's rows want from these keys of the datastore that is extracted."""
+    where = {"model": wildcards.model, "datastore": wildcards.corpus, "keytype": keytype}
+    found = [row for row in rows(STUDY) if row["datastore"] and all(row[key] == value for key, value in where.items())]
+    found = [row | {"seeds": [seed]} for row in found if int(seed) in row["seeds"]]
+    return sorted({f"{row_neighbors(row, split)}/meta.json" for row in found for split in SPLITS})
+
+
+def keytype_before(wildcards):
+    """The neighbors by the key type that is extracted before this one: keys of one type lie on disk at a time."""
+    found = [neighbors_wanted(wildcards, keytype, wildcards.seed) for keytype in OTHER_KEYTYPES]
+    position = OTHER_KEYTYPES.index(wildcards.keytype)
+    return next((files for files in reversed(found[:position]) if files), []) if found[position] else []
+
+
+def seed_before(wildcards):
+    """The neighbors by the further seed that is extracted before this one, likewise."""
+    seeds = STUDY["models"][wildcards.model]["seeds"][1:]
+    position = seeds.index(int(wildcards.seed)) if int(wildcards.seed) in seeds else 0
+    return neighbors_wanted(wildcards, MAIN_KEYTYPE, seeds[position - 1]) if position else []
 
 
 def searched_shards(wildcards):

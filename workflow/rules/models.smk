@@ -6,6 +6,7 @@ EVALUATION = {
     "model": input_folder("model"),
     "windows": model_setting("windows", "evaluation"),
     "batch_tokens": model_setting("batch_tokens"),
+    "precision": precision_flag,
 }
 
 
@@ -93,6 +94,7 @@ rule evaluate:
         " --tokens {input.tokens:q}"
         " --windows {params.windows:q}"
         " --batch-tokens {params.batch_tokens:q}"
+        " {params.precision:q}"
         " --logprob {params.logprob:q}"
         " --keytypes {params.keytypes:q} --out {params.out:q}"
         " 2> {log:q}"
@@ -104,7 +106,7 @@ rule evaluate_keytypes:
         model=MODEL / "meta.json",
         tokens=held_out_tokens,
     output:
-        artifacts(queries(*OTHER_KEYTYPES), *KEY_FILES),
+        passing(artifacts(queries(*OTHER_KEYTYPES), *KEY_FILES)),
     log:
         LOGS / "evaluate_keytypes/{model}/seed{seed}/{corpus}.log",
     benchmark:
@@ -122,6 +124,7 @@ rule evaluate_keytypes:
         " --tokens {input.tokens:q}"
         " --windows {params.windows:q}"
         " --batch-tokens {params.batch_tokens:q}"
+        " {params.precision:q}"
         " --keytypes {params.keytypes:q}"
         " --out {params.out:q}"
         " 2> {log:q}"

@@ -6,7 +6,7 @@ rule score_knn:
     input:
         neighbors=final_neighbors,
         values=shard_files("values.npy"),
-        targets=splits(QUERIES / "meta.json"),
+        targets=artifacts(splits(QUERIES), "values.npy"),
     output:
         splits(LOGPROBS / "knn/{model}/seed{seed}/{datastore}/{keytype}/{index}/first{first}of{shards}/meta.json"),
     log:
