@@ -52,7 +52,7 @@ def indexing(sizes: Sizes, results: Results, scratch: Path) -> None:
     filled = add(sizes, results, trained, keys)
     if filled is None:
         return
-    filled.nprobe = sizes.index.nprobe
+    ann.faiss.downcast_index(filled).nprobe = sizes.index.nprobe
     true = nearest(keys, queries[:EXACTLY], max(WIDTHS))
     for k in WIDTHS:
         search(sizes, results, filled, queries, k, true)
