@@ -7,7 +7,7 @@ BENCH ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help smoke mini report test test-faults test-slurm bench lint lint-schemas clean
+.PHONY: help smoke mini report test test-faults test-slurm test-gpu bench lint lint-schemas clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ test-faults: .venv/ready ## fault tests: kill every stage, fill the disk, run tw
 
 test-slurm: .venv/ready ## start a SLURM on this machine and run the smoke study on it (SELECT=… picks tests, as pytest -k)
 	pytest -rs tests/slurm -k "$(SELECT)"
+
+test-gpu: .venv/ready ## run the GPU tests, then measure the rates that plans assume, in 20 minutes (FAISS=gpu)
+	python -m benchmarks.gpu
 
 bench: .venv/ready ## measure each expensive step beside an alternative (BENCH=… picks cases by their first letters)
 	python -m benchmarks $(BENCH)
