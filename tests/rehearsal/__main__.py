@@ -15,14 +15,14 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "tests"))
-sys.path.insert(0, str(ROOT / "workflow"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow"))
 from study import load
 
 from rehearsal import division, server, texts
 
+ROOT = Path(__file__).parents[2]
 STEPS = re.compile(r"^(\d+) of \d+ steps ")
 
 
