@@ -32,6 +32,7 @@ use rule fetch as fetch_dataset with:
         directory(DOWNLOADS / "{archive}"),
     wildcard_constraints:
         archive=one_of(DATASETS),
+    localrule: True
 
 
 rule prepare:
