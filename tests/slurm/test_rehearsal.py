@@ -83,7 +83,7 @@ def test_the_rehearsal_runs_to_its_end(cluster, tmp_path, capsys, target):
             ("gpu", "gpu", True) if wants else ("cpu", "cpu", False)
         )
     temporary = set(re.findall(r"Would remove temporary output (\S+)", plan.stdout + plan.stderr))
-    assert [path for path in temporary if (ROOT / path).exists()] == []
+    assert temporary and [path for path in temporary if (ROOT / path).exists()] == []
     again = rehearse(tmp_path, os.environ, target, "-n")
     assert "Nothing to be done" in again.stdout + again.stderr
     with capsys.disabled():
