@@ -87,7 +87,8 @@ def _must_be_current(path: Path) -> None:
     if not description.is_described(path):
         return
     for name, (place, source) in sources(path).items():
-        if "digest" in source and place.exists() and description.identity(place) != source["digest"]:
+        deleted = not place.exists() or (place.is_dir() and not description.is_described(place))  # an emptied folder
+        if "digest" in source and not deleted and description.identity(place) != source["digest"]:
             raise UserError(
                 f"{path}: was made from another {name} than the one that is now at {place}: "
                 "it is out of date, or was copied from another study; run its stage again"

@@ -21,7 +21,7 @@ import psutil
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("srun", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
-NODES = {"cpu0": "", "gpu0": "Gres=gpu:a100:4", "gpu1": "Gres=gpu:a100:4"}
+NODES = {"cpu0": "", "gpu0": "Gres=gpu:a100:8", "gpu1": "Gres=gpu:a100:8"}
 TEMPLATE = """
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
@@ -109,9 +109,9 @@ class Cluster:
         ]
         filled = TEMPLATE.format(at=self.at, user=getpass.getuser(), ports=ports).split("PartitionName", 1)
         (self.at / "slurm.conf").write_text(f"{filled[0]}{''.join(nodes)}PartitionName{filled[1]}")
-        for gpu in range(4):
+        for gpu in range(8):
             (self.at / f"dev/gpu{gpu}").symlink_to("/dev/null")
-        devices = f"Name=gpu Type=a100 File={self.at}/dev/gpu[0-3]\n"
+        devices = f"Name=gpu Type=a100 File={self.at}/dev/gpu[0-7]\n"
         (self.at / "gres.conf").write_text("".join(f"NodeName={n} {devices}" for n, gres in NODES.items() if gres))
         cgroup = f"CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nCgroupMountpoint={self.at}/nocgroup\n"
         (self.at / "cgroup.conf").write_text(cgroup)

@@ -2,6 +2,7 @@
 
 PREPARED = [name for name, corpus in STUDY["corpora"].items() if "sources" in corpus]
 SUBSETS = [name for name, corpus in STUDY["corpora"].items() if "subset_of" in corpus]
+DATASETS = [name for name, archive in CATALOGUE.items() if archive["kind"] == "huggingface"]
 
 
 rule fetch:
@@ -13,7 +14,7 @@ rule fetch:
     benchmark:
         BENCHMARKS / "fetch/{archive}.jsonl"
     wildcard_constraints:
-        archive=one_of(CATALOGUE),
+        archive=one_of([name for name in CATALOGUE if name not in DATASETS]),
     localrule: True
     params:
         catalogue=STUDY["archives"],
@@ -23,6 +24,15 @@ rule fetch:
         " --catalogue {params.catalogue:q}"
         " --out {output:q}"
         " 2> {log:q}"
+
+
+use rule fetch as fetch_dataset with:
+    """Download the files of a dataset to a folder and check their digests."""
+    output:
+        directory(DOWNLOADS / "{archive}"),
+    wildcard_constraints:
+        archive=one_of(DATASETS),
+    localrule: True
 
 
 rule prepare:
