@@ -1,5 +1,6 @@
 PYTHON ?= python3
-FAISS ?= cpu
+INSTALLED := $(shell cat .venv/faiss 2>/dev/null)
+FAISS ?= $(or $(INSTALLED),cpu)
 STUDY ?= smoke
 SELECT ?=
 BENCH ?=
@@ -54,8 +55,18 @@ lint-schemas: .venv/ready ## check the configuration files, CITATION.cff and the
 clean: ## remove the environment and Snakemake's records; results and downloads stay
 	rm -rf .venv .snakemake
 
+# faiss-cpu and faiss-gpu install the same folder: one is removed before the other is installed.
+ifneq ($(FAISS),$(INSTALLED))
+.venv/ready: another-faiss
+endif
+.PHONY: another-faiss
+another-faiss:
+	if test -x .venv/bin/python; then .venv/bin/python -m pip uninstall --quiet --yes faiss-cpu faiss-gpu; fi
+	rm -f .venv/faiss
+
 .venv/ready: pyproject.toml requirements.txt setup/kenlm.sh
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --constraint requirements.txt --editable '.[$(FAISS),test,lint]'
 	setup/kenlm.sh .venv
+	echo $(FAISS) > .venv/faiss
 	touch $@

@@ -17,7 +17,9 @@ OWNERS = {
     "faiss": {"ann"},
     "matplotlib": {"plot", "figures", "diagrams"},
     "sentencepiece": {"vocab"},
-    "tokenizers": {"vocab"},
+    "tokenizers": {"vocab", "pretrained_vocab"},
+    "transformers": {"huggingface"},
+    "gguf": {"huggingface"},
     "sacremoses": {"wikitext"},
 }
 

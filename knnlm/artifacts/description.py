@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from knnlm.artifacts import archives, disk, files
+from knnlm.artifacts import archives, devices, disk, files
 from knnlm.artifacts.files import UserError
 
 log = logging.getLogger("knnlm")
@@ -53,7 +53,7 @@ def write_meta(
         "inputs": {name: _input(source, folder) for name, source in inputs.items()},
         "outputs": outputs,
         "lineage": dict(lineage or {}) | ({role: _combined(outputs)} if role else {}),
-        "versions": versions(),
+        "versions": versions() | devices.builds(),
         "commit": _commit(),
         **facts,
     }

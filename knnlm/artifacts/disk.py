@@ -5,6 +5,7 @@ a folder whose lock is free was abandoned, and the next writer of the same outpu
 """
 
 import contextlib
+import ctypes
 import errno
 import logging
 import os
@@ -12,6 +13,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from glob import escape
 from itertools import count
 from pathlib import Path
@@ -20,6 +22,7 @@ from filelock import FileLock, Timeout
 
 log = logging.getLogger("knnlm")
 TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}\.tmp|resume)")
+NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS)
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # some network file systems cannot lock files
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_TEXTS = (*map(os.strerror, FULL), "unexpected pos")  # the last is torch.save's, for a file that did not grow
@@ -63,7 +66,17 @@ def _new_folder(out: Path) -> tuple[Path, FileLock]:
             if error.errno not in NO_LOCKS:  # without locks the folder is used all the same, and stays after a kill
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
+            _warn_of_no_locks()
         return folder, lock
+
+
+@cache
+def _warn_of_no_locks() -> None:
+    """Called for each lock that cannot be taken; the warning appears once in a process."""
+    log.warning(
+        "the file system of the outputs has no file locks (a Lustre without `-o flock`, some NFS): going on without "
+        "them; do not start the same command twice at the same time"
+    )
 
 
 def _remove_abandoned(out: Path) -> None:
@@ -77,16 +90,25 @@ def _remove_abandoned(out: Path) -> None:
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder in which interrupted work keeps its state; waits while another process holds it."""
+    """Hold the lock of a folder in which interrupted work keeps its state; waits while another process holds it.
+
+    On a file system that cannot lock files there is only a warning.
+    """
     lock = _lock_of(folder)
     while not lock.is_locked:
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # the previous holder finished and removed the folder
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                log.info("%s: another process is doing the same work; waiting for it to finish", folder)
-                lock.acquire()
+        try:
+            with contextlib.suppress(FileNotFoundError):  # the previous holder finished and removed the folder
+                try:
+                    lock.acquire(blocking=False)
+                except Timeout:
+                    log.info("%s: another process is doing the same work; waiting for it to finish", folder)
+                    lock.acquire()
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            _warn_of_no_locks()
+            break
     try:
         yield
     finally:
@@ -131,14 +153,28 @@ def size(path: Path) -> int:
 def reserve(path: Path) -> None:
     """Allocate the blocks of a sparse file, raising OSError if the disk is full.
 
-    Without this, a write through a memory map to a full disk would kill the process.
+    Without this, a write through a memory map to a full disk would kill the process. Where the file system cannot
+    allocate blocks, the free space is measured: posix_fallocate would write to every block of the file instead.
     """
     with path.open("r+b") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            if error.errno in FULL:
-                raise
+        state = os.fstat(file.fileno())
+        number = _fallocate(file.fileno(), state.st_size)
+    if number in NO_FALLOCATE and state.st_size - 512 * state.st_blocks > free(path):
+        number = errno.ENOSPC
+    if number in FULL:
+        raise OSError(number, os.strerror(number), str(path))
+
+
+def _fallocate(descriptor: int, size: int) -> int:
+    """The system call fallocate(2), which Python does not offer; returns its error number, 0 for success."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).fallocate
+    except AttributeError:  # not Linux
+        return errno.EOPNOTSUPP
+    while call(descriptor, 0, ctypes.c_long(0), ctypes.c_long(size)):
+        if ctypes.get_errno() != errno.EINTR:
+            return ctypes.get_errno()
+    return 0
 
 
 def too_small(path: Path, needed: int) -> str:

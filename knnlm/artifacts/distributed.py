@@ -1,12 +1,18 @@
 """Training in several processes, one for each GPU, started by torchrun; without torchrun, calls have no effect."""
 
+import contextlib
 import os
-from collections.abc import Iterable
-from datetime import timedelta
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 
 import torch
 from torch import distributed
 
+from knnlm.artifacts import devices
+
+NEAR_ITS_END = timedelta(minutes=15)  # of a SLURM job: a signal that comes earlier is not that of its time limit
 TIMEOUT = timedelta(hours=2)  # processes wait for each other during a slow evaluation, or for another training to end
 
 
@@ -14,9 +20,10 @@ def start() -> None:
     """Connect to the other processes if torchrun started this one, and choose the GPU of its local rank."""
     if "LOCAL_RANK" not in os.environ:
         return
-    if torch.cuda.is_available():
+    device = devices.for_torch()
+    if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
 
 
 def stop() -> None:
@@ -54,21 +61,47 @@ def total(*numbers: float) -> list[float]:
     if not distributed.is_initialized():
         return list(numbers)
     where = "cuda" if torch.cuda.is_available() else "cpu"
-    summed = torch.tensor(numbers, dtype=torch.float64, device=where)
-    distributed.all_reduce(summed)
-    return summed.tolist()
+    return summed(torch.tensor(numbers, dtype=torch.float64, device=where)).tolist()
 
 
-def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Sum every parameter's gradient over the processes, in place."""
+def summed(numbers: torch.Tensor) -> torch.Tensor:
+    """A tensor on this process's device, summed in place over the processes; a GPU is not waited for."""
+    if distributed.is_initialized():
+        distributed.all_reduce(numbers)
+    return numbers
+
+
+@contextlib.contextmanager
+def summing_gradients(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    """Sum every parameter's gradient over the processes, in place; an update's last backward pass runs in this context.
+
+    A gradient is sent as soon as it is complete, while the backward pass still computes those of earlier layers. All
+    processes send in one order, that of the parameters from the last to the first. At the end of the context all
+    gradients are summed; those of a process without a batch count as zeros.
+    """
     if not distributed.is_initialized():
+        yield
         return
-    pending = []
-    for parameter in parameters:
-        if parameter.grad is None:  # this process had no batch in this update
+    order = list(parameters)[::-1]
+    complete: set[int] = set()
+    sent: list[distributed.Work] = []
+
+    def send(parameter: torch.nn.Parameter) -> None:
+        complete.add(id(parameter))
+        while len(sent) < len(order) and id(order[len(sent)]) in complete:
+            sent.append(distributed.all_reduce(order[len(sent)].grad, async_op=True))
+
+    hooks = [parameter.register_post_accumulate_grad_hook(send) for parameter in order]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for parameter in order:
+        if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        pending.append(distributed.all_reduce(parameter.grad, async_op=True))
-    for work in pending:
+        send(parameter)
+    for work in sent:
         work.wait()
 
 
@@ -79,3 +112,30 @@ def gather(value: object) -> list:
     values: list = [None] * processes()
     distributed.all_gather_object(values, value)
     return values
+
+
+def requeue() -> bool:
+    """Queue this process's SLURM job again if its time limit is near; returns whether this was done.
+
+    Called by all processes, carried out by the first. Nothing is done for a job that is being cancelled, that may not
+    be requeued or that has time left. To Snakemake, a requeued job is one that has not ended: no retry is used up.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if rank() or not job:
+        return False
+    shown = _scontrol("show", "job", job) or ""
+    end = re.search(r"\bEndTime=(\d\S+)", shown)
+    if not re.search(r"\bJobState=RUNNING\b", shown) or not end:
+        return False
+    if datetime.fromisoformat(end[1]) - datetime.now() > NEAR_ITS_END:
+        return False
+    return _scontrol("requeue", job) is not None
+
+
+def _scontrol(*arguments: str) -> str | None:
+    """What SLURM's administration tool prints; None where it fails or is missing."""
+    try:
+        done = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -5,7 +5,8 @@ The train text of a large corpus can be encoded in shards, by separate jobs, whi
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,25 +54,29 @@ def main(config: BinarizeConfig) -> None:
             f"{config.corpus} is tokenized into words already, but {config.vocab} is not a word vocabulary: use one"
         )
     splits = SPLITS if config.shard is None else ("train",)
-    sizes = {}
+    sizes: dict[str, int] = {}  # in tokens
+    text: dict[str, dict[str, int]] = {}
     with files.atomic(config.out, directory=True) as tmp:
         for split in splits:
             if split == "train" and config.parts:
                 join(config.parts, tmp)
+                counted = (description.described(part)["text"][split] for part in config.parts)
+                text[split] = dict(sum(map(Counter, counted), Counter()))
             else:
-                encode_split(words, config, split, tmp)
+                text[split] = dict(encode_split(words, config, split, tmp))
             sizes[split] = int(np.load(tmp / f"{split}.npy", mmap_mode="r").size)
         inputs = {"vocab": config.vocab, "corpus": config.corpus} | {p.name: p for p in config.parts}
         flags = {"shard": config.shard, "shards": config.shards}
         role = None if config.shard is None else "part"
-        description.write_meta(tmp, "binarize", flags, inputs, shared, role, tokens=sizes)
+        description.write_meta(tmp, "binarize", flags, inputs, shared, role, tokens=sizes, text=text)
     log.info("%s: tokens: %s", config.out, ", ".join(f"{split} {size:,}" for split, size in sizes.items()))
 
 
-def encode_split(words: vocab.Vocab, config: BinarizeConfig, split: str, out: Path) -> None:
+def encode_split(words: vocab.Vocab, config: BinarizeConfig, split: str, out: Path) -> Counter[str]:
     """Write {split}.npy [N], the ids, and {split}.documents.npy [D], the position of each document's first token.
 
     Ids are uint16, or uint32 if the vocabulary is larger than 65,536; positions are int64.
+    Returns the words (between white space) and UTF-8 bytes of the text, for perplexity per word and bits per byte.
     """
     dtype = np.uint16 if words.size <= 1 << 16 else np.uint32
     records, shard = read_index(config.corpus, split), config.shard or 0
@@ -80,7 +85,8 @@ def encode_split(words: vocab.Vocab, config: BinarizeConfig, split: str, out: Pa
         raise files.UserError(
             f"{config.corpus}: {len(records)} documents do not fill {config.shards} shards: ask for fewer"
         )
-    texts = (read_document(config.corpus, split, record) for record in records[first:last])
+    size: Counter[str] = Counter()
+    texts = measured((read_document(config.corpus, split, record) for record in records[first:last]), size)
     encode: Callable[[str], np.ndarray] = partial(encode_document, words, dtype)
     with tempfile.TemporaryFile(dir=out) as spooled:  # because the array's length is known only at the end
         lengths = [spooled.write(ids.data) // ids.itemsize for ids in over_documents(encode, texts)]
@@ -90,6 +96,14 @@ def encode_split(words: vocab.Vocab, config: BinarizeConfig, split: str, out: Pa
             stop = min(start + BLOCK, len(tokens))
             tokens[start:stop] = np.frombuffer(spooled.read((stop - start) * tokens.itemsize), dtype)
     npy.save_array(out / f"{split}.documents.npy", np.cumsum([0, *lengths[:-1]], dtype=np.int64))  # [D]
+    return size
+
+
+def measured(texts: Iterable[str], size: Counter[str]) -> Iterator[str]:
+    """The same texts, while their words and bytes are added to `size`."""
+    for text in texts:
+        size.update(words=len(text.split()), bytes=len(text.encode()))
+        yield text
 
 
 def join(parts: tuple[Path, ...], out: Path) -> None:

@@ -16,6 +16,7 @@ from knnlm.artifacts.cli import settings
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
 from knnlm.corpora.corpus import is_pretokenized, read_document, read_documents, read_index
+from knnlm.corpora.pretrained_vocab import PretrainedVocab
 from knnlm.corpora.text import first_words
 from knnlm.corpora.vocab import BertVocab, SentencePieceVocab, Vocab, WordVocab
 from knnlm.corpora.wikitext import count_words
@@ -38,7 +39,7 @@ class BuildVocabConfig:
 
 def main(config: BuildVocabConfig) -> None:
     asked = settings(VocabSettings, config.settings, "vocab")
-    if asked.file and not Path(asked.file).is_file():
+    if asked.file and asked.type != "pretrained" and not Path(asked.file).is_file():
         raise files.UserError(f"vocab: file: {asked.file}: no such file")
     lineage.agree(config.corpora)
     with files.atomic(config.out, directory=True) as tmp:
@@ -53,6 +54,8 @@ def build(corpora: tuple[Path, ...], asked: VocabSettings, directory: Path) -> V
     """The vocabulary that `asked` describes; a SentencePiece model is written to `directory`."""
     if asked.type == "bert":
         return BertVocab(Path(asked.file or ""))
+    if asked.type == "pretrained":
+        return PretrainedVocab.read(Path(asked.file or ""), asked.member, asked.eos, asked.bos)
     if asked.type == "word":
         return WordVocab.read(Path(asked.file)) if asked.file else WordVocab.build(count(corpora), asked)
     return SentencePieceVocab.build(sample(corpora, asked), asked, directory / "spm.model")

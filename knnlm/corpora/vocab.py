@@ -1,4 +1,4 @@
-"""Vocabularies: turn text into token ids and back, by words, SentencePiece pieces or BERT's word pieces."""
+"""Vocabularies: turn text into token ids and back, by words, SentencePiece or BERT pieces, or a pretrained model's."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ import numpy as np
 
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json, write_json
+from knnlm.corpora.pretrained_vocab import PretrainedVocab
 from knnlm.corpora.wikitext import detokenize, tokenize_lines
 from knnlm.settings import PADDED_TO, SPECIAL_TOKENS, VocabSettings
 
@@ -174,10 +175,11 @@ class BertVocab:
         return "\n".join(detokenize(text.split(" ")) for text in texts)
 
 
-TYPES: dict[str, type[WordVocab | SentencePieceVocab | BertVocab]] = {
+TYPES: dict[str, type[WordVocab | SentencePieceVocab | BertVocab | PretrainedVocab]] = {
     "word": WordVocab,
     "sentencepiece": SentencePieceVocab,
     "bert": BertVocab,
+    "pretrained": PretrainedVocab,
 }
 
 
@@ -190,7 +192,8 @@ def save(vocab: Vocab, directory: Path) -> None:
     """Write the vocabulary's own file, and vocab.json with its type, size and end token."""
     vocab.save(directory)
     kind = next(name for name, cls in TYPES.items() if isinstance(vocab, cls))
-    write_json(directory / "vocab.json", {"type": kind, "size": vocab.size, "eos": vocab.eos})
+    begins = {"bos": vocab.bos} if isinstance(vocab, PretrainedVocab) else {}
+    write_json(directory / "vocab.json", {"type": kind, "size": vocab.size, "eos": vocab.eos} | begins)
 
 
 def _documents(ids: Iterable[int], eos: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Approximate nearest neighbors with FAISS; the one module that imports it.
+"""Approximate nearest neighbors with FAISS, on a CPU or a GPU; the one module that imports it.
 
 An index holds row numbers of one datastore shard. All shards' indexes start from one trained coarse quantiser and
 product quantiser. On a CPU, shards that are searched separately and then merged give the same neighbors and distances
@@ -6,6 +6,7 @@ as one index over everything, bit for bit.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -14,6 +15,7 @@ import faiss
 import numpy as np
 from faiss import Index
 
+from knnlm.artifacts import devices
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, atomic
 from knnlm.settings import IndexSettings
@@ -22,6 +24,14 @@ log = logging.getLogger("knnlm")
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 TIES = 32  # extra neighbors asked for, so that equal distances around the k-th can be ordered by id
 GPU_WIDEST = 2048  # neighbors that FAISS returns per query on a GPU
+SHARED_MEMORY = 48 << 10  # bytes of a block on every GPU, where FAISS keeps the table of a query's distances to codes
+HALF_MAX = float(np.finfo(np.float16).max)
+NO_GPU_VERSION = re.compile(
+    "not implemented on GPU|Unsupported scalar QuantizerType|Insufficient shared memory|bytes of shared memory"
+    "|Bits per code must be|only pq.nbits == 8 is supported|only by_residual = true is supported"
+    r"|sub-quantizers \(\d+\) is not supported|nprobe selection up to|unsupported metric type"
+)  # what FAISS says of an index that a GPU cannot hold
+OUT_OF_MEMORY = re.compile("alloc fail|failed to cudaHostAlloc|CUDA memory allocation error")
 WRITTEN = 1 << 24  # bytes handed to the file at a time
 CHUNK = 1 << 22  # floats converted from half precision at a time, few enough to stay in a cache
 
@@ -37,19 +47,20 @@ def train(sample: np.ndarray, settings: IndexSettings) -> Index:
     except RuntimeError as error:
         reason = str(error).rsplit("Error:", 1)[-1].strip() or "unknown description"
         raise UserError(f"factory {settings.factory!r} does not fit {dimension}-dimensional keys: {reason}") from None
-    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
-    for clustering, centroids, name in _clusterings(inner):
+    inner = _inner(index)
+    for _, centroids, name in _clusterings(inner):
         if centroids > count:
             raise UserError(
                 f"factory {settings.factory!r} has {centroids:,} {name}, the sample {count:,} keys: "
                 "ask for fewer, or for a larger sample"
             )
-        clustering.seed = settings.seed
-        clustering.min_points_per_centroid = 1
     if hasattr(inner, "do_polysemous_training"):
         inner.do_polysemous_training = False  # minutes spent on ordering codes for a filter that is never used
     if not index.is_trained:
         trained = on_gpu(index)
+        for clustering, _, _ in _clusterings(_inner(trained)):  # of the copy: a GPU's has default parameters again
+            clustering.seed = settings.seed
+            clustering.min_points_per_centroid = 1
         _with_blas(True, trained.train, np.ascontiguousarray(sample, dtype=np.float32))
         index = off_gpu(trained)
     return index
@@ -121,15 +132,21 @@ def search(index: Index, queries: np.ndarray, k: int, ids: np.ndarray) -> tuple[
     queries [Q, d]; ids [n] int64, the global id of each row: of equal distances the smaller id comes first, also
     where only some of them are among the k. Returns distances [Q, k] float32 (squared L2, or negated inner product;
     inf where missing) and rows [Q, k] int64 (-1 where missing, because the lists visited hold fewer than k entries).
-    Raises UserError when k > n.
+    On a GPU, FAISS returns 2,048 candidates at most: entries beyond those that tie with the k-th are not seen.
+    Raises UserError when k > n, or k > 2,048 on a GPU.
     """
     from knnlm.datastores.neighbors import order_ties  # numba, which training and adding do not need
 
     check_dimension(index, queries, "queries")
     total = index.ntotal
-    widest = min(total, GPU_WIDEST) if has_gpus() else total
     if k > total:
         raise UserError(f"k is {k:,}, the index holds {total:,} entries: ask for a smaller k or use a larger datastore")
+    widest = min(total, GPU_WIDEST) if is_on_gpu(index) else total
+    if k > widest:
+        raise UserError(
+            f"k is {k:,}, FAISS returns {GPU_WIDEST:,} neighbors at most on a GPU: ask for a smaller k, or search "
+            "on the CPU (CUDA_VISIBLE_DEVICES= by hand, `set-resources: search: gpu: 0` in a profile)"
+        )
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     distances = np.full((len(queries), k), np.inf, np.float32)  # [Q, k]
     rows = np.full((len(queries), k), -1, np.int64)  # [Q, k]
@@ -207,34 +224,115 @@ def load(path: Path, nprobe: int | None = None) -> Index:
     return index
 
 
-def has_gpus() -> bool:
-    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+def gpus(needed: bool = True) -> int:
+    """How many GPUs FAISS may use.
+
+    Raises UserError where the job asked for more than FAISS sees, unless the GPUs are not needed for FAISS.
+    """
+    built = hasattr(faiss, "StandardGpuResources")
+    seen = faiss.get_num_gpus() if built else 0
+    if not needed and not seen:
+        return 0
+    build = f"{faiss.__version__}, {faiss.get_compile_options().strip()}" if built else "CPU build"
+    return devices.usable(seen, "FAISS", build, "run it where there are GPUs, with `make FAISS=gpu .venv/ready`")
 
 
-def on_gpus(index: Index) -> Index:
-    """A copy on every GPU to search, or itself where there is none (no GPU, or no such index for it)."""
+def on_gpus(index: Index, *queries: np.ndarray) -> Index:
+    """A copy on every GPU that may be used to search for `queries` [Q, d] each, or itself.
+
+    It is itself without GPUs, where FAISS has no such index for them, and where a half-precision table of distances
+    would overflow.
+    """
+    if not gpus():
+        return index
+    if _needs_half_tables(index) and (largest := max(_largest_table_entry(index, q) for q in queries)) > HALF_MAX:
+        log.warning("distances to codes up to %.3g do not fit FAISS's tables on a GPU: searching on the CPU", largest)
+        return index
     return _to_gpu(index, lambda options: faiss.index_cpu_to_all_gpus(index, co=options))
 
 
-def on_gpu(index: Index) -> Index:
-    """A copy on the first GPU to train or add to, or itself where there is none; `off_gpu` takes it back."""
+def on_gpu(index: Index, needed: bool = True) -> Index:
+    """A copy on the first GPU to train or add to, or itself; `off_gpu` takes it back.
+
+    It is itself without GPUs, without lists (there is nothing to compute), and where FAISS has no such index for a
+    GPU. `needed` as in `gpus`.
+    """
+    if not gpus(needed) or _ivf(index) is None:
+        return index
     return _to_gpu(index, lambda options: faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index, options))
 
 
 def off_gpu(index: Index) -> Index:
-    return faiss.index_gpu_to_cpu(index) if has_gpus() else index
+    return faiss.index_gpu_to_cpu(index) if is_on_gpu(index) else index
+
+
+def is_on_gpu(index: Index) -> bool:
+    index = _inner(index)
+    if isinstance(index, faiss.IndexReplicas):
+        index = _inner(index.at(0))
+    return isinstance(index, getattr(faiss, "GpuIndex", ()))
 
 
 def _to_gpu(index: Index, copy: Callable) -> Index:
-    if not has_gpus():
+    inner = _inner(index)
+    # The copy of a scalar quantiser without lists is a flat index in half precision; IVFPQR loses its refinement.
+    if isinstance(inner, faiss.IndexScalarQuantizer | faiss.IndexIVFPQR):
         return index
     options = faiss.GpuMultipleClonerOptions()
-    options.useFloat16 = True  # the lookup tables: those of 64 sub-vectors do not fit a block's shared memory otherwise
+    options.useFloat16 = _needs_half_tables(index)
+    options.use_cuvs = False  # its k-means has no seed
     try:
-        return copy(options)
-    except RuntimeError:
-        log.info("FAISS has no GPU version of %s: on the CPU", type(index).__name__)
+        return _reporting_memory(copy, options)
+    except RuntimeError as error:
+        if not NO_GPU_VERSION.search(str(error)):
+            raise
+        log.info("FAISS has no GPU version of this %s: on the CPU (%s)", type(inner).__name__, _reason(error))
         return index
+
+
+def _needs_half_tables(index: Index) -> bool:
+    """Whether a GPU can hold a query's distances to all codes, [sub-vectors, codes], in half precision only."""
+    inner = _inner(index)
+    return isinstance(inner, faiss.IndexIVFPQ) and 4 * inner.pq.M * inner.pq.ksub > SHARED_MEMORY
+
+
+def _largest_table_entry(index: Any, queries: np.ndarray) -> float:
+    """A bound on the entries of the tables that FAISS makes on a GPU to search for `queries` [Q, d].
+
+    An entry is the inner product of a sub-vector of the query with a code, or its squared L2 distance from the code
+    added to a list's centroid; the triangle inequality bounds both by the lengths of these sub-vectors.
+    """
+    ivf: Any = _inner(index)
+    shape, codes = (-1, ivf.pq.M, ivf.pq.dsub), faiss.vector_to_array(ivf.pq.centroids)
+    codes = np.linalg.norm(codes.reshape(ivf.pq.M, ivf.pq.ksub, ivf.pq.dsub), axis=2).max(1)  # [M]
+    centroids = ivf.quantizer.reconstruct_n(0, ivf.nlist)
+    centroids = np.linalg.norm(centroids.reshape(shape), axis=2).max(0)  # [M]
+    largest = 0.0
+    for chunk in _chunks(queries):
+        for i in range(index.chain.size() if isinstance(index, faiss.IndexPreTransform) else 0):
+            chunk = faiss.downcast_VectorTransform(index.chain.at(i)).apply(chunk)
+        asked = np.linalg.norm(chunk.reshape(shape), axis=2).max(0)  # [M]
+        entries = asked * codes if is_inner_product(ivf) else (asked + centroids + codes) ** 2
+        largest = max(largest, float(entries.max()))
+    return largest
+
+
+def _reporting_memory(function: Callable, *arguments: object) -> Any:
+    """Call a function; a GPU without enough memory for it raises UserError."""
+    try:
+        return function(*arguments)
+    except RuntimeError as error:
+        if not OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise UserError(
+            f"the index does not fit a GPU's free memory ({_reason(error)}): take a larger GPU, the CPU, or more shards"
+        ) from None
+
+
+def _reason(error: RuntimeError) -> str:
+    """FAISS's message without the function, file, line and condition that it begins with."""
+    text = re.split(r" at \S+:\d+: ", str(error))[-1]
+    return " ".join(re.sub(r"^Error: '.*?' failed: ", "", text).split())
 
 
 def check_dimension(index: Index, array: np.ndarray, name: str) -> None:
@@ -246,14 +344,20 @@ def is_inner_product(index: Index) -> bool:
     return index.metric_type == faiss.METRIC_INNER_PRODUCT
 
 
+def _inner(index: Any) -> Any:
+    """The index behind a transform of the keys such as OPQ, or the index itself."""
+    index = faiss.downcast_index(index)
+    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+
+
 def _ivf(index: Index) -> faiss.IndexIVF | None:
     ivf: Any = faiss.try_extract_index_ivf(index)
     return None if ivf is None else faiss.downcast_index(ivf)  # type: ignore[return-value]
 
 
 def _clusterings(index: Any) -> Iterator[tuple[faiss.ClusteringParameters, int, str]]:
-    """(parameters, number of centroids, what they are) of each k-means that training will run."""
-    if isinstance(index, faiss.IndexIVF):
+    """(parameters, number of centroids, what they are) of each k-means that training will run, on a CPU or a GPU."""
+    if hasattr(index, "cp") and hasattr(index, "nlist"):
         yield index.cp, index.nlist, "lists"
     if hasattr(index, "pq"):
         yield index.pq.cp, index.pq.ksub, "centroids per sub-vector"
@@ -268,6 +372,6 @@ def _with_blas(blas: bool, function: Callable, *arguments: object) -> Any:
     before = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 1 if blas else 1 << 30
     try:
-        return function(*arguments)
+        return _reporting_memory(function, *arguments)
     finally:
         faiss.cvar.distance_compute_blas_threshold = before

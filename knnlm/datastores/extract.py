@@ -48,6 +48,8 @@ class ExtractConfig:
     """of the order in which windows are dealt to shards"""
     batch_tokens: int = 12288
     """tokens in one forward pass: bounds the memory"""
+    precision: features.Precision = "float32"
+    """of the matrix products: float32, bfloat16 or float16"""
     entries: int | None = None
     """keep only about this many entries, the first of the seeded order: a sample to train an index on"""
     trained: tuple[Path, ...] = ()
@@ -123,7 +125,7 @@ class IntoIndexes:
         self.waiting: list[np.ndarray] = []  # [n, D] float16 each, as a stored datastore would hold them
 
     def begin(self, folders: list[Path], entries: int) -> None:
-        self.indexes = [ann.on_gpu(index) for index in self.indexes]
+        self.indexes = [ann.on_gpu(index, needed=False) for index in self.indexes]
 
     def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
         self.waiting += keys.values()
@@ -158,6 +160,7 @@ def main(config: ExtractConfig) -> None:
     files.check_room(config.out[0], chosen.tokens * (sink.entry_bytes + len(config.out) * VALUE_AND_ID))
     recorded: dict[str, Any] = {"windows": sizes.model_dump(), "shards": config.shards, "seed": config.seed}
     shared["deal"] = json.dumps(recorded)
+    recorded["precision"] = config.precision
     inputs = {"model": config.model, "tokens": config.tokens}
     facts: dict[str, Any] = {"entries": chosen.tokens, "entries_total": everything.tokens}
     facts |= {"dim": lm.config.dim, "vocab_size": lm.config.vocab_size}
@@ -194,10 +197,19 @@ def compute(
     values, ids = np.empty(chosen.tokens, np.uint32), np.empty(chosen.tokens, np.int64)
     row = 0
     with progress(None, f"keys of shard {config.shard} of {config.shards}", chosen.tokens, "tok") as bar:
-        for block in features.stream(lm, tokens, chosen, length, config.keytypes, config.batch_tokens):
+        blocks = features.stream(
+            lm,
+            tokens,
+            chosen,
+            length,
+            config.keytypes,
+            config.batch_tokens,
+            precision=config.precision,
+            half_keys="choose another key type",
+        )
+        for block in blocks:
             rows = slice(row, row := row + len(block.values))
             values[rows], ids[rows] = block.values, block.ids
-            fix = "choose another key type"
-            sink.add(rows, {name: features.half(keys, name, fix) for name, keys in block.keys.items()})
+            sink.add(rows, block.keys)
             bar.update(len(block.values))
     return values, ids

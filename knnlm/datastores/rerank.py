@@ -55,6 +55,8 @@ class Split:
 def main(config: RerankConfig) -> None:
     if not len(config.neighbors) == len(config.queries) == len(config.out):
         raise files.UserError("--neighbors, --queries and --out name different numbers of splits: give one of each")
+    if len(set(config.out)) < len(config.out):
+        raise files.UserError("--out names a directory twice: give one for each split")
     found = [neighbors.load(path, ("distances",)) for path in config.neighbors]
     queries = [npy.open_array(split / "keys.npy", "floating", 2) for split in config.queries]  # [Q, d] each
     check(config, found, queries)

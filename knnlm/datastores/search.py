@@ -44,7 +44,7 @@ def main(config: SearchConfig) -> None:
     check(config, index, ids, queries)
     needed = sum(map(len, queries)) * neighbors.query_bytes(config.k, len(ids))
     files.check_room(config.out[0], needed - resume.kept(config.out))
-    searcher, metric = ann.on_gpus(index), "ip" if ann.is_inner_product(index) else "l2"
+    searcher, metric = ann.on_gpus(index, *queries), "ip" if ann.is_inner_product(index) else "l2"
     total = description.described(config.keys).get("entries_total", len(ids))
     facts: dict[str, Any] = dict(zip(neighbors.FACTS, (len(ids), total, metric, chosen.nprobe), strict=True))
     recorded = {"settings": chosen, "k": config.k}

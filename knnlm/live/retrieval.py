@@ -9,7 +9,6 @@ from knnlm.artifacts import description, files, lineage, npy
 from knnlm.datastores import ann, exact
 from knnlm.live.layout import KnnLM
 from knnlm.models import features, model
-from knnlm.models.windows import EOS
 from knnlm.scores import knn, mixture
 
 
@@ -57,7 +56,7 @@ class Retriever:
 
     def next(self, tokens: list[int]) -> Next:
         """What follows `tokens`, which begin a text; of a long one only the end that fits the study's windows."""
-        return self.after([EOS, *tokens][-self.longest :])
+        return self.after([self.lm.eos, *tokens][-self.longest :])
 
     def after(self, inputs: list[int]) -> Next:
         """What follows `inputs`, the window exactly as the model reads it."""

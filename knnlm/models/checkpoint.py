@@ -1,4 +1,8 @@
-"""The state of a running training, saved so that a resumed run ends with the same weights."""
+"""The state of a running training, saved so that a resumed run ends with the same weights.
+
+On a CPU they are the same to the bit. On GPUs they are where the number and kind of GPUs are the same and the training
+is `deterministic`; otherwise sums in another order change the last bits, and after many updates more than those.
+"""
 
 import contextlib
 import logging

@@ -33,6 +33,8 @@ class EvaluateConfig:
     """WindowSettings as JSON"""
     batch_tokens: int = 12288
     """tokens in one forward pass: bounds the memory"""
+    precision: features.Precision = "float32"
+    """of the matrix products: float32, bfloat16 or float16"""
 
     def __post_init__(self) -> None:
         wanted = len(self.tokens) * len(self.keytypes)
@@ -62,15 +64,20 @@ def evaluate(
     tokens = npy.open_array(path, "integer", ndim=1)  # [N]
     windows.check_words(tokens, lm.config.vocab_size, path, config.model)
     shape = len(tokens), lm.config.dim
-    facts, inputs = {"windows": sizes.model_dump()}, {"model": config.model, "tokens": path}
+    facts, inputs = (
+        {"windows": sizes.model_dump(), "precision": config.precision},
+        {"model": config.model, "tokens": path},
+    )
     with contextlib.ExitStack() as stack:
         scores = stack.enter_context(files.atomic(logprob_dir, directory=True)) if logprob_dir else None
         folders = [stack.enter_context(files.atomic(directory, directory=True)) for directory in out]
         arrays = [npy.create_array(folder / "keys.npy", shape, "float32") for folder in folders]
         keys = list(zip(config.keytypes, arrays, strict=True))
         logprob = np.empty(len(tokens) if scores else 0, dtype=np.float32)
-        chosen = windows.evaluation(tokens, sizes)
-        blocks = features.stream(lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens, bool(scores))
+        chosen = windows.evaluation(tokens, sizes, lm.eos)
+        blocks = features.stream(
+            lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens, bool(scores), config.precision
+        )
         with progress(None, f"LM on {path}", len(tokens), "tok") as bar:
             fill(keys, logprob, blocks, bar)
         for folder, name in zip(folders, config.keytypes, strict=True):

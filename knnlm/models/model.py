@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json
 from knnlm.models.adaptive import PAD, AdaptiveEmbedding, AdaptiveSoftmax
+from knnlm.models.windows import EOS
 from knnlm.settings import LAYER_KEYTYPES, SECOND_LAST, ModelConfig
 
 
@@ -72,6 +74,8 @@ class Layer(nn.Module):
 class LanguageModel(nn.Module):
     """A Transformer decoder; its taps are the context representations f(c) of equation 1."""
 
+    eos = EOS  # the token that ends a line or document
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -93,10 +97,14 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor, taps: dict[str, Tensor] | None = None) -> Tensor:
         """tokens int64 [B, T] -> features [B, T, D], the input of the softmax.
 
+        Tokens may be in the CPU's memory where the model is on a GPU; an adaptive embedding then does not wait for it.
         Into `taps`, an empty dict, go the key types of the last layer by name, and those of the second-last layer with
         the suffix `-second_last`; each is [B, T, D].
         """
-        x = math.sqrt(self.config.dim) * self.embedding(tokens) + self._sinusoids(tokens.shape[1], tokens.device)
+        where = next(self.parameters()).device
+        if isinstance(self.embedding, nn.Embedding):
+            tokens = tokens.to(where, non_blocking=True)
+        x = math.sqrt(self.config.dim) * self.embedding(tokens) + self._sinusoids(tokens.shape[1], where)
         x = F.dropout(x, self.config.dropout, self.training)
         recorded: list[dict[str, Tensor]] = []
         for layer in self.layers:
@@ -109,9 +117,13 @@ class LanguageModel(nn.Module):
         return x
 
     def target_logprob(self, features: Tensor, targets: Tensor) -> Tensor:
-        """features [N, D], targets int64 [N] -> natural-log probabilities of the targets, float32 [N]."""
+        """features [N, D], targets int64 [N] -> natural-log probabilities of the targets, float32 [N].
+
+        Targets may be in the CPU's memory where the model is on a GPU; an adaptive softmax then does not wait for it.
+        """
         if isinstance(self.softmax, AdaptiveSoftmax):
             return self.softmax.target_logprob(features, targets)
+        targets = targets.to(features.device, non_blocking=True)
         return -F.cross_entropy(self._logits(features).float(), targets, reduction="none")
 
     def logprob(self, features: Tensor) -> Tensor:
@@ -149,6 +161,10 @@ def save(model: LanguageModel, directory: Path) -> None:
 def load(directory: Path, device: str = "cpu") -> LanguageModel:
     """The model of a directory, in evaluation mode; raises UserError where its weights do not fit its config."""
     facts = read_json(check(Path(directory) / "config.json"))
+    if facts.get("kind") == "pretrained":
+        from knnlm.models import pretrained
+
+        return cast(LanguageModel, pretrained.load(directory, device))  # has the same interface
     facts.pop("parameters", None)
     model = LanguageModel(ModelConfig(**facts))
     path = check(Path(directory) / "model.safetensors")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from knnlm.artifacts import description, disk, distributed, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
@@ -57,6 +59,8 @@ def main(config: TrainConfig) -> None:
     dev = _tokens(config.dev, config.vocab, size)
     facts = {"architecture": architecture.model_dump(), "training": recipe.model_dump(), "seed": config.seed}
     fingerprint = json.dumps([*facts.values(), *map(description.digest, (config.train, config.dev))])
+    if recipe.deterministic:
+        be_deterministic()
     distributed.start()
     resume = config.out.parent / f".{config.out.name}.resume"
     with checkpoint.only_one(resume):
@@ -92,6 +96,13 @@ def _is_finished(out: Path, fingerprint: str) -> bool:
         return False
 
 
+def be_deterministic() -> None:
+    """Use algorithms that add in one order, in this process and from here on; to be called before a GPU is used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, torch refuses products of matrices
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
 def begin(architecture: ModelConfig, recipe: TrainingSettings, seed: int) -> Progress:
     """A new training: every process has the same initial weights, and random numbers of its own for dropout."""
     torch.manual_seed(seed)
@@ -117,7 +128,10 @@ def _write(config: TrainConfig, state: Progress, settings: dict, shared: dict, *
 
 
 def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: TrainingSettings, seed: int, save) -> None:
-    """Run the remaining updates; at a SIGTERM, save the state and raise UserError."""
+    """Run the remaining updates; at a SIGTERM, save the state and raise UserError.
+
+    A SLURM job that is stopped at its time limit is queued again: it has made an update, so the last one will come.
+    """
     saved = time.monotonic()
     total = recipe.updates * recipe.tokens_per_update
     with _noted_signals() as stopping, progress(None, "training", total, "tok") as bar:
@@ -134,7 +148,9 @@ def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: Trainin
                 save()
                 saved = time.monotonic()
             if stop:
-                raise UserError(f"stopped by SIGTERM after update {state.update}: run again to go on")
+                again = distributed.requeue()
+                advice = "SLURM will run this job again, which then goes on" if again else "run again to go on"
+                raise UserError(f"stopped by SIGTERM after update {state.update}: {advice}")
 
 
 @contextlib.contextmanager
@@ -151,9 +167,10 @@ def _noted_signals() -> Iterator[list[int]]:
 def update(state: Progress, tokens: np.ndarray, recipe: TrainingSettings, seed: int) -> None:
     """One optimiser step: gradients summed over tokens, divided by their number, clipped."""
     blocks = windows.training(len(tokens), recipe.block, recipe.tokens_per_update // recipe.block, state.update, seed)
-    loss = _backward(state, tokens, blocks, recipe)
+    total = _backward(state, tokens, blocks, recipe)
     state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
+    clipped = torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
+    loss, norm = torch.stack([total, clipped.double()]).tolist()  # the only wait for a GPU in an update
     overflowed = state.scaler.is_enabled() and state.scaler.get_scale() > SMALLEST_SCALE  # the scaler skips the step
     if not math.isfinite(loss) or not (math.isfinite(norm) or overflowed):
         raise UserError(
@@ -168,25 +185,35 @@ def update(state: Progress, tokens: np.ndarray, recipe: TrainingSettings, seed: 
     state.tokens += blocks.tokens
 
 
-def _backward(state: Progress, tokens: np.ndarray, blocks: Windows, recipe: TrainingSettings) -> float:
+def _backward(state: Progress, tokens: np.ndarray, blocks: Windows, recipe: TrainingSettings) -> Tensor:
     """Gradients of the mean loss over all blocks, batch by batch, on all processes; returns the loss in nats."""
     lm, where = state.model.train(), next(state.model.parameters()).device
     state.optimizer.zero_grad(set_to_none=True)
     rows = recipe.tokens_per_batch // recipe.block
-    batches = range(0, len(blocks.start), rows)
-    local = 0.0
-    for first in batches[distributed.rank() :: distributed.processes()]:
-        part = blocks.take(np.arange(first, min(first + rows, len(blocks.start))))
-        inputs, targets, predicted = (torch.from_numpy(x).to(where) for x in windows.batch(tokens, part, recipe.block))
-        precision = getattr(torch, recipe.precision)
-        with torch.autocast(where.type, dtype=precision, enabled=recipe.precision != "float32"):
-            hidden = lm(inputs)
-            loss = -lm.target_logprob(hidden[predicted], targets[predicted]).sum() / blocks.tokens
-        state.scaler.scale(loss).backward()
-        local += loss.item()
-    (total,) = distributed.total(local)
-    distributed.sum_gradients(lm.parameters())
-    return total
+    firsts = range(0, len(blocks.start), rows)[distributed.rank() :: distributed.processes()]
+    total = torch.zeros((), dtype=torch.float64, device=where)
+    parts = [blocks.take(np.arange(first, min(first + rows, len(blocks.start)))) for first in firsts]
+    for part in parts[:-1]:
+        total += _backward_batch(state, tokens, part, blocks.tokens, recipe)
+    with distributed.summing_gradients(lm.parameters()):
+        for part in parts[-1:]:  # none in a process without a batch in this update
+            total += _backward_batch(state, tokens, part, blocks.tokens, recipe)
+    return distributed.summed(total)
+
+
+def _backward_batch(
+    state: Progress, tokens: np.ndarray, part: Windows, all_tokens: int, recipe: TrainingSettings
+) -> Tensor:
+    """Add one batch's gradients; returns its part of the mean loss over `all_tokens`, without waiting for a GPU."""
+    lm, where = state.model, next(state.model.parameters()).device
+    inputs, targets, predicted = windows.batch(tokens, part, recipe.block)
+    with features.autocast(where, recipe.precision):
+        hidden = lm(torch.from_numpy(inputs)).flatten(0, 1)  # [B * T, D]
+        if not predicted.all():  # the stream's last block is shorter
+            hidden = hidden[features.on_device(np.flatnonzero(predicted), where)]
+        loss = -lm.target_logprob(hidden, torch.from_numpy(targets[predicted])).sum() / all_tokens
+    state.scaler.scale(loss).backward()
+    return loss.detach()
 
 
 def _evaluate(state: Progress, dev: np.ndarray, recipe: TrainingSettings, train_tokens: int) -> None:

@@ -28,7 +28,7 @@ class Windows(NamedTuple):
         return int((self.end - self.start).sum())
 
 
-def evaluation(tokens: np.ndarray, settings: WindowSettings) -> Windows:
+def evaluation(tokens: np.ndarray, settings: WindowSettings, eos: int = EOS) -> Windows:
     """Windows that predict each of the stream's N tokens exactly once, in order.
 
     A window of mode "complete" can be longer than `new` tokens, where a line is; its context is shortened by as many.
@@ -36,7 +36,7 @@ def evaluation(tokens: np.ndarray, settings: WindowSettings) -> Windows:
     if settings.mode == "fixed":
         start = np.arange(0, len(tokens), settings.new, dtype=np.int64)  # [W]
     else:
-        start = _line_blocks(tokens, settings.new)
+        start = _line_blocks(tokens, settings.new, eos)
     end = np.append(start[1:], len(tokens))
     context = np.minimum(settings.context, settings.length - (end - start)).clip(0)
     return Windows(np.maximum(start - context, 0), start, end)
@@ -61,20 +61,19 @@ def datastore(total: int, settings: WindowSettings, seed: int) -> Windows:
 
 def training(total: int, block: int, blocks: int, update: int, seed: int) -> Windows:
     """The blocks of one update: the stream is cut every `block` tokens; every epoch has an order of its own."""
-    starts = np.arange(0, total, block, dtype=np.int64)
+    all_blocks = -(-total // block)
     place = np.arange(update * blocks, (update + 1) * blocks)  # positions in the concatenation of all epochs
-    epochs = place // len(starts)
-    start = np.concatenate(
-        [
-            starts[_epoch_order(len(starts), seed, int(epoch))[place[epochs == epoch] % len(starts)]]
-            for epoch in np.unique(epochs)
-        ]
-    )
+    epochs = place // all_blocks
+    chosen = [
+        _epoch_order(all_blocks, seed, int(epoch))[place[epochs == epoch] % all_blocks] for epoch in np.unique(epochs)
+    ]
+    start = np.concatenate(chosen) * block
     return Windows(start, start, np.minimum(start + block, total))
 
 
 @lru_cache(maxsize=2)
 def _epoch_order(blocks: int, seed: int, epoch: int) -> np.ndarray:
+    """Numbers of an epoch's blocks, int64 [blocks]; kept, because each update of the epoch asks for them."""
     return np.random.default_rng([seed, epoch]).permutation(blocks)
 
 
@@ -98,7 +97,9 @@ def check_words(tokens: np.ndarray, vocab_size: int, path: Path, owner: Path) ->
         )
 
 
-def batch(tokens: np.ndarray, windows: Windows, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def batch(
+    tokens: np.ndarray, windows: Windows, length: int, eos: int = EOS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Model inputs and targets of B windows, padded on the right to one length T.
 
     The input at each position is the token before its target. Padding follows the last target, and a causal model does
@@ -107,8 +108,8 @@ def batch(tokens: np.ndarray, windows: Windows, length: int) -> tuple[np.ndarray
     """
     size = len(windows.start)
     width = max(length, int((windows.end - windows.begin).max()))
-    inputs = np.full((size, width), EOS, dtype=np.int64)  # [B, T]
-    targets = np.full((size, width), EOS, dtype=np.int64)  # [B, T]
+    inputs = np.full((size, width), eos, dtype=np.int64)  # [B, T]
+    targets = np.full((size, width), eos, dtype=np.int64)  # [B, T]
     predicted = np.zeros((size, width), dtype=bool)  # [B, T]
     for row, (begin, start, end) in enumerate(zip(*windows, strict=True)):
         targets[row, : end - begin] = tokens[begin:end]
@@ -119,12 +120,12 @@ def batch(tokens: np.ndarray, windows: Windows, length: int) -> tuple[np.ndarray
     return inputs, targets, predicted
 
 
-def _line_blocks(tokens: np.ndarray, most: int) -> np.ndarray:
-    """Starts of the blocks [W] that hold as many whole lines as fit `most` tokens; a longer line is a block of its own.
+def _line_blocks(tokens: np.ndarray, most: int, eos: int) -> np.ndarray:
+    """Starts of the blocks [W] that hold as many whole lines as fit `most` tokens; a longer line is a block by itself.
 
-    A line ends with EOS or with the stream. In the published code this is the `complete` break mode.
+    A line ends with `eos` or with the stream. In the published code this is the `complete` break mode.
     """
-    line_ends = np.flatnonzero(np.asarray(tokens) == EOS) + 1  # [L]
+    line_ends = np.flatnonzero(np.asarray(tokens) == eos) + 1  # [L]
     if not len(line_ends) or line_ends[-1] != len(tokens):
         line_ends = np.append(line_ends, len(tokens))
     starts, lines_done = [], 0

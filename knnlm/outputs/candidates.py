@@ -48,13 +48,13 @@ def lm_distributions(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Position and the LM's log-probabilities [V], nats, of the first `count` tokens, in the study's own windows."""
     lm, sizes = model.load(source.model, features.device()), source.windows
-    chosen = windows.evaluation(tokens, sizes)
+    chosen = windows.evaluation(tokens, sizes, lm.eos)
     chosen = chosen.take(np.flatnonzero(chosen.start < count))
     step = max(1, LOGITS // lm.config.vocab_size)
     with progress(None, "LM", count, "tok") as bar:
-        for block in features.stream(lm, tokens, chosen, sizes.length, ("output",), batch_tokens):
+        for block in features.stream(lm, tokens, chosen, sizes.length, (features.HEAD_INPUT,), batch_tokens):
             for start in range(0, len(block.ids), step):
                 ids = block.ids[start : start + step]
-                output = torch.from_numpy(block.keys["output"][start : start + step]).to(features.device())
+                output = torch.from_numpy(block.keys[features.HEAD_INPUT][start : start + step]).to(features.device())
                 yield from ((i, row) for i, row in zip(ids, lm.logprob(output).cpu(), strict=True) if i < count)
                 bar.update(len(ids))

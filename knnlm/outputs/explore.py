@@ -132,5 +132,5 @@ def spelled(source: KnnLM, used: np.ndarray) -> list[str | int]:
     """Text and spacing flags of the words `used`, in one flat list: text, flags, text, flags…"""
     words = vocab.load(source.vocab)
     kind = files.read_json(source.vocab / "vocab.json")["type"]
-    piece = spacing.subword if kind == "sentencepiece" else spacing.piece
+    piece = spacing.subword if kind in ("sentencepiece", "pretrained") else spacing.piece
     return [part for token in words.tokens(used.tolist()) for part in piece(token)]

@@ -37,7 +37,8 @@ def main(config: IllustrateConfig) -> None:
     source = layout.find(config.study)
     text, train = scored.load(source), Passages(source, before=CONTEXT, after=0)
     position = choose(text, train, config.neighbors)
-    predicted = Retriever(source).after(model_input(text.tokens, source, position))
+    retriever = Retriever(source)
+    predicted = retriever.after(model_input(text.tokens, source, position, retriever.lm.eos))
     context = train.vocab.detokenize(text.tokens[max(0, position - CONTEXT) : position].tolist()).replace("\n", " ")
     target = int(text.tokens[position])
     query = {
@@ -73,11 +74,11 @@ def choose(text: ScoredText, train: Passages, count: int) -> int:
     return readable[0]
 
 
-def model_input(tokens: np.ndarray, source: KnnLM, position: int) -> list[int]:
+def model_input(tokens: np.ndarray, source: KnnLM, position: int, eos: int) -> list[int]:
     """The tokens that the model read when the study evaluated the token at `position`."""
-    every = windows.evaluation(tokens, source.windows)
+    every = windows.evaluation(tokens, source.windows, eos)
     window = every.take(np.searchsorted(every.start, [position], side="right") - 1)
-    inputs, _, _ = windows.batch(tokens, window, 0)  # [1, T]
+    inputs, _, _ = windows.batch(tokens, window, 0, eos)  # [1, T]
     return inputs[0, : position - int(window.begin[0]) + 1].tolist()
 
 

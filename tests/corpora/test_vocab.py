@@ -174,6 +174,11 @@ def test_train_joined_from_shards_equals_train_encoded_at_once(shards: int, tmp_
     binarize.main(binarize.BinarizeConfig(words, source, tmp_path / "joined", parts=parts))
     for name in ("train.npy", "train.documents.npy", "dev.npy", "test.documents.npy"):
         assert np.array_equal(open_array(tmp_path / "joined" / name), open_array(tmp_path / "whole" / name))
+    sizes = [description.described(tmp_path / name)["text"] for name in ("whole", "joined")]
+    documents = [(source / f"{split}.txt").read_text(encoding="utf-8") for split in ("train", "dev", "test")]
+    assert sizes[0] == sizes[1]
+    assert [sizes[0][split]["words"] for split in ("train", "dev", "test")] == [len(text.split()) for text in documents]
+    assert 0.9 < sizes[0]["train"]["bytes"] / len(documents[0].encode()) <= 1
 
 
 def test_more_shards_than_documents_are_refused(tmp_path: Path) -> None:

@@ -144,13 +144,3 @@ def test_too_large_a_k_and_wrong_dimensions_are_refused(data):
         ann.search(index, queries, 51, np.arange(50))
     with pytest.raises(files.UserError, match="the index 16 dimensions"):
         ann.add(index, keys[:, :8])
-
-
-@pytest.mark.parametrize("inner_product", [False, True])
-def test_exact_distances_in_blocks_of_torch_are_the_same(data, monkeypatch, inner_product):
-    keys, queries = data
-    monkeypatch.setattr(exact, "GATHERED", 7 * 12 * D)  # blocks of 7 queries
-    rows = np.random.default_rng(1).integers(-1, len(keys), (len(queries), 12))
-    found = exact.distances_on("cpu", keys, queries, rows, inner_product)
-    np.testing.assert_allclose(found, exact.distances(keys, queries, rows, inner_product), rtol=1e-5, atol=1e-5)
-    assert np.isinf(found[rows < 0]).all()

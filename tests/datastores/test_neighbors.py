@@ -157,6 +157,9 @@ def test_what_does_not_fit_together_is_refused_by_name(tmp_path, shards):
         reranked(tmp_path, shards, one)
     with pytest.raises(files.UserError, match="found has neighbors of 2 shards: give those of each shard"):
         merge.main(merge.MergeConfig((source,), (tmp_path / "merged",)))
+    twice = (source,) * 2, tuple(shards), (tmp_path / "queries",) * 2, (tmp_path / "final",) * 2
+    with pytest.raises(files.UserError, match="--out names a directory twice"):
+        rerank.main(rerank.RerankConfig(*twice))
     assert not list(tmp_path.glob(".*")) and not (tmp_path / "final").exists()
 
 

@@ -150,12 +150,41 @@ def test_a_used_up_quota_and_a_failing_disk_are_explained_in_one_line(tmp_path):
     assert disk.explain(ValueError("x"), tmp_path) is None
 
 
-@pytest.mark.parametrize("number", disk.NO_LOCKS)
-def test_a_file_system_without_locks_can_be_written_to(tmp_path, monkeypatch, number):
+@pytest.fixture(params=disk.NO_LOCKS)
+def no_locks(request, monkeypatch, caplog):
+    """A file system whose flock fails; returns what was logged."""
+
     def flock(*_):
-        raise OSError(number, os.strerror(number))
+        raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr("fcntl.flock", flock)
+    disk._warn_of_no_locks.cache_clear()
+    return caplog
+
+
+def test_a_file_system_without_locks_can_be_written_to(tmp_path, no_locks):
     for text in ("first", "second"):
         files.write_text(tmp_path / "x", text)
         assert (tmp_path / "x").read_text() == text and os.listdir(tmp_path) == ["x"]
+    assert no_locks.text.count("has no file locks") == 1
+
+
+def test_work_that_keeps_its_state_goes_on_without_locks(tmp_path, no_locks):
+    for _ in range(2):
+        with disk.only_one(tmp_path / "resume"):
+            assert (tmp_path / "resume").is_dir()
+    assert no_locks.text.count("has no file locks") == 1
+
+
+@pytest.mark.parametrize("number", disk.NO_FALLOCATE)
+def test_a_file_system_that_cannot_allocate_blocks_is_measured_and_not_written_to(tmp_path, monkeypatch, number):
+    def emulated(*_):
+        raise AssertionError("posix_fallocate writes to every block where the file system has no fallocate")
+
+    monkeypatch.setattr("os.posix_fallocate", emulated)
+    monkeypatch.setattr(disk, "_fallocate", lambda *_: number)
+    npy.create_array(tmp_path / "fits.npy", (40 * PAGE,), "uint8")
+    assert os.stat(tmp_path / "fits.npy").st_blocks * 512 < 40 * PAGE
+    monkeypatch.setattr(disk, "free", lambda _: PAGE)
+    with pytest.raises(OSError, match="No space left"):
+        disk.reserve(tmp_path / "fits.npy")

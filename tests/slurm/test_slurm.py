@@ -45,6 +45,7 @@ class Study:
         told = ("--nolock", "--configfile", str(config), "--config", f"results={results}")
         self.command = [sys.executable, "-m", "snakemake", target, *told, *arguments]
         self.environment = dict(environment or os.environ) | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self.environment |= {"KNNLM_ALLOW_CPU": "1"}  # the cluster's GPUs are files
         self.log = self.results.with_suffix(".log")
 
     def start(self):
@@ -151,8 +152,8 @@ def workflow_is_done(study):
 def test_two_nodes_train_as_two_processes_of_one(cluster, corpus, tmp_path):  # noqa: F811
     run = start(corpus, tmp_path / "one", TORCHRUN, updates=20)
     job = ["sbatch", "--wait", "--partition=gpu", "--nodes=2", "--ntasks=2", "--mem=4000", f"--output={tmp_path}/log"]
-    told = shlex.join(["workflow/launch", "2/2", *command(corpus, tmp_path / "two", updates=20)])
-    environment = cluster.environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    told = shlex.join(["workflow/launch", "2/2", *command(corpus, tmp_path / "two", updates=20)[1:]])
+    environment = cluster.environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "KNNLM_ALLOW_CPU": "1"}
     assert subprocess.run([*job, "--wrap", told], env=environment, cwd=ROOT, timeout=300).returncode == 0, (
         tmp_path / "log"
     ).read_text()
@@ -177,6 +178,39 @@ def test_a_datastore_without_stored_keys_goes_to_the_gpus_and_its_files_go_when_
     assert (study.results / "smoke/tables/table3.md").exists()
     left = [path for path in (study.results / "smoke").rglob("*") if path.suffix in (".faiss", ".npy")]
     assert not [path for path in left if "shard" in path.name or "sample" in path.parts]
+
+
+def test_a_gpu_job_that_sees_no_gpu_stops_with_one_line(cluster, corpus, tmp_path):  # noqa: F811
+    job = ["sbatch", "--wait", "--partition=gpu", "--gpus=1", "--mem=4000", f"--output={tmp_path}/log"]
+    told = shlex.join(["workflow/launch", "1", *command(corpus, tmp_path / "model", updates=20)[1:]])
+    environment = cluster.environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([*job, "--wrap", told], env=environment, cwd=ROOT, timeout=300).returncode != 0
+    lines = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "asked for 1 GPU, PyTorch sees none" in lines[0]
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_training_at_its_time_limit_goes_on_in_the_same_job(cluster, corpus, tmp_path):  # noqa: F811
+    whole = start(corpus, tmp_path / "whole")
+    words = ["srun", "--ntasks=1", "workflow/launch", "1", *command(corpus, tmp_path / "model", save_every=1e-9)[1:]]
+    job = ["sbatch", "--parsable", "--requeue", "--partition=gpu", "--time=10", "--mem=4000"]
+    job += [f"--output={tmp_path}/log", "--open-mode=append", "--wrap", shlex.join(words)]
+    environment = cluster.environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "KNNLM_ALLOW_CPU": "1"}
+    job = subprocess.run(job, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    cluster.wait((tmp_path / ".model.resume/state.pt").exists, 120)
+    cluster.run("scancel", "--signal=TERM", job)  # what --signal=TERM@120 sends near the end of the limit
+    states = []
+
+    def ended():
+        states.append(cluster.run("squeue", "-h", "--states=all", "-j", job, "-o", "%T"))
+        return states[-1] in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
+
+    cluster.wait(ended, 300)
+    assert states[-1] == "COMPLETED" and "PENDING" in states, (tmp_path / "log").read_text()
+    assert "Restarts=1 " in cluster.run("scontrol", "show", "job", job)
+    assert whole.wait(300) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "model")]
+    assert weights[0] == weights[1]
 
 
 def test_no_job_is_an_array(cluster):

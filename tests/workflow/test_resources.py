@@ -1,11 +1,8 @@
-"""What jobs ask of a machine: a formula for every rule, in step with the profiles; GPUs shared by locks."""
+"""What jobs ask of a machine: a formula for every rule, in step with the profiles."""
 
 import json
 import logging
-import os
 import re
-import select
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -207,55 +204,3 @@ def test_every_rate_is_explained_and_used():
         assert f'rates["{section}"]' in formulas, section
         for name in found if section == "core" else ():
             assert f'"{name}"' in formulas, name
-
-
-@pytest.fixture
-def machine(tmp_path):
-    """A machine that seems to have so many GPUs, where every verb prints which it got and waits for the file `end`."""
-
-    def with_gpus(count):
-        smi = tmp_path / "nvidia-smi"
-        smi.write_text("#!/bin/sh\n" + "".join(f"echo 'GPU {i}: A100'\n" for i in range(count)))
-        smi.chmod(0o755)
-        (tmp_path / "knnlm").mkdir()
-        (tmp_path / "knnlm/__main__.py").write_text(VERB)
-        environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-        path = f"{tmp_path}:{os.path.dirname(sys.executable)}:{environment['PATH']}"
-        return environment | {"PATH": path, "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)}
-
-    return with_gpus
-
-
-VERB = """import os, pathlib, time
-print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
-while not pathlib.Path("end").exists():
-    time.sleep(0.05)
-"""
-
-
-def launched(environment, count):
-    command = [ROOT / "workflow/launch", str(count), "train"]
-    return subprocess.Popen(command, env=environment, cwd=environment["TMPDIR"], stdout=subprocess.PIPE, text=True)
-
-
-def test_jobs_on_one_machine_take_different_gpus(machine, tmp_path):
-    environment = machine(2)
-    first, second = (launched(environment, 1) for _ in range(2))
-    taken = [job.stdout.readline().strip() for job in (first, second)]
-    assert set(taken) == {"0", "1"}
-    third = launched(environment, 1)  # waits for one of the others
-    assert not select.select([third.stdout], [], [], 1)[0]
-    (tmp_path / "end").touch()
-    assert third.communicate(timeout=120)[0].strip() in taken
-    assert [job.wait(120) for job in (first, second)] == [0, 0]
-
-
-def test_without_gpus_a_job_runs_on_the_cpu(machine, tmp_path):
-    (tmp_path / "end").touch()
-    assert launched(machine(0), 8).communicate(timeout=120)[0].strip() == "None"
-
-
-def test_a_batch_systems_choice_of_gpus_is_kept(machine, tmp_path):
-    (tmp_path / "end").touch()
-    environment = machine(4) | {"CUDA_VISIBLE_DEVICES": "2"}
-    assert launched(environment, 1).communicate(timeout=120)[0].strip() == "2"

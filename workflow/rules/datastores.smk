@@ -180,7 +180,7 @@ rule train_index:
         shards=input_folders("shards"),
         settings=index_settings("factory", "metric", "sample", "seed"),
     shell:
-        "knnlm train_index"
+        "workflow/launch {resources.gpu:q} train_index"
         " --keys {params.shards:q}"
         " --settings {params.settings:q}"
         " --out {output.index:q}"
@@ -222,7 +222,11 @@ rule add:
     params:
         shard=input_folders("shard"),
     shell:
-        "knnlm add" " --trained {input.trained:q}" " --keys {params.shard:q}" " --out {output.index:q}" " 2> {log:q}"
+        "workflow/launch {resources.gpu:q} add"
+        " --trained {input.trained:q}"
+        " --keys {params.shard:q}"
+        " --out {output.index:q}"
+        " 2> {log:q}"
 
 
 if KEEP_NEEDED:

@@ -200,7 +200,11 @@ rule explore:
         study=study_folder,
         note=study_note,
     shell:
-        "knnlm explore" " --study {params.study:q}" " --note={params.note:q}" " --out {output:q}" " 2> {log:q}"
+        "workflow/launch 0 explore"
+        " --study {params.study:q}"
+        " --note={params.note:q}"
+        " --out {output:q}"
+        " 2> {log:q}"
 
 
 rule report:

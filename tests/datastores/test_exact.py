@@ -1,0 +1,104 @@
+"""Exact distances of merged neighbors: keys read once and in order, in pieces that a memory limit bounds."""
+
+import numpy as np
+import pytest
+
+from knnlm.artifacts import devices
+from knnlm.datastores import exact
+
+D = 24
+TORCH = "cpu:0"  # PyTorch's name of the same processor: what runs there on a GPU
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> list[np.ndarray]:
+    """Memory-mapped keys [n, d] of shards of several sizes, one of them empty."""
+    rng, folder, mapped = np.random.default_rng(0), tmp_path_factory.mktemp("keys"), []
+    for number, size in enumerate((500, 1, 0, 700)):
+        np.save(folder / f"{number}.npy", rng.standard_normal((size, D)).astype(np.float16))
+        mapped.append(np.load(folder / f"{number}.npy", mmap_mode="r" if size else None))
+    return mapped
+
+
+@pytest.fixture(scope="module")
+def asked() -> tuple[np.ndarray, np.ndarray]:
+    """Queries [Q, d] and rows [Q, K], some of them missing."""
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((60, D)).astype(np.float32), rng.integers(-1, 1201, (60, 40))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """PyTorch compares 7 pairs, and is sent 11 keys, at a time."""
+    monkeypatch.setattr(exact, "GATHERED", 7 * D)
+    monkeypatch.setattr(exact, "COPIED", 11 * 2 * D)
+
+
+LIMITS = [1, 2 * D, 2 * D * 13, 2 * D * 500, 2 * D * 699, 2 * D * 700, 1 << 30, None]
+
+
+@pytest.mark.parametrize("inner_product", [False, True])
+@pytest.mark.parametrize("memory", LIMITS)
+def test_reranking_equals_distances_bit_for_bit_within_any_memory(shards, asked, memory, inner_product):
+    queries, rows = asked
+    expected = exact.distances(np.concatenate(shards), queries, rows, inner_product)
+    for some in (slice(None), slice(2)):  # all keys are read, or few
+        found = exact.rerank(shards, queries[some], rows[some], memory, inner_product=inner_product)
+        assert found.tobytes() == expected[some].tobytes()
+
+
+@pytest.mark.parametrize("inner_product", [False, True])
+@pytest.mark.parametrize("memory", LIMITS)
+def test_reranking_by_pytorch_is_the_same_but_for_rounding(shards, asked, small, monkeypatch, memory, inner_product):
+    monkeypatch.setattr(devices, "free_memory", lambda device: 2 * D * 400)
+    queries, rows = asked
+    found = exact.rerank(shards, queries, rows, memory, TORCH, inner_product)
+    expected = exact.distances(np.concatenate(shards), queries, rows, inner_product)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert found.dtype == np.float32 and np.isinf(found[rows < 0]).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", TORCH])
+def test_each_key_is_read_once_in_file_order_and_pieces_fit_the_memory(shards, asked, small, monkeypatch, device):
+    queries, rows = asked
+    read, original = [], exact._read
+
+    def recorded(piece, local):
+        keys, places = original(piece, local)
+        assert keys.nbytes <= 2 * D * 100
+        whole = len(keys) == len(piece.keys)
+        read.append(piece.first + (np.arange(len(keys)) if whole else np.unique(local)))
+        return keys, places
+
+    monkeypatch.setattr(exact, "_read", recorded)
+    exact.rerank(shards, queries, rows, 2 * D * 100, device)
+    np.testing.assert_array_equal(np.concatenate(read), np.arange(1201))
+    read.clear()
+    exact.rerank(shards, queries[:1], rows[:1, :3], 2 * D * 100, device)
+    np.testing.assert_array_equal(np.concatenate(read), np.unique(rows[0, :3][rows[0, :3] >= 0]))
+
+
+def test_keys_of_a_shard_stay_on_a_device_where_they_fit(shards, asked, small, monkeypatch):
+    queries, rows = asked
+    rows = np.minimum(rows, 499)
+    expected = exact.distances(shards[0], queries, rows)
+    for free, fits in ((2 * shards[0].nbytes, True), (shards[0].nbytes, False)):
+        monkeypatch.setattr(devices, "free_memory", lambda device, free=free: free)
+        keys = exact.held(shards[0], TORCH)
+        assert isinstance(keys, np.ndarray) is not fits
+        monkeypatch.setattr(exact, "_read", None if fits else exact._read)  # nothing is read again
+        np.testing.assert_allclose(exact.distances_on(TORCH, keys, queries, rows), expected, rtol=1e-5)
+        monkeypatch.undo()
+
+
+def test_a_distance_is_of_single_precision_though_keys_are_of_half(shards):
+    """The square of 300 overflows half precision, and 2048 + 1 rounds there."""
+    keys = np.array([[300.0, 0], [2048, 0]], np.float16)
+    for device in ("cpu", TORCH):
+        found = exact.rerank([keys], np.array([[0, 0], [-1, 0]], np.float32), np.array([[0, 1], [1, -1]]), 1, device)
+        np.testing.assert_array_equal(found, [[90000, 2048**2], [2049**2, np.inf]])
+
+
+def test_a_row_beyond_the_keys_is_refused(shards):
+    with pytest.raises(ValueError, match="row 1,201 is beyond the 1,201 keys"):
+        exact.rerank(shards, np.zeros((1, D), np.float32), np.array([[1201]]))
