@@ -1,6 +1,5 @@
 """`make test-gpu` in tiny sizes: every part runs on the CPU, and its results have the names that plans expect."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -20,10 +19,6 @@ from knnlm.datastores import ann
 from knnlm.settings import KEYTYPES
 
 sys.path.insert(0, str(ROOT / "workflow"))
-has_rates = pytest.mark.skipif(
-    importlib.util.find_spec("rates") is None or not (ROOT / "workflow/rates.py").exists(),
-    reason="workflow/rates.py is not there",
-)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +96,6 @@ def test_the_rates_and_the_page_are_written(out, parts):
     assert all(f"## {name.capitalize()}" in page for name in parts)
 
 
-@has_rates
 def test_the_plan_takes_the_rates(out, monkeypatch):
     import rates
 
@@ -112,7 +106,6 @@ def test_the_plan_takes_the_rates(out, monkeypatch):
     assert loaded["core"]["gather"] == given["core"]["gather"] and loaded["core"]["scan"] > 0
 
 
-@has_rates
 @pytest.mark.parametrize("words", [True, False])
 def test_operations_are_counted_as_in_the_plan(words):
     import resources

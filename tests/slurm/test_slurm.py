@@ -162,6 +162,24 @@ def test_two_nodes_train_as_two_processes_of_one(cluster, corpus, tmp_path):  # 
     assert weights[0] == weights[1]
 
 
+def test_a_datastore_without_stored_keys_goes_to_the_gpus_and_its_files_go_when_they_are_searched(cluster, tmp_path):
+    config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text()) | {"keep": "needed"}
+    config["datastores"]["wiki"] |= {"store_keys": False, "distance": "quantized"}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
+    study = Study(
+        tmp_path / "results", cluster.environment, (*PROFILE, *QUICK), "table3", config=tmp_path / "study.yaml"
+    )
+    study.run()
+    chosen = re.findall(r"Auto-selected partition '(\w+)' for job (\w+)", study.log.read_text())
+    partitions = {(job, partition) for partition, job in chosen}
+    on_gpus = ("train", "evaluate", "sample_keys", "stream_wiki")
+    assert {(job, "gpu") for job in on_gpus} <= partitions and not {(job, "cpu") for job in on_gpus} & partitions
+    assert {("prepare", "cpu"), ("train_index", "cpu")} <= partitions
+    assert (study.results / "smoke/tables/table3.md").exists()
+    left = [path for path in (study.results / "smoke").rglob("*") if path.suffix in (".faiss", ".npy")]
+    assert not [path for path in left if "shard" in path.name or "sample" in path.parts]
+
+
 def test_a_gpu_job_that_sees_no_gpu_stops_with_one_line(cluster, corpus, tmp_path):  # noqa: F811
     job = ["sbatch", "--wait", "--partition=gpu", "--gpus=1", "--mem=4000", f"--output={tmp_path}/log"]
     told = shlex.join(["workflow/launch", "1", *command(corpus, tmp_path / "model", updates=20)[1:]])
@@ -193,24 +211,6 @@ def test_a_training_at_its_time_limit_goes_on_in_the_same_job(cluster, corpus, t
     assert whole.wait(300) == 0
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "model")]
     assert weights[0] == weights[1]
-
-
-def test_a_datastore_without_stored_keys_goes_to_the_gpus_and_its_files_go_when_they_are_searched(cluster, tmp_path):
-    config = yaml.safe_load((ROOT / "config/smoke.yaml").read_text()) | {"keep": "needed"}
-    config["datastores"]["wiki"] |= {"store_keys": False, "distance": "quantized"}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
-    study = Study(
-        tmp_path / "results", cluster.environment, (*PROFILE, *QUICK), "table3", config=tmp_path / "study.yaml"
-    )
-    study.run()
-    chosen = re.findall(r"Auto-selected partition '(\w+)' for job (\w+)", study.log.read_text())
-    partitions = {(job, partition) for partition, job in chosen}
-    on_gpus = ("train", "evaluate", "sample_keys", "stream_wiki")
-    assert {(job, "gpu") for job in on_gpus} <= partitions and not {(job, "cpu") for job in on_gpus} & partitions
-    assert {("prepare", "cpu"), ("train_index", "cpu")} <= partitions
-    assert (study.results / "smoke/tables/table3.md").exists()
-    left = [path for path in (study.results / "smoke").rglob("*") if path.suffix in (".faiss", ".npy")]
-    assert not [path for path in left if "shard" in path.name or "sample" in path.parts]
 
 
 def test_no_job_is_an_array(cluster):
