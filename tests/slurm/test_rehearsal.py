@@ -78,10 +78,8 @@ def test_the_rehearsal_runs_to_its_end(cluster, tmp_path, capsys, target):
     assert len(of_rules) > 50
     for partition, nodes, asked, comment in of_rules:
         rule = re.match(r"rule_(\w+?)(_wildcards_|$)", comment)[1]
-        wants = rule in on_gpus
-        assert (partition, nodes.rstrip("01"), "gpu" in asked) == (
-            ("gpu", "gpu", True) if wants else ("cpu", "cpu", False)
-        )
+        where = "gpu" if rule in on_gpus else "cpu"
+        assert (partition, nodes.rstrip("01"), "gpu" in asked) == (where, where, where == "gpu"), comment
     temporary = set(re.findall(r"Would remove temporary output (\S+)", plan.stdout + plan.stderr))
     assert temporary and [path for path in temporary if (ROOT / path).exists()] == []
     again = rehearse(tmp_path, os.environ, target, "-n")
