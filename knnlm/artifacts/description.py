@@ -32,7 +32,7 @@ def write_meta(
     artifact: Path,
     stage: str,
     config: object,
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, Path | tuple[Path, dict]],
     lineage: Mapping[str, str] | None = None,
     role: str | None = None,
     **facts: object,
@@ -40,7 +40,8 @@ def write_meta(
     """Describe an artifact by its stage, settings, command, inputs, files, software versions and further `facts`.
 
     `lineage` holds {role: digest} of what other artifacts must share with this one to be used together with it; `role`
-    is the role that this artifact has in the lineage of others (see lineage.py).
+    is the role that this artifact has in the lineage of others (see lineage.py). An input may be given as another
+    description names it (`lineage.sources`); it need not exist any more.
     """
     artifact = Path(artifact)
     folder = disk.final(artifact if artifact.is_dir() else artifact.parent)
@@ -49,10 +50,10 @@ def write_meta(
         "stage": stage,
         "config": config,
         "command": _command(),
-        "inputs": {name: _input(Path(path), folder) for name, path in inputs.items()},
+        "inputs": {name: _input(source, folder) for name, source in inputs.items()},
         "outputs": outputs,
         "lineage": dict(lineage or {}) | ({role: _combined(outputs)} if role else {}),
-        "versions": _versions() | devices.builds(),
+        "versions": versions() | devices.builds(),
         "commit": _commit(),
         **facts,
     }
@@ -174,21 +175,29 @@ def _outputs(artifact: Path) -> dict[str, dict]:
     """An entry for every file of an artifact: {name: {bytes, digest, …}}."""
     paths = sorted(artifact.iterdir()) if artifact.is_dir() else [artifact]
     paths = [path for path in paths if path.is_file() and path.name != "meta.json"]
-    with ThreadPoolExecutor() as pool:
-        return {path.name: entry for path, entry in zip(paths, pool.map(_output, paths), strict=True)}
+    with ThreadPoolExecutor() as pool:  # NumPy reads headers with Python's parser, which is not safe in threads
+        return {path.name: _output(path, value) for path, value in zip(paths, pool.map(digest, paths), strict=True)}
 
 
-def _output(path: Path) -> dict:
-    entry: dict = {"bytes": path.stat().st_size, "digest": digest(path)}
+def _output(path: Path, digest: str) -> dict:
+    entry: dict = {"bytes": path.stat().st_size, "digest": digest}
     if path.suffix == ".npy":
         array = np.load(path, mmap_mode="r")
         entry |= {"shape": list(array.shape), "dtype": str(array.dtype)}
     return entry
 
 
-def _input(path: Path, folder: Path) -> dict:
+def content(path: Path) -> str:
+    """A digest of an input's content, whether it has a description or not."""
+    return identity(path) if is_described(path) else sha256(path) if path.is_dir() else digest(path)
+
+
+def _input(source: Path | tuple[Path, dict], folder: Path) -> dict:
     """Where an input is, relative to the artifact's folder so that a study can be moved, and its digest or SHA-256."""
-    entry = {"path": os.path.relpath(path, folder)}
+    path, recorded = source if isinstance(source, tuple) else (Path(source), {})
+    entry = recorded | {"path": os.path.relpath(path, folder)}
+    if recorded:
+        return entry
     if is_described(path):
         return entry | {"digest": identity(path)}
     return entry | {"sha256": sha256(path)}
@@ -202,7 +211,7 @@ def _command() -> str | None:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     versions = {}
     for name in VERSIONED:
         with contextlib.suppress(metadata.PackageNotFoundError):

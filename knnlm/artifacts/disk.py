@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 log = logging.getLogger("knnlm")
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}\.tmp|resume)")
 NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS)
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # some network file systems cannot lock files
 FULL = (errno.ENOSPC, errno.EDQUOT)
