@@ -1,6 +1,7 @@
 """Cases of the language model: training, and the forward pass over a datastore's tokens."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -219,4 +220,8 @@ def extraction(folder: Path, scale: float) -> Sides:
         assert len(stored) == chosen.tokens
         np.testing.assert_allclose(stored[-len(last) :], last, rtol=2e-3, atol=1e-2)
 
-    return Sides(lambda: extract.main(asked), forward, same, chosen.tokens, "tokens", overhead=True)
+    def extracted() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        extract.main(asked)
+
+    return Sides(extracted, forward, same, chosen.tokens, "tokens", overhead=True)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,28 @@ def configured(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A job of SLURM: `scontrol` on the path tells its state and end, and writes down what it was asked for."""
+    asked = tmp_path / "asked"
+    asked.touch()
+
+    def job(state="RUNNING", minutes=2.0, refuses=False):
+        end = (datetime.now() + timedelta(minutes=minutes)).isoformat(timespec="seconds")
+        script = tmp_path / "bin/scontrol"
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(
+            f'#!/bin/sh\necho "$@" >> {asked}\n[ $1 = requeue ] && exit {int(refuses)}\n'
+            f"echo 'JobId=17 JobName=x\n   JobState={state} Reason=None\n   RunTime=00:00:05 EndTime={end}'\n"
+        )
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+        monkeypatch.setenv("SLURM_JOB_ID", "17")
+        return asked
+
+    return job
 
 
 @pytest.fixture(scope="session")

@@ -170,6 +170,43 @@ def test_keys_streamed_into_an_index_are_those_of_a_cpu(small, precision, tmp_pa
 
 
 @needs_torch
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("indexes", [0, 1])
+def test_an_extraction_stopped_by_sigterm_goes_on(small, precision, indexes, tmp_path, monkeypatch) -> None:
+    """Ends with the same bytes, to disk and into an index, which is saved from a GPU and copied there again."""
+    lm, tokens, _ = small
+    (tmp_path / "model").mkdir()
+    model.save(lm, tmp_path / "model")
+    description.write_meta(tmp_path / "model", "train", {}, {}, role="model")
+    npy.save_array(tmp_path / "train.npy", tokens)
+    given, sizes = (tmp_path / "model", tmp_path / "train.npy", ("ffn_input_ln",)), '{"new": 48, "context": 16}'
+    extract.main(extract.ExtractConfig(*given, (tmp_path / "sample",), sizes, entries=500))
+    trained = tmp_path / "trained.faiss"
+    train_index.main(train_index.TrainIndexConfig((tmp_path / "sample",), trained, '{"factory": "IVF4,PQ8"}'))
+
+    def asked(name: str) -> extract.ExtractConfig:
+        pair = {"trained": (trained,) * indexes, "index": (tmp_path / f"{name}.faiss",) * indexes}
+        how = {"batch_tokens": 256, "block_tokens": 1, "precision": precision}
+        return extract.ExtractConfig(*given, (tmp_path / name,), sizes, **how, **pair)
+
+    extract.main(asked("whole"))
+    real, started = features._start, []
+
+    def start(*arguments: object) -> object:
+        started.append(1)
+        if len(started) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(features, "_start", start)
+    with pytest.raises(UserError, match="stopped by SIGTERM"):
+        extract.main(asked("stopped"))
+    extract.main(asked("stopped"))
+    name = "{}.faiss" if indexes else "{}/keys.npy"
+    assert (tmp_path / name.format("stopped")).read_bytes() == (tmp_path / name.format("whole")).read_bytes()
+
+
+@needs_torch
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_an_nccl_training_stopped_by_sigterm_and_resumed(deterministic: bool, tmp_path) -> None:
     """Ends with the same weights to the bit where the training is deterministic, and nearly the same otherwise."""

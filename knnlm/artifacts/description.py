@@ -175,12 +175,12 @@ def _outputs(artifact: Path) -> dict[str, dict]:
     """An entry for every file of an artifact: {name: {bytes, digest, …}}."""
     paths = sorted(artifact.iterdir()) if artifact.is_dir() else [artifact]
     paths = [path for path in paths if path.is_file() and path.name != "meta.json"]
-    with ThreadPoolExecutor() as pool:
-        return {path.name: entry for path, entry in zip(paths, pool.map(_output, paths), strict=True)}
+    with ThreadPoolExecutor() as pool:  # NumPy reads headers with Python's parser, which is not safe in threads
+        return {path.name: _output(path, value) for path, value in zip(paths, pool.map(digest, paths), strict=True)}
 
 
-def _output(path: Path) -> dict:
-    entry: dict = {"bytes": path.stat().st_size, "digest": digest(path)}
+def _output(path: Path, digest: str) -> dict:
+    entry: dict = {"bytes": path.stat().st_size, "digest": digest}
     if path.suffix == ".npy":
         array = np.load(path, mmap_mode="r")
         entry |= {"shape": list(array.shape), "dtype": str(array.dtype)}

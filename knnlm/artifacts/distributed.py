@@ -2,17 +2,14 @@
 
 import contextlib
 import os
-import re
-import subprocess
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import torch
 from torch import distributed
 
 from knnlm.artifacts import devices
 
-NEAR_ITS_END = timedelta(minutes=15)  # of a SLURM job: a signal that comes earlier is not that of its time limit
 TIMEOUT = timedelta(hours=2)  # processes wait for each other during a slow evaluation, or for another training to end
 
 
@@ -112,30 +109,3 @@ def gather(value: object) -> list:
     values: list = [None] * processes()
     distributed.all_gather_object(values, value)
     return values
-
-
-def requeue() -> bool:
-    """Queue this process's SLURM job again if its time limit is near; returns whether this was done.
-
-    Called by all processes, carried out by the first. Nothing is done for a job that is being cancelled, that may not
-    be requeued or that has time left. To Snakemake, a requeued job is one that has not ended: no retry is used up.
-    """
-    job = os.environ.get("SLURM_JOB_ID")
-    if rank() or not job:
-        return False
-    shown = _scontrol("show", "job", job) or ""
-    end = re.search(r"\bEndTime=(\d\S+)", shown)
-    if not re.search(r"\bJobState=RUNNING\b", shown) or not end:
-        return False
-    if datetime.fromisoformat(end[1]) - datetime.now() > NEAR_ITS_END:
-        return False
-    return _scontrol("requeue", job) is not None
-
-
-def _scontrol(*arguments: str) -> str | None:
-    """What SLURM's administration tool prints; None where it fails or is missing."""
-    try:
-        done = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None

@@ -15,6 +15,10 @@ class UserError(Exception):
     """A mistake that the user can correct: shown as one line, without a traceback, with exit code 1."""
 
 
+class Unfinished(UserError):
+    """Work that ended early, at a signal or on a failing disk: what it has kept is of use when it is run again."""
+
+
 @contextlib.contextmanager
 def atomic(out: Path, directory: bool = False) -> Iterator[Path]:
     """Yield a temporary path that becomes `out` on success and is removed on failure.
@@ -33,14 +37,14 @@ def atomic(out: Path, directory: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def explained(out: Path, tmp: Path | None = None) -> Iterator[None]:
-    """Turn disk errors that occur while `out` is written (through `tmp`, if given) into UserErrors."""
+    """Turn disk errors that occur while `out` is written (through `tmp`, if given) into UserErrors of one line."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # libraries in C++ and Rust raise exceptions of their own for a full disk
         if reason := disk.explain(error, Path(out), tmp):
-            raise UserError(reason) from error
+            raise Unfinished(reason) from error
         raise
 
 

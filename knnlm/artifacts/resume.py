@@ -28,10 +28,14 @@ class Work:
         """the files, under the names that they will have in the output"""
         self._steps = place / "steps.jsonl"
         self._digests = _read(self._steps, fingerprint)
+        self.scratch = place / "scratch"
+        """what is needed to go on, and is not part of the output"""
         if not self._digests:  # nothing is done, or it was done with other settings or inputs
             disk.remove(self.folder)
+            disk.remove(self.scratch)
             files.write_text(self._steps, json.dumps(fingerprint) + "\n")
         self.folder.mkdir(exist_ok=True)
+        self.scratch.mkdir(exist_ok=True)
 
     def __bool__(self) -> bool:
         """Whether a step is done."""
@@ -49,7 +53,12 @@ class Work:
 
     def is_done(self, step: str, *parts: np.ndarray) -> bool:
         """Whether a step is finished and `parts`, which it wrote, are still what it wrote."""
-        return step in self._digests and self._digests[step] == _digest(parts)
+        if step not in self._digests:
+            return False
+        whole = self._digests[step] == _digest(parts)
+        if not whole:
+            log.warning("%s: what step %s wrote is damaged: doing it again", self.folder.parent, step)
+        return whole
 
     def done(self, step: str, *parts: np.ndarray) -> None:
         """Record a step as finished, with the digest of what it wrote."""
@@ -59,16 +68,20 @@ class Work:
 
 
 @contextlib.contextmanager
-def directory(out: Path, fingerprint: str) -> Iterator[Work | None]:
-    """Yield the work on a folder, which becomes `out` on success; None where `out` has been made from the same.
+def directory(out: Path, fingerprint: str, *beside: Path) -> Iterator[Work | None]:
+    """Yield the work on a folder, which becomes `out` on success; None where it has been made from the same.
 
-    What finished steps wrote is kept after a kill, Ctrl-C or a failing disk, and removed after a UserError. The
-    description of `out` must contain the fingerprint.
+    What finished steps wrote is kept after a kill, a signal, Ctrl-C or a failing disk, and removed after any other
+    UserError. The description of `out` must contain the fingerprint, and so must those of the files `beside` it that
+    are written together with it.
     """
     out = Path(out)
     place = _place(out)
     with files.explained(out, place), disk.only_one(place):
-        if _is_made(out, fingerprint):  # by the process whose lock this one has waited for
+        if all(
+            _is_made(path, fingerprint) for path in (out, *beside)
+        ):  # by the process whose lock this one has waited for
+            log.info("%s: already made", out)
             yield None
         else:
             work = None
@@ -76,7 +89,8 @@ def directory(out: Path, fingerprint: str) -> Iterator[Work | None]:
                 work = Work(place, out.name, fingerprint)
                 yield work
             except BaseException as error:
-                if not work or isinstance(error, UserError):
+                hopeless = isinstance(error, UserError) and not isinstance(error, files.Unfinished)
+                if hopeless or not work:
                     disk.remove(place)
                 raise
             disk.replace(work.folder, out)
@@ -103,13 +117,13 @@ def _read(path: Path, fingerprint: str) -> dict[str, str]:
     """The digest of each finished step; none where the work had another fingerprint."""
     if not path.exists():
         return {}
-    first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    first, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     if first != json.dumps(fingerprint):
         log.info("%s: of other settings or inputs: starting anew", path.parent)
         return {}
     digests = {}
-    with contextlib.suppress(ValueError, TypeError):  # the last line may be cut short
-        for line in lines:
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError):  # a line that was cut short: its step is done again
             step, digest = json.loads(line)
             digests[step] = digest
     log.info("%s: %d steps were finished before", path.parent, len(digests))

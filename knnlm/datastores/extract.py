@@ -3,25 +3,28 @@
 Equation 1 of the paper is the datastore D = {(f(c_i), w_i)}: for every training token w_i a key f(c_i), which is the
 LM's representation of the context c_i before the token, and the token itself as the value. Row r of keys.npy,
 values.npy and ids.npy is one entry; its id is the token's position in the training stream.
+
+A job that is stopped, by its time limit for example, goes on where it was when the same command is run again, and ends
+with the same files to the bit: blocks of keys on disk are kept, and unfinished indexes are saved now and then.
 """
 
 import contextlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from knnlm.artifacts import description, files, lineage, npy
+from knnlm.artifacts import description, files, lineage, npy, resume, stopping
 from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
-from knnlm.datastores import ann
+from knnlm.datastores.sinks import IntoIndexes, Sink, ToDisk
 from knnlm.models import features, model, windows
 from knnlm.models.windows import Windows
 from knnlm.settings import DATASTORE_WINDOW, WindowSettings
 
-BUFFERED = 1 << 24  # key components handed to an index at a time
 VALUE_AND_ID = 4 + 8  # bytes of an entry besides its key
 
 
@@ -48,6 +51,10 @@ class ExtractConfig:
     """of the order in which windows are dealt to shards"""
     batch_tokens: int = 12288
     """tokens in one forward pass: bounds the memory"""
+    block_tokens: int = 16384
+    """tokens whose keys are kept, or given to the indexes, at a time"""
+    save_every: float = 60.0
+    """least seconds between two saves of unfinished indexes; large ones, which take long, are saved less often"""
     precision: features.Precision = "float32"
     """of the matrix products: float32, bfloat16 or float16"""
     entries: int | None = None
@@ -69,82 +76,22 @@ class ExtractConfig:
             )
 
 
-class Sink(Protocol):
-    """Where the keys of a shard go."""
+class Shard(NamedTuple):
+    """What one job extracts."""
 
-    stage: str  # the stage that the descriptions name
-    entry_bytes: int  # what the keys or codes of one entry take on disk
+    config: ExtractConfig
+    sizes: WindowSettings
+    lm: model.LanguageModel
+    tokens: np.ndarray
+    chosen: Windows
 
-    def begin(self, folders: list[Path], entries: int) -> None:
-        """Called once there is room; `folders` will be the shard's directories, one a key type."""
-
-    def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
-        """The keys of these rows, which come in ascending order: {key type: float16 [n, D]}."""
-
-    def flush(self) -> None:
-        """Called after the last `add`."""
-
-    def save(self, shared: dict[str, str]) -> None:
-        """Called when the shard's directories are in place; `shared` is their lineage."""
-
-
-class ToDisk:
-    """Writes keys.npy, float16 [n, D], into the directory of each key type."""
-
-    stage = "extract"
-
-    def __init__(self, config: ExtractConfig, dim: int) -> None:
-        self.keytypes, self.dim, self.entry_bytes = config.keytypes, dim, len(config.keytypes) * 2 * dim
-        self.arrays: list[tuple[str, np.memmap]] = []
-
-    def begin(self, folders: list[Path], entries: int) -> None:
-        arrays = [npy.create_array(folder / "keys.npy", (entries, self.dim), "float16") for folder in folders]
-        self.arrays = list(zip(self.keytypes, arrays, strict=True))
-
-    def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
-        for name, array in self.arrays:
-            array[rows] = keys[name]
-
-    def flush(self) -> None:
-        for _, array in self.arrays:
-            array.flush()
-
-    def save(self, shared: dict[str, str]) -> None:
-        """Nothing is left to do: the keys lie in the shard's directories."""
-
-
-class IntoIndexes:
-    """Adds the keys of one key type to copies of trained indexes."""
-
-    stage = "stream"
-
-    def __init__(self, config: ExtractConfig) -> None:
-        self.config = config
-        self.indexes = [ann.load(path) for path in config.trained]
-        self.entry_bytes = sum(map(ann.entry_bytes, self.indexes))
-        self.waiting: list[np.ndarray] = []  # [n, D] float16 each, as a stored datastore would hold them
-
-    def begin(self, folders: list[Path], entries: int) -> None:
-        self.indexes = [ann.on_gpu(index, needed=False) for index in self.indexes]
-
-    def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
-        self.waiting += keys.values()
-        if sum(block.size for block in self.waiting) >= BUFFERED:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.waiting:
-            keys = np.concatenate(self.waiting)  # [n, D]
-            for index in self.indexes:
-                ann.add(index, keys)
-            self.waiting.clear()
-
-    def save(self, shared: dict[str, str]) -> None:
-        for index, trained, path in zip(self.indexes, self.config.trained, self.config.index, strict=True):
-            ann.save(index, path)
-            inputs = {"trained": trained, "keys": self.config.out[0]}
-            roles = lineage.agree(inputs.values(), *shared, "index", "keys")
-            description.write_meta(path, self.stage, {}, inputs, roles, entries=index.ntotal)
+    def blocks(self) -> tuple[list[slice], np.ndarray]:
+        """The rows of each block, which is a number of whole batches, and the number of each window's block [W]."""
+        batch, windows = features.batch_windows(self.config.batch_tokens, self.sizes.length), len(self.chosen.start)
+        step = batch * max(1, -(-self.config.block_tokens // (batch * self.sizes.new)))  # windows in a block
+        ends = np.cumsum(self.chosen.end - self.chosen.start)  # [W] rows
+        bounds = [0, *ends[step - 1 : -1 : step].tolist(), self.chosen.tokens]
+        return [slice(*pair) for pair in itertools.pairwise(bounds)], np.arange(windows) // step
 
 
 def main(config: ExtractConfig) -> None:
@@ -156,27 +103,40 @@ def main(config: ExtractConfig) -> None:
     chosen = windows.shard(everything, config.shard, config.shards)
     if config.entries:
         chosen = chosen.take(np.arange(min(len(chosen.start), -(-config.entries // sizes.new))))
-    sink: Sink = IntoIndexes(config) if config.trained else ToDisk(config, lm.config.dim)
-    files.check_room(config.out[0], chosen.tokens * (sink.entry_bytes + len(config.out) * VALUE_AND_ID))
+    sink: Sink = ToDisk(len(config.keytypes), lm.config.dim)
+    if config.trained:
+        sink = IntoIndexes(config.trained, config.index, config.out[0], config.save_every)
+    needed = chosen.tokens * (sink.entry_bytes + len(config.out) * VALUE_AND_ID)
+    files.check_room(config.out[0], needed - resume.kept(config.out))
     recorded: dict[str, Any] = {"windows": sizes.model_dump(), "shards": config.shards, "seed": config.seed}
     shared["deal"] = json.dumps(recorded)
-    recorded["precision"] = config.precision
-    inputs = {"model": config.model, "tokens": config.tokens}
-    facts: dict[str, Any] = {"entries": chosen.tokens, "entries_total": everything.tokens}
+    recorded |= {"precision": config.precision, "shard": config.shard}
+    facts = {"entries": chosen.tokens, "entries_total": everything.tokens}
     facts |= {"dim": lm.config.dim, "vocab_size": lm.config.vocab_size}
+    extract(Shard(config, sizes, lm, tokens, chosen), sink, recorded, shared, facts)
+
+
+def extract(shard: Shard, sink: Sink, recorded: dict, shared: dict[str, str], facts: dict) -> None:
+    """Make the directories of all key types, and what else the sink writes; `shared` is their lineage."""
+    config, inputs = shard.config, {"model": shard.config.model, "tokens": shard.config.tokens}
+    computed = recorded, facts, features.device(), config.batch_tokens, config.block_tokens
+    fingerprint = resume.fingerprint(computed, (*inputs.values(), *config.trained))
     with contextlib.ExitStack() as stack:
-        folders = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
-        sink.begin(folders, chosen.tokens)
-        values, ids = compute(config, lm, tokens, chosen, sizes.length, sink)
-        sink.flush()
-        for folder, name in zip(folders, config.keytypes, strict=True):
-            npy.save_array(folder / "values.npy", values)
-            npy.save_array(folder / "ids.npy", ids)
-            roles = shared | {"keytype": name}
-            description.write_meta(
-                folder, sink.stage, recorded | {"shard": config.shard}, inputs, roles, "keys", **facts
-            )
-    sink.save(shared)
+        works = {}
+        for name, out in zip(config.keytypes, config.out, strict=True):
+            work = stack.enter_context(resume.directory(out, f"{fingerprint} {name}", *config.index))
+            if work is not None:
+                works[name] = work
+        if not works:
+            return
+        compute(shard, sink, works, stack.enter_context(stopping.noted_signals()))
+        ids = shard.chosen.positions  # [n] int64
+        for name, work in works.items():
+            npy.save_array(work.folder / "values.npy", shard.tokens[ids].astype(np.uint32))
+            npy.save_array(work.folder / "ids.npy", ids)
+            roles, written = shared | {"keytype": name}, facts | {"fingerprint": work.fingerprint}
+            description.write_meta(work.folder, sink.stage, recorded, inputs, roles, "keys", **written)
+        sink.save(shared)
 
 
 def agreed(config: ExtractConfig) -> dict[str, str]:
@@ -190,26 +150,33 @@ def agreed(config: ExtractConfig) -> dict[str, str]:
     return shared
 
 
-def compute(
-    config: ExtractConfig, lm: model.LanguageModel, tokens: np.ndarray, chosen: Windows, length: int, sink: Sink
-) -> tuple[np.ndarray, np.ndarray]:
-    """Send the keys f(c_i) to the sink; returns the values w_i, uint32 [n], and the ids i, int64 [n]."""
-    values, ids = np.empty(chosen.tokens, np.uint32), np.empty(chosen.tokens, np.int64)
-    row = 0
-    with progress(None, f"keys of shard {config.shard} of {config.shards}", chosen.tokens, "tok") as bar:
-        blocks = features.stream(
-            lm,
-            tokens,
-            chosen,
-            length,
-            config.keytypes,
-            config.batch_tokens,
-            precision=config.precision,
-            half_keys="choose another key type",
-        )
-        for block in blocks:
-            rows = slice(row, row := row + len(block.values))
-            values[rows], ids[rows] = block.values, block.ids
-            sink.add(rows, block.keys)
-            bar.update(len(block.values))
-    return values, ids
+def compute(shard: Shard, sink: Sink, works: dict[str, resume.Work], signals: list[int]) -> None:
+    """Send the keys f(c_i) of the blocks that are not done yet to the sink.
+
+    Raises Unfinished after the block in which a signal came, unless it is the last.
+    """
+    config, total = shard.config, shard.chosen.tokens
+    blocks, block_of_window = shard.blocks()
+    remaining = sink.begin(works, blocks)  # numbers of blocks
+    batches = features.stream(
+        shard.lm,
+        shard.tokens,
+        shard.chosen.take(np.flatnonzero(np.isin(block_of_window, remaining))),
+        shard.sizes.length,
+        tuple(works),
+        config.batch_tokens,
+        precision=config.precision,
+        half_keys="choose another key type",
+    )
+    with progress(None, f"keys of shard {config.shard} of {config.shards}", total, "tok") as bar:
+        bar.update(total - sum(blocks[number].stop - blocks[number].start for number in remaining))
+        for number in remaining:
+            row, block = blocks[number].start, blocks[number]
+            while row < block.stop:
+                batch = next(batches)
+                sink.add(slice(row, row := row + len(batch.values)), batch.keys)
+                bar.update(len(batch.values))
+            sink.finish(block)
+            if signals and number != remaining[-1]:
+                sink.keep(block)
+                raise stopping.stopped(f"{block.stop:,} of {total:,} entries")

@@ -62,7 +62,7 @@ def stream(
 
     Raises UserError where a key or log-probability is not finite.
     """
-    size = max(1, batch_tokens // length)
+    size = batch_windows(batch_tokens, length)
     wanted = _Wanted(keytypes, logprob, precision, half_keys)
     ahead = _batches_ahead(next(model.parameters()).device)
     started: deque[_Batch] = deque()
@@ -73,6 +73,11 @@ def stream(
             yield started.popleft().finish()
     while started:
         yield started.popleft().finish()
+
+
+def batch_windows(batch_tokens: int, length: int) -> int:
+    """How many windows of `length` tokens are in a batch of `batch_tokens`."""
+    return max(1, batch_tokens // length)
 
 
 def _batches_ahead(where: torch.device) -> int:

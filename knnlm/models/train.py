@@ -1,13 +1,10 @@
 """Train a Transformer LM (paper, Section 4.2), or the memorizing LM of Section 6."""
 
-import contextlib
 import json
 import logging
 import math
 import os
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from knnlm.artifacts import description, disk, distributed, files, lineage, npy
+from knnlm.artifacts import description, disk, distributed, files, lineage, npy, stopping
 from knnlm.artifacts.cli import progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.models import checkpoint, features, model, schedule, windows
@@ -134,7 +131,7 @@ def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: Trainin
     """
     saved = time.monotonic()
     total = recipe.updates * recipe.tokens_per_update
-    with _noted_signals() as stopping, progress(None, "training", total, "tok") as bar:
+    with stopping.noted_signals() as signals, progress(None, "training", total, "tok") as bar:
         bar.update(state.update * recipe.tokens_per_update)
         while state.update < recipe.updates and not (state.curve and state.curve[-1]["train_loss"] < recipe.stop_loss):
             update(state, tokens, recipe, seed)
@@ -143,25 +140,12 @@ def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: Trainin
             if state.update % recipe.evaluate_every == 0 or state.update == recipe.updates:
                 _evaluate(state, dev, recipe, len(tokens))
                 bar.set_postfix(train=state.curve[-1]["train_loss"], dev=state.curve[-1]["dev_loss"])
-            stop, due = distributed.any_of(bool(stopping), time.monotonic() - saved > recipe.save_every)
+            stop, due = distributed.any_of(bool(signals), time.monotonic() - saved > recipe.save_every)
             if stop or due:
                 save()
                 saved = time.monotonic()
             if stop:
-                again = distributed.requeue()
-                advice = "SLURM will run this job again, which then goes on" if again else "run again to go on"
-                raise UserError(f"stopped by SIGTERM after update {state.update}: {advice}")
-
-
-@contextlib.contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    """Collect SIGTERMs instead of ending at once, so that training can stop between two updates."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
-    try:
-        yield came
-    finally:
-        signal.signal(signal.SIGTERM, before)
+                raise stopping.stopped(f"update {state.update}", requeues=not distributed.rank())
 
 
 def update(state: Progress, tokens: np.ndarray, recipe: TrainingSettings, seed: int) -> None:

@@ -27,6 +27,11 @@ class Windows(NamedTuple):
         """How many tokens are predicted."""
         return int((self.end - self.start).sum())
 
+    @property
+    def positions(self) -> np.ndarray:
+        """The predicted tokens' positions in the stream, int64 [n], window by window."""
+        return np.concatenate([np.arange(*bounds) for bounds in zip(self.start, self.end, strict=True)])
+
 
 def evaluation(tokens: np.ndarray, settings: WindowSettings, eos: int = EOS) -> Windows:
     """Windows that predict each of the stream's N tokens exactly once, in order.

@@ -47,12 +47,11 @@ def extracted(at, out, **options):
 
 
 @pytest.mark.parametrize("shard", [0, 1])
-@pytest.mark.parametrize("buffered", [extract.BUFFERED, 1000])
-def test_a_streamed_shard_is_the_stored_shards_index(made, tmp_path, monkeypatch, shard, buffered):
-    monkeypatch.setattr(extract, "BUFFERED", buffered)
+@pytest.mark.parametrize("block_tokens", [16384, 60])
+def test_a_streamed_shard_is_the_stored_shards_index(made, tmp_path, shard, block_tokens):
     add.main(add.AddConfig(made / "trained.faiss", made / f"keys{shard}", tmp_path / "stored.faiss"))
     pair = {"trained": (made / "trained.faiss",), "index": (tmp_path / "streamed.faiss",)}
-    extracted(made, tmp_path / "keys", shard=shard, shards=2, **pair)
+    extracted(made, tmp_path / "keys", shard=shard, shards=2, block_tokens=block_tokens, **pair)
     assert (tmp_path / "streamed.faiss").read_bytes() == (tmp_path / "stored.faiss").read_bytes()
     for name in ("values", "ids"):
         np.testing.assert_array_equal(np.load(tmp_path / f"keys/{name}.npy"), np.load(made / f"keys{shard}/{name}.npy"))

@@ -1,6 +1,7 @@
 """After a kill at any moment, the same command again leaves exactly the files of an undisturbed run."""
 
 import random
+import re
 
 import pytest
 from test_layering import VERBS
@@ -9,7 +10,13 @@ from victims import COMMANDS
 SEED = 20240607
 BEFORE_A_CHANGE, AT_A_TIME = 3, 2  # kills of each verb
 READERS = {"generate", "provenance", "query", "verify"}  # verbs that write no file
-QUICK = {"extract": 9, "train": 31, "search": 12, "binarize": 7}  # number of the change before which each is killed
+QUICK = {
+    "extract": 9,
+    "extract:stream": 30,
+    "train": 31,
+    "search": 12,
+    "binarize": 7,
+}  # number of the change before which each is killed
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,10 @@ def undisturbed(victims):
 
 
 def check_again(victims, verb, whole):
-    """After a kill, nothing incomplete has a final name, and the same command again ends with the same bytes."""
+    """After a kill, nothing incomplete has a final name, and the same command again ends with the same bytes.
+
+    Returns what that command printed.
+    """
     left = victims.outputs()
     for name, digest in left.items():
         if not any(part.startswith(".") for part in name.split("/")) and digest:
@@ -37,6 +47,7 @@ def check_again(victims, verb, whole):
     ended = victims.run(verb)
     assert ended.code == 0, ended.text
     assert victims.outputs() == whole
+    return ended.text
 
 
 def test_every_verb_that_writes_is_killed():
@@ -49,6 +60,15 @@ def test_killed_before_one_change_of_the_file_system(victims, undisturbed, verb)
     victims.clear()
     assert victims.run(verb, fatal=QUICK[verb]).code == -9
     check_again(victims, verb, whole)
+
+
+@pytest.mark.parametrize("verb", ["extract", "extract:stream"])
+def test_a_killed_extraction_goes_on(victims, undisturbed, verb):
+    whole, ended = undisturbed(verb)
+    victims.clear()
+    assert victims.run(verb, fatal=ended.changes // 2).code == -9
+    kept = int(re.search(r"(\d+) steps were finished before", check_again(victims, verb, whole))[1])
+    assert kept > 0
 
 
 @pytest.mark.slow
@@ -76,7 +96,7 @@ def test_killed_at_any_time(victims, undisturbed, verb):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["extract", "train", "search", "train_index"])
+@pytest.mark.parametrize("verb", ["extract", "extract:stream", "train", "search", "train_index"])
 def test_killed_again_and_again(victims, undisturbed, verb):
     whole, ended = undisturbed(verb)
     victims.clear()

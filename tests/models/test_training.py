@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -158,28 +157,6 @@ def test_a_deterministic_training_asks_torch_for_it_and_is_the_same_on_a_cpu(cor
     assert trained(corpus, tmp_path / "deterministic", deterministic=True) == plain
     assert torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.backends.cudnn.deterministic and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-
-
-@pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    """A job of SLURM: `scontrol` on the path tells its state and end, and writes down what it was asked for."""
-    asked = tmp_path / "asked"
-    asked.touch()
-
-    def job(state="RUNNING", minutes=2.0, refuses=False):
-        end = (datetime.now() + timedelta(minutes=minutes)).isoformat(timespec="seconds")
-        script = tmp_path / "bin/scontrol"
-        script.parent.mkdir(exist_ok=True)
-        script.write_text(
-            f'#!/bin/sh\necho "$@" >> {asked}\n[ $1 = requeue ] && exit {int(refuses)}\n'
-            f"echo 'JobId=17 JobName=x\n   JobState={state} Reason=None\n   RunTime=00:00:05 EndTime={end}'\n"
-        )
-        script.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
-        monkeypatch.setenv("SLURM_JOB_ID", "17")
-        return asked
-
-    return job
 
 
 def stopped(corpus, out, monkeypatch, after, **recipe):

@@ -17,10 +17,16 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from cluster import Cluster, missing
 from test_distributed import TORCHRUN, command, corpus, start  # noqa: F401
+
+from knnlm.artifacts import description, npy
+from knnlm.datastores import extract, train_index
+from knnlm.models import model
+from knnlm.settings import ModelConfig
 
 ROOT = Path(__file__).parents[2]
 PROFILE = ("--profile", "slurm", "--slurm-no-account", "--slurm-status-command", "squeue", "--jobs", "6")
@@ -190,14 +196,14 @@ def test_a_gpu_job_that_sees_no_gpu_stops_with_one_line(cluster, corpus, tmp_pat
     assert not (tmp_path / "model").exists()
 
 
-def test_a_training_at_its_time_limit_goes_on_in_the_same_job(cluster, corpus, tmp_path):  # noqa: F811
-    whole = start(corpus, tmp_path / "whole")
-    words = ["srun", "--ntasks=1", "workflow/launch", "1", *command(corpus, tmp_path / "model", save_every=1e-9)[1:]]
+def stopped_at_its_limit(cluster, tmp_path, words, begun):
+    """Run a command as a job, stop it as its time limit would once it has `begun`, and see it end in the same job."""
+    words = ["srun", "--ntasks=1", "workflow/launch", "1", *words]
     job = ["sbatch", "--parsable", "--requeue", "--partition=gpu", "--time=10", "--mem=4000"]
-    job += [f"--output={tmp_path}/log", "--open-mode=append", "--wrap", shlex.join(words)]
+    job += [f"--output={tmp_path}/log", "--open-mode=append", "--wrap", shlex.join(map(str, words))]
     environment = cluster.environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "KNNLM_ALLOW_CPU": "1"}
     job = subprocess.run(job, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    cluster.wait((tmp_path / ".model.resume/state.pt").exists, 120)
+    cluster.wait(begun, 120)
     cluster.run("scancel", "--signal=TERM", job)  # what --signal=TERM@120 sends near the end of the limit
     states = []
 
@@ -208,9 +214,48 @@ def test_a_training_at_its_time_limit_goes_on_in_the_same_job(cluster, corpus, t
     cluster.wait(ended, 300)
     assert states[-1] == "COMPLETED" and "PENDING" in states, (tmp_path / "log").read_text()
     assert "Restarts=1 " in cluster.run("scontrol", "show", "job", job)
+
+
+def test_a_training_at_its_time_limit_goes_on_in_the_same_job(cluster, corpus, tmp_path):  # noqa: F811
+    whole = start(corpus, tmp_path / "whole")
+    words = command(corpus, tmp_path / "model", save_every=1e-9)[1:]
+    stopped_at_its_limit(cluster, tmp_path, words, (tmp_path / ".model.resume/state.pt").exists)
     assert whole.wait(300) == 0
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "model")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("where", ["disk", "indexes"])
+def test_an_extraction_at_its_time_limit_goes_on_in_the_same_job(cluster, tmp_path, where):
+    lm = model.LanguageModel(ModelConfig(vocab_size=64, layers=1, dim=16, ffn_dim=32, heads=2))
+    (tmp_path / "lm").mkdir()
+    model.save(lm, tmp_path / "lm")
+    description.write_meta(tmp_path / "lm", "train", {}, {}, role="model")
+    npy.save_array(tmp_path / "train.npy", np.random.default_rng(0).integers(2, 60, 120_000).astype(np.uint16))
+    given, sizes = (tmp_path / "lm", tmp_path / "train.npy", ("ffn_input_ln",)), '{"new": 16, "context": 16}'
+    sample, trained = tmp_path / "sample", tmp_path / "trained.faiss"
+    extract.main(extract.ExtractConfig(*given, (sample,), sizes, entries=500))
+    train_index.main(train_index.TrainIndexConfig((sample,), trained, '{"factory": "IVF8,PQ4x4", "sample": 400}'))
+
+    def asked(name):
+        pair = {"trained": (trained,), "index": (tmp_path / f"{name}.faiss",)} if where == "indexes" else {}
+        rare = {"batch_tokens": 96, "block_tokens": 48, "save_every": 1.0}
+        return extract.ExtractConfig(*given, (tmp_path / name,), sizes, **rare, **pair)
+
+    extract.main(asked("whole"))
+    flags = {name.replace("_", "-"): value for name, value in vars(asked("keys")).items() if value not in (None, ())}
+    words = [f"--{name}={value}" for name, value in flags.items() if not isinstance(value, tuple)]
+    words += [word for name, value in flags.items() if isinstance(value, tuple) for word in (f"--{name}", *value)]
+    steps = tmp_path / ".keys.resume/steps.jsonl"
+    stopped_at_its_limit(
+        cluster, tmp_path, ["extract", *words], lambda: steps.exists() and steps.read_text().count("\n") > 1
+    )
+    log = (tmp_path / "log").read_text()
+    assert re.search(r"stopped by SIGTERM after [\d,]+ of 119,984 entries: SLURM will run this job again", log)
+    assert re.search(r"\d+ steps were finished before", log)
+    names = ["keys.faiss"] if where == "indexes" else ["keys/keys.npy"]
+    for name in (*names, "keys/values.npy", "keys/ids.npy"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("keys", "whole", 1)).read_bytes()
 
 
 def test_no_job_is_an_array(cluster):
