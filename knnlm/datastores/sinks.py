@@ -3,7 +3,7 @@
 import logging
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -137,9 +137,9 @@ class IntoIndexes:
         keys = self.keys, {"digest": description.identity(folder)}
         for index, trained, path in zip(self.indexes, self.trained, self.index, strict=True):
             ann.save(index, path)
-            inputs = {"trained": trained, "keys": keys}
+            inputs: dict[str, Path | tuple[Path, dict]] = {"trained": trained, "keys": keys}
             roles = lineage.agree((trained, folder), *shared, "index", "keys")
-            facts = {"entries": index.ntotal, "fingerprint": self.work.fingerprint}
+            facts: dict[str, Any] = {"entries": index.ntotal, "fingerprint": self.work.fingerprint}
             description.write_meta(path, self.stage, {}, inputs, roles, **facts)
 
 
