@@ -269,7 +269,7 @@ def off_gpu(index: Index) -> Index:
 def is_on_gpu(index: Index) -> bool:
     index = _inner(index)
     if isinstance(index, faiss.IndexReplicas):
-        index = _inner(index.at(0))
+        index = _inner(index.at(0))  # type: ignore[attr-defined]
     return isinstance(index, getattr(faiss, "GpuIndex", ()))
 
 
@@ -307,10 +307,11 @@ def _largest_table_entry(index: Any, queries: np.ndarray) -> float:
     codes = np.linalg.norm(codes.reshape(ivf.pq.M, ivf.pq.ksub, ivf.pq.dsub), axis=2).max(1)  # [M]
     centroids = ivf.quantizer.reconstruct_n(0, ivf.nlist)
     centroids = np.linalg.norm(centroids.reshape(shape), axis=2).max(0)  # [M]
+    chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
     largest = 0.0
     for chunk in _chunks(queries):
-        for i in range(index.chain.size() if isinstance(index, faiss.IndexPreTransform) else 0):
-            chunk = faiss.downcast_VectorTransform(index.chain.at(i)).apply(chunk)
+        for i in range(chain.size() if chain else 0):
+            chunk = faiss.downcast_VectorTransform(chain.at(i)).apply(chunk)
         asked = np.linalg.norm(chunk.reshape(shape), axis=2).max(0)  # [M]
         entries = asked * codes if is_inner_product(ivf) else (asked + centroids + codes) ** 2
         largest = max(largest, float(entries.max()))
