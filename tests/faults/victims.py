@@ -20,17 +20,25 @@ from pathlib import Path
 
 import numpy as np
 import synthetic
+import test_pretrained
 import tinystudy
 import yaml
 from conftest import ROOT
 
 from knnlm.__main__ import main
+from knnlm.corpora import build_vocab
 
 MODULES = {path.stem: f"knnlm.{path.parent.name}.{path.stem}" for path in (ROOT / "knnlm").glob("*/*.py")}
 PARAGRAPHS = (Path(__file__).parent / "commands.txt").read_text().split("\n\n")
 COMMANDS = {words[0]: words[1:] for words in (shlex.split(text.replace("\n", " ")) for text in PARAGRAPHS)}
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
-IMPORTED_LATE = ("torch._dynamo", "sentencepiece", "kenlm", "requests")  # else every process imports them again
+IMPORTED_LATE = (
+    "torch._dynamo",
+    "transformers",
+    "sentencepiece",
+    "kenlm",
+    "requests",
+)  # else every process imports them again
 TIMEOUT = 300  # seconds for a command that takes one second
 
 
@@ -46,8 +54,11 @@ def inputs(folder: Path, address: str) -> None:
     rng.integers(4, 40, 3000).tofile(folder / "values.raw")
     for name, page in (("table1.md", "# Table 1\n"), ("examples.md", "# Examples\n"), ("explorer.html", "<p>")):
         (folder / name).write_text(page)
-    (folder / "archives.yaml").write_text(yaml.safe_dump({"text": {"kind": "url", "url": address}}))
+    (folder / "archives.yaml").write_text(yaml.safe_dump({"text": {"kind": "url", "url": address, "sha256": None}}))
     (folder / "rows.json").write_text(json.dumps(rows("study")))
+    test_pretrained.published(folder / "published")
+    settings = json.dumps({"type": "pretrained", "file": str(folder / "published")})
+    build_vocab.main(build_vocab.BuildVocabConfig((), folder / "published_vocab", settings))
     shutil.copytree(ROOT / "tests/data/oracles/fairseq_run", folder / "fairseq")
     shutil.copy(ROOT / "config/paper_numbers.yaml", folder)
 

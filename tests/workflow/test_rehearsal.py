@@ -92,6 +92,7 @@ def test_a_rule_fetches_each_archive(tmp_path, monkeypatch, name):
     with server.serve(tmp_path / "served", REVISION) as address:
         study = rehearsed(tmp_path, address, server.digest(tmp_path / texts.ZIP))
         monkeypatch.setitem(os.environ, "HF_ENDPOINT", address)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # set where a pretrained model was loaded before
         archive = tmp_path / "downloads" / name
         run = snakemake(archive, "--cores", 1, "--nolock", "--configfile", study)
     assert run.returncode == 0, run.stderr[-2000:]
