@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from knnlm.artifacts import description, files, lineage, npy, resume
+from knnlm.artifacts import description, files, lineage, npy, resume, stopping
 from knnlm.artifacts.cli import progress, settings
 from knnlm.datastores import ann, neighbors
 from knnlm.settings import IndexSettings
@@ -61,13 +61,16 @@ def find(work: resume.Work, index: ann.Index, queries: np.ndarray, k: int, ids: 
     """Write the neighbors of all queries [Q, d], block by block."""
     rows = work.array("rows", (len(queries), k), neighbors.row_type(len(ids)))  # [Q, K]
     distances = work.array("distances", rows.shape, "float32")  # [Q, K]
-    for start in progress(range(0, len(queries), BLOCK), f"search {work.folder.name}", unit="block"):
-        block = slice(start, start + BLOCK)
-        if work.is_done(str(start), rows[block], distances[block]):
-            continue
-        distances[block], found = ann.search(index, np.asarray(queries[block], np.float32), k, ids)  # [B, K]
-        rows[block] = np.where(found < 0, neighbors.missing(rows), found)
-        work.done(str(start), rows[block], distances[block])
+    with stopping.noted_signals() as signals:
+        for start in progress(range(0, len(queries), BLOCK), f"search {work.folder.name}", unit="block"):
+            block = slice(start, start + BLOCK)
+            if work.is_done(str(start), rows[block], distances[block]):
+                continue
+            distances[block], found = ann.search(index, np.asarray(queries[block], np.float32), k, ids)  # [B, K]
+            rows[block] = np.where(found < 0, neighbors.missing(rows), found)
+            work.done(str(start), rows[block], distances[block])
+            if signals and block.stop < len(queries):
+                raise stopping.stopped(f"{block.stop:,} of {len(queries):,} queries")
 
 
 def shared(config: SearchConfig) -> list[dict[str, str]]:

@@ -1,6 +1,8 @@
 """Shards searched apart and merged equal one index over everything, bit for bit."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +137,31 @@ def test_searching_goes_on_after_the_blocks_that_are_done(datastore, tmp_path, m
     for name in ("rows", "distances"):
         assert (tmp_path / f"again/{name}.npy").read_bytes() == (tmp_path / f"found0/{name}.npy").read_bytes()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("block", [2, 4])
+def test_a_search_that_is_asked_to_stop_ends_after_its_block_and_goes_on(datastore, tmp_path, monkeypatch, block):
+    settings = {"factory": "IVF16,PQ8x4fs", "nprobe": 5}
+    retrieve(datastore, tmp_path, 1, settings)
+    shard, queries = datastore / "shard0of1", (datastore / "queries",)
+    config = search.SearchConfig(tmp_path / "0.faiss", shard, queries, K, (tmp_path / "again",), json.dumps(settings))
+    monkeypatch.setattr(search, "BLOCK", 16)  # 50 queries in four blocks
+    find, calls = ann.search, []
+
+    def signalled(*arguments):
+        calls.append(len(calls))
+        if len(calls) == block:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return find(*arguments)
+
+    monkeypatch.setattr(ann, "search", signalled)
+    if block < 4:
+        with pytest.raises(files.UserError, match="stopped by SIGTERM after 32 of 50 queries: run again to go on"):
+            search.main(config)
+    search.main(config)
+    assert len(calls) == 4  # no block twice; a signal in the last block lets the search end
+    for name in ("rows", "distances"):
+        assert (tmp_path / f"again/{name}.npy").read_bytes() == (tmp_path / f"found0/{name}.npy").read_bytes()
 
 
 def test_mistakes_are_refused_by_name(datastore, tmp_path):
