@@ -333,8 +333,6 @@ rule rerank:
         LOGS / "rerank/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.log",
     benchmark:
         BENCHMARKS / "rerank/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
-    wildcard_constraints:
-        datastore=one_of(STORED),
     threads: cpus("rerank")
     resources:
         **needs("rerank"),
@@ -342,15 +340,13 @@ rule rerank:
         neighbors=input_folders("neighbors"),
         shards=input_folders("shards"),
         queries=input_folders("queries"),
-        memory=keys_held,
-        kept=index_distances,
+        flags=rerank_flags,
         out=output_folders(),
     shell:
         "workflow/launch {resources.gpu:q} rerank"
         " --neighbors {params.neighbors:q}"
         " --keys {params.shards:q}"
         " --queries {params.queries:q}"
-        " --memory {params.memory:q}"
-        " {params.kept:q}"
+        " {params.flags:q}"
         " --out {params.out:q}"
         " 2> {log:q}"

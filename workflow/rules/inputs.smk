@@ -158,15 +158,11 @@ def scores_asked(where, first):
     return scores_needed(STUDY, **{name: where[name] for name in names}, shards=int(first))
 
 
-def index_distances(wildcards):
-    """`--keep-index-distances` where a row asks for them, or nothing."""
+def rerank_flags(wildcards):
+    """GB of keys that the job holds in memory, and `--keep-index-distances` where a row asks for them."""
     asked = {distance for distance, _, _ in scores_asked(wildcards, wildcards.first)}
-    return ["--keep-index-distances"] if asked - {"exact"} else ""
-
-
-def keys_held(wildcards):
-    """GB of keys that a job holds in memory."""
-    return FORMULAS.keys_held(wildcards)
+    kept = ["--keep-index-distances"] if asked - {"exact"} else []
+    return ["--memory", str(FORMULAS.keys_held(wildcards)), *kept]
 
 
 def final(where, first, shards):
