@@ -46,8 +46,6 @@ def test_exact_distances(data, inner_product: bool, memory: int | None) -> None:
     expected = exact.distances(keys, queries, rows, inner_product)
     found = exact.rerank([keys[:5000], keys[5000:]], queries, rows, memory, "cuda", inner_product)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
-    found = exact.distances_on("cuda", exact.held(keys, "cuda"), queries, rows, inner_product)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
 @needs_wheels

@@ -31,24 +31,6 @@ def distances(keys: np.ndarray, queries: np.ndarray, rows: np.ndarray, inner_pro
     return out
 
 
-def held(keys: np.ndarray, device: str) -> Any:
-    """The keys [n, d] float16 in a GPU's memory, as a tensor, where they fit; else as they are."""
-    return _on_device(keys, device) if keys.nbytes <= FREE_SHARE * devices.free_memory(device) else keys
-
-
-def distances_on(
-    device: str, keys: Any, queries: np.ndarray, rows: np.ndarray, inner_product: bool = False
-) -> np.ndarray:
-    """The same as `distances`, computed by PyTorch on a device; `keys` come from `held`."""
-    if isinstance(keys, np.ndarray):
-        return rerank([keys], queries, rows, None, device, inner_product)
-    out, flat = np.full(rows.shape, np.inf, np.float32), rows.ravel()
-    pairs = np.flatnonzero(flat >= 0)
-    queries = np.ascontiguousarray(queries, dtype=np.float32)
-    _compare(keys, queries, flat[pairs], pairs, rows.shape[1], inner_product, out.ravel())
-    return out
-
-
 def rerank(
     shards: Sequence[np.ndarray],
     queries: np.ndarray,

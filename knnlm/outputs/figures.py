@@ -18,10 +18,9 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from knnlm.scores import experiments
 from knnlm.scores.experiments import Study
 
-BLUE, VERMILION, GREEN, INK, MUTED = (
+BLUE, VERMILION, INK, MUTED = (
     "#0072B2",
     "#D55E00",
-    "#009E73",
     "#222222",
     "#767676",
 )  # of Okabe and Ito's palette: different also in grey and to the color-blind

@@ -78,19 +78,6 @@ def test_each_key_is_read_once_in_file_order_and_pieces_fit_the_memory(shards, a
     np.testing.assert_array_equal(np.concatenate(read), np.unique(rows[0, :3][rows[0, :3] >= 0]))
 
 
-def test_keys_of_a_shard_stay_on_a_device_where_they_fit(shards, asked, small, monkeypatch):
-    queries, rows = asked
-    rows = np.minimum(rows, 499)
-    expected = exact.distances(shards[0], queries, rows)
-    for free, fits in ((2 * shards[0].nbytes, True), (shards[0].nbytes, False)):
-        monkeypatch.setattr(devices, "free_memory", lambda device, free=free: free)
-        keys = exact.held(shards[0], TORCH)
-        assert isinstance(keys, np.ndarray) is not fits
-        monkeypatch.setattr(exact, "_read", None if fits else exact._read)  # nothing is read again
-        np.testing.assert_allclose(exact.distances_on(TORCH, keys, queries, rows), expected, rtol=1e-5)
-        monkeypatch.undo()
-
-
 def test_a_distance_is_of_single_precision_though_keys_are_of_half(shards):
     """The square of 300 overflows half precision, and 2048 + 1 rounds there."""
     keys = np.array([[300.0, 0], [2048, 0]], np.float16)

@@ -110,22 +110,42 @@ def test_a_shard_whose_keys_were_not_stored_is_searched_and_not_reranked(datasto
         rerank.main(rerank.RerankConfig((tmp_path / "out",), (quantized,), queries, (tmp_path / "final",)))
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_searching_goes_on_after_the_blocks_that_are_done(datastore, tmp_path, monkeypatch, damaged):
+@pytest.fixture
+def searching(datastore, tmp_path, monkeypatch):
+    """A search of 50 queries in four blocks, and a function that runs something before the search of one block."""
     settings = {"factory": "IVF16,PQ8x4fs", "nprobe": 5}
     retrieve(datastore, tmp_path, 1, settings)
     shard, queries = datastore / "shard0of1", (datastore / "queries",)
     config = search.SearchConfig(tmp_path / "0.faiss", shard, queries, K, (tmp_path / "again",), json.dumps(settings))
-    monkeypatch.setattr(search, "BLOCK", 16)  # 50 queries in four blocks
+    monkeypatch.setattr(search, "BLOCK", 16)
     find, calls = ann.search, []
 
-    def killed_at_the_third(*arguments):
-        calls.append(len(calls))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return find(*arguments)
+    def before(block, happening):
+        def recorded(*arguments):
+            calls.append(len(calls))
+            if len(calls) == block:
+                happening()
+            return find(*arguments)
 
-    monkeypatch.setattr(ann, "search", killed_at_the_third)
+        monkeypatch.setattr(ann, "search", recorded)
+        return calls
+
+    return config, before
+
+
+def assert_found_as_at_once(tmp_path):
+    for name in ("rows", "distances"):
+        assert (tmp_path / f"again/{name}.npy").read_bytes() == (tmp_path / f"found0/{name}.npy").read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_searching_goes_on_after_the_blocks_that_are_done(searching, tmp_path, damaged):
+    def killed():
+        raise KeyboardInterrupt
+
+    config, before = searching
+    calls = before(3, killed)
     with pytest.raises(KeyboardInterrupt):
         search.main(config)
     kept = tmp_path / ".again.resume/again"
@@ -134,34 +154,19 @@ def test_searching_goes_on_after_the_blocks_that_are_done(datastore, tmp_path, m
         np.load(kept / "rows.npy", mmap_mode="r+")[3, 0] += 1
     search.main(config)
     assert len(calls) == 3 + 2 + damaged  # the blocks that were done are not searched again
-    for name in ("rows", "distances"):
-        assert (tmp_path / f"again/{name}.npy").read_bytes() == (tmp_path / f"found0/{name}.npy").read_bytes()
-    assert not list(tmp_path.glob(".*"))
+    assert_found_as_at_once(tmp_path)
 
 
 @pytest.mark.parametrize("block", [2, 4])
-def test_a_search_that_is_asked_to_stop_ends_after_its_block_and_goes_on(datastore, tmp_path, monkeypatch, block):
-    settings = {"factory": "IVF16,PQ8x4fs", "nprobe": 5}
-    retrieve(datastore, tmp_path, 1, settings)
-    shard, queries = datastore / "shard0of1", (datastore / "queries",)
-    config = search.SearchConfig(tmp_path / "0.faiss", shard, queries, K, (tmp_path / "again",), json.dumps(settings))
-    monkeypatch.setattr(search, "BLOCK", 16)  # 50 queries in four blocks
-    find, calls = ann.search, []
-
-    def signalled(*arguments):
-        calls.append(len(calls))
-        if len(calls) == block:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return find(*arguments)
-
-    monkeypatch.setattr(ann, "search", signalled)
+def test_a_search_that_is_asked_to_stop_ends_after_its_block_and_goes_on(searching, tmp_path, block):
+    config, before = searching
+    calls = before(block, lambda: os.kill(os.getpid(), signal.SIGTERM))
     if block < 4:
         with pytest.raises(files.UserError, match="stopped by SIGTERM after 32 of 50 queries: run again to go on"):
             search.main(config)
     search.main(config)
     assert len(calls) == 4  # no block twice; a signal in the last block lets the search end
-    for name in ("rows", "distances"):
-        assert (tmp_path / f"again/{name}.npy").read_bytes() == (tmp_path / f"found0/{name}.npy").read_bytes()
+    assert_found_as_at_once(tmp_path)
 
 
 def test_mistakes_are_refused_by_name(datastore, tmp_path):
