@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-GROUPS = ("retrieval", "scores", "lm", "pipeline", "checks")
+GROUPS = ("datastores", "scores", "models", "corpora", "workflow", "artifacts")
 REPEATS = 5
 SAMPLED = 0.003  # seconds between two readings of a process's memory
 

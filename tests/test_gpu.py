@@ -219,8 +219,8 @@ def test_an_nccl_training_stopped_by_sigterm_and_resumed(deterministic: bool, tm
     def started(name: str) -> subprocess.Popen:
         recipe = {"deterministic": deterministic, "precision": "bfloat16", "save_every": 1e-9, "updates": 200}
         architecture = {"adaptive_cutoffs": [20, 40]}
-        told = command(tmp_path, tmp_path / name, architecture, **recipe)
-        return subprocess.Popen([*torchrun, *told], env=os.environ | {"PYTHONPATH": str(ROOT)})
+        arguments = command(tmp_path, tmp_path / name, architecture, **recipe)
+        return subprocess.Popen([*torchrun, *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)})
 
     assert started("whole").wait(300) == 0
     run, state = started("model"), tmp_path / ".model.resume/state.pt"

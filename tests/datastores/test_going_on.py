@@ -106,8 +106,8 @@ def whole(made, tmp_path_factory):
 def test_stopped_again_and_again_it_does_nothing_twice(made, whole, tmp_path, batches, where):
     asked = config(made, tmp_path, where)
     for at, (message, computed) in enumerate((("96 of 1,484", 2), ("284 of 1,484", 4), ("764 of 1,484", 10))):
-        told, count = stopped(batches, asked, (1, 3, 9)[at])
-        assert told == f"stopped by SIGTERM after {message} entries: run again to go on" and count == computed
+        line, count = stopped(batches, asked, (1, 3, 9)[at])
+        assert line == f"stopped by SIGTERM after {message} entries: run again to go on" and count == computed
         assert not (tmp_path / "ffn_input_ln").exists()
     assert ran(batches, asked) == BATCHES - 16
     assert outputs(tmp_path) == whole[where]

@@ -1,7 +1,5 @@
 """Mixtures and their tuned weights."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -96,9 +94,9 @@ def test_tiny_likelihoods_do_not_underflow():
     assert mixture.losses(np.array([[0.9]]), [spread], np.full(64, -1.0))[0] == pytest.approx(expected)
 
 
-def test_a_quarter_million_targets_are_tuned_within_seconds():
-    components, lm = vectors(0, 2, 250_000)
-    mixture.tune([component[:9] for component in components], lm[:9])
-    start = time.perf_counter()
+def test_tuning_looks_at_a_few_hundred_mixtures_however_many_targets_there_are(monkeypatch):
+    components, lm = vectors(0, 2, 5000)
+    tried, losses = [], mixture._losses
+    monkeypatch.setattr(mixture, "_losses", lambda weights, *rest: tried.append(len(weights)) or losses(weights, *rest))
     mixture.tune(components, lm)
-    assert time.perf_counter() - start < 5
+    assert 231 < sum(tried) < 500  # 231 of the coarse grid, then at most six directions a step

@@ -48,8 +48,8 @@ class Study:
 
     def __init__(self, results, environment=None, arguments=("--cores", "2"), target="all", config="config/smoke.yaml"):
         self.results = Path(results)
-        told = ("--nolock", "--configfile", str(config), "--config", f"results={results}")
-        self.command = [sys.executable, "-m", "snakemake", target, *told, *arguments]
+        options = ("--nolock", "--configfile", str(config), "--config", f"results={results}")
+        self.command = [sys.executable, "-m", "snakemake", target, *options, *arguments]
         self.environment = dict(environment or os.environ) | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         self.environment |= {"KNNLM_ALLOW_CPU": "1"}  # the cluster's GPUs are files
         self.log = self.results.with_suffix(".log")
@@ -158,9 +158,9 @@ def workflow_is_done(study):
 def test_two_nodes_train_as_two_processes_of_one(cluster, corpus, tmp_path):  # noqa: F811
     run = start(corpus, tmp_path / "one", TORCHRUN, updates=20)
     job = ["sbatch", "--wait", "--partition=gpu", "--nodes=2", "--ntasks=2", "--mem=4000", f"--output={tmp_path}/log"]
-    told = shlex.join(["workflow/launch", "2/2", *command(corpus, tmp_path / "two", updates=20)[1:]])
+    wrapped = shlex.join(["workflow/launch", "2/2", *command(corpus, tmp_path / "two", updates=20)[1:]])
     environment = cluster.environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "KNNLM_ALLOW_CPU": "1"}
-    assert subprocess.run([*job, "--wrap", told], env=environment, cwd=ROOT, timeout=300).returncode == 0, (
+    assert subprocess.run([*job, "--wrap", wrapped], env=environment, cwd=ROOT, timeout=300).returncode == 0, (
         tmp_path / "log"
     ).read_text()
     assert run.wait(300) == 0
@@ -188,9 +188,9 @@ def test_a_datastore_without_stored_keys_goes_to_the_gpus_and_its_files_go_when_
 
 def test_a_gpu_job_that_sees_no_gpu_stops_with_one_line(cluster, corpus, tmp_path):  # noqa: F811
     job = ["sbatch", "--wait", "--partition=gpu", "--gpus=1", "--mem=4000", f"--output={tmp_path}/log"]
-    told = shlex.join(["workflow/launch", "1", *command(corpus, tmp_path / "model", updates=20)[1:]])
+    wrapped = shlex.join(["workflow/launch", "1", *command(corpus, tmp_path / "model", updates=20)[1:]])
     environment = cluster.environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    assert subprocess.run([*job, "--wrap", told], env=environment, cwd=ROOT, timeout=300).returncode != 0
+    assert subprocess.run([*job, "--wrap", wrapped], env=environment, cwd=ROOT, timeout=300).returncode != 0
     lines = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "asked for 1 GPU, PyTorch sees none" in lines[0]
     assert not (tmp_path / "model").exists()

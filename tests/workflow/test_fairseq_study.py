@@ -16,8 +16,8 @@ from study import StudyError, load  # noqa: E402
 def test_checkpoint_to_table(tmp_path, monkeypatch):
     for name, value in (("OMP_NUM_THREADS", "1"), ("CUDA_VISIBLE_DEVICES", "")):
         monkeypatch.setenv(name, value)
-    told = ("--configfile", STUDY, "--config", f"results={tmp_path}")
-    done = snakemake("table1", "--nolock", "--cores", 2, *told)
+    options = ("--configfile", STUDY, "--config", f"results={tmp_path}")
+    done = snakemake("table1", "--nolock", "--cores", 2, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     base, knn = json.loads((tmp_path / "fairseq/experiments/table1.json").read_text())["rows"]
     assert base["parameters"] == 20784

@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 
 VERB = """import json, os, pathlib, sys, time
-told = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "KNNLM_GPUS", "LOCAL_WORLD_SIZE")}
-os.write(1, (json.dumps(told) + "\\n").encode())  # at once: processes share the pipe
+seen_by = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "KNNLM_GPUS", "LOCAL_WORLD_SIZE")}
+os.write(1, (json.dumps(seen_by) + "\\n").encode())  # at once: processes share the pipe
 while not pathlib.Path("end").exists():
     time.sleep(0.05)
 """
@@ -41,7 +41,7 @@ def start(environment, gpus):
     return subprocess.Popen(command, env=environment, cwd=environment["TMPDIR"], stdout=subprocess.PIPE, text=True)
 
 
-def told(environment, gpus, tmp_path):
+def seen_by(environment, gpus, tmp_path):
     """What each process of a job finds in its environment: (CUDA_VISIBLE_DEVICES, KNNLM_GPUS)."""
     (tmp_path / "end").touch()
     lines = start(environment, gpus).communicate(timeout=120)[0].splitlines()
@@ -68,22 +68,22 @@ def test_jobs_share_out_the_gpus_that_a_user_named(machine, tmp_path):
 
 
 def test_a_job_that_asks_for_no_gpu_sees_none(machine, tmp_path):
-    assert told(machine(2), 0, tmp_path) == [("", "0")]
-    assert told(machine(2, **SLURM, CUDA_VISIBLE_DEVICES="1"), 0, tmp_path) == [("", "0")]
+    assert seen_by(machine(2), 0, tmp_path) == [("", "0")]
+    assert seen_by(machine(2, **SLURM, CUDA_VISIBLE_DEVICES="1"), 0, tmp_path) == [("", "0")]
 
 
 def test_on_one_machine_fewer_gpus_and_none_are_taken_silently(machine, tmp_path):
-    assert told(machine(1), 8, tmp_path) == [("0", "1")]
-    assert told(machine(0), 8, tmp_path) == [(None, None)]
-    assert told(machine(0, SLURM_JOB_ID="7"), 8, tmp_path) == [(None, None)]  # an allocation without GPUs
+    assert seen_by(machine(1), 8, tmp_path) == [("0", "1")]
+    assert seen_by(machine(0), 8, tmp_path) == [(None, None)]
+    assert seen_by(machine(0, SLURM_JOB_ID="7"), 8, tmp_path) == [(None, None)]  # an allocation without GPUs
 
 
 @pytest.mark.parametrize("variable", ["SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_GPUS"])
 def test_a_gpu_job_of_a_cluster_must_see_all_that_it_asked_for(machine, tmp_path, variable):
     job = {"SLURM_JOB_ID": "7", variable: "1", "CUDA_VISIBLE_DEVICES": "0"}
-    assert told(machine(0, **job), 8, tmp_path) == [("0", "8")]  # the verb stops with one line
-    assert told(machine(1, **job), 1, tmp_path) == [("0", "1")]
-    assert told(machine(0, KNNLM_ALLOW_CPU="1", **job), 8, tmp_path) == [("0", None)]
+    assert seen_by(machine(0, **job), 8, tmp_path) == [("0", "8")]  # the verb stops with one line
+    assert seen_by(machine(1, **job), 1, tmp_path) == [("0", "1")]
+    assert seen_by(machine(0, KNNLM_ALLOW_CPU="1", **job), 8, tmp_path) == [("0", None)]
 
 
 def test_two_gpu_jobs_of_one_node_do_not_wait_for_each_other(machine, tmp_path):
@@ -95,7 +95,7 @@ def test_two_gpu_jobs_of_one_node_do_not_wait_for_each_other(machine, tmp_path):
 
 
 def test_several_gpus_get_a_process_each(machine, tmp_path):
-    assert told(machine(2), 2, tmp_path) == [("0,1", "2")] * 2
+    assert seen_by(machine(2), 2, tmp_path) == [("0,1", "2")] * 2
 
 
 def test_every_rule_whose_verb_may_use_a_gpu_is_launched():
