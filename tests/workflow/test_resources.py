@@ -2,13 +2,18 @@
 
 import json
 import logging
+import os
 import re
 import sys
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import yaml
 from conftest import ROOT, snakemake
+from snakemake.api import SnakemakeApi
+from snakemake.settings.enums import Quietness
+from snakemake.settings.types import ConfigSettings, OutputSettings, ResourceSettings
 from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_partition_file
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 
@@ -45,10 +50,21 @@ def rules():
             yield match[1], text[match.end() : end]
 
 
-def test_every_rule_that_a_cluster_runs_has_a_formula():
-    for name, body in rules():
-        if "shell:" in body and "localrule: True" not in body and name != "verify":
-            assert "needs(" in body and "cpus(" in body, name
+@pytest.mark.parametrize("config", ["paper", "smoke"])
+@pytest.mark.parametrize("keep", ["all", "needed"])
+def test_every_rule_that_a_cluster_runs_has_a_formula(config, keep):
+    """Those of no planned job too: the profile's `gpu_model` would reach a rule without a formula."""
+    settings = ConfigSettings(config={"keep": keep}, configfiles=[ROOT / f"config/{config}.yaml"])
+    with patch.dict(os.environ), SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        read = api.workflow(ResourceSettings(), settings, snakefile=ROOT / "Snakefile", workdir=ROOT)._workflow
+        here = {rule.name for rule in read.rules if rule.norun or rule.name in read._localrules}
+        asked = {rule.name: rule.resources for rule in read.rules if rule.name not in here}
+    assert {"all", "fetch", "table", "table1", "draw_figure4", "verify"} <= here
+    kept = {"all": {"extract_keytypes"}, "needed": {"extract_seed", "extract_keytype", "train_index_passing"}}
+    assert kept[keep] | {"train", "import_fairseq", "search_quantized", "score_ngram"} <= set(asked)
+    for rule, resources in asked.items():
+        for name in ("_cores", *directives(None, "train", {}, Machines())):
+            assert name in resources and resources[name].is_evaluable(), (rule, name)
 
 
 def test_a_small_study_stays_on_one_core(formulas):
