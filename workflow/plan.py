@@ -59,6 +59,11 @@ class Job:
         """What it writes."""
         return self.resources.get("disk_mb", 0) / 1000
 
+    @property
+    def scratch(self) -> float:
+        """The part of it, in GB, that goes when the job ends."""
+        return self.resources.get("scratch_mb", 0) / 1000
+
 
 def jobs(lines: Iterable[str]) -> list[Job]:
     """The jobs of a dry run's text, each after those whose files it reads."""
@@ -132,21 +137,23 @@ def schedule(planned: list[Job], gpus: int) -> list[tuple[float, float]]:
 def peak_disk(planned: list[Job], times: list[tuple[float, float]]) -> float:
     """The most that lies on disk at once (GB), when the jobs run at these times.
 
-    What a job writes counts from its start, in equal parts for the folders of its outputs, and within a folder for its
-    files but the description. A temporary file goes when the last job that reads it ends.
+    What a job writes counts from its start: its outputs in equal parts for their folders, and within a folder for its
+    files but the description. A temporary file goes when the last job that reads it ends, the rest with the job itself.
+    Downloads are not counted.
     """
     temporary = {path for job in planned for path in job.removed}
     last = {path: end for job, (_, end) in zip(planned, times, strict=True) for path in job.outputs}
     for job, (_, end) in zip(planned, times, strict=True):
         last.update({path: max(last[path], end) for path in job.inputs if path in last})
     changes = []
-    for job, (start, _) in zip(planned, times, strict=True):
+    for job, (start, end) in zip(planned, times, strict=True):
+        changes += [(start, job.scratch), (end, -job.scratch)]
         folders: dict[str, list[str]] = defaultdict(list)
         data = [path for path in job.outputs if not path.endswith("meta.json")]
         for path in data or job.outputs:
             folders[os.path.dirname(path)].append(path)
         for paths in folders.values():
-            size = job.gigabytes / len(folders) / len(paths)
+            size = (job.gigabytes - job.scratch) / len(folders) / len(paths)
             changes += [(start, size) for _ in paths]
             changes += [(last[path], -size) for path in paths if path in temporary]
     there = most = 0.0

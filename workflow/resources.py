@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import rates
 from machines import Machines
-from sizes import HELD_OUT, Sizes
+from sizes import BYTES_PER_WORD, Sizes
 
 from knnlm.settings import TrainingSettings
 
@@ -24,7 +24,8 @@ class Needs(NamedTuple):
 
     hours: float  # of one core, or of one GPU where gpus > 0
     memory: float = 0.0  # GB beyond BASE_GB
-    disk: float = 0.0  # GB written
+    disk: float = 0.0  # GB of its outputs
+    scratch: float = 0.0  # GB of files beside them that go when it ends
     gpus: int = 0
     serial: bool = False  # a further CPU would idle
     waits: float = 0.0  # hours for files and to start, which no further core shortens
@@ -51,7 +52,8 @@ class Needs(NamedTuple):
 
     @property
     def disk_mb(self) -> int:
-        return math.ceil(1000 * self.disk)
+        """The most that it has on disk at once."""
+        return math.ceil(1000 * (self.disk + self.scratch))
 
 
 class Formulas(Sizes):
@@ -76,9 +78,18 @@ class Formulas(Sizes):
         disk = self.rates["disk"]
         return (read * 1e9 / disk["read"] + written * 1e9 / disk["write"] + self.rates["job"]) / 3600
 
-    def work(self, hours: float, memory: float = 0.0, disk: float = 0.0, read: float = 0.0, **others: Any) -> Needs:
+    def work(
+        self,
+        hours: float,
+        memory: float = 0.0,
+        disk: float = 0.0,
+        scratch: float = 0.0,
+        *,
+        read: float = 0.0,
+        **others: Any,
+    ) -> Needs:
         """Needs whose waits follow from the GB read and written."""
-        return Needs(hours, memory, disk, waits=self.waits(read, disk), **others)
+        return Needs(hours, memory, disk, scratch, waits=self.waits(read, disk + scratch), **others)
 
     def forward(self, model: str, tokens: float, kind: str, words: bool) -> float:
         """GPU-hours of a forward pass over windows in which so many tokens are predicted."""
@@ -89,10 +100,14 @@ class Formulas(Sizes):
         return self.flops(model, length, words) * tokens * length / window["new"] / rate / 3600
 
     def prepare(self, w: Mapping) -> Needs:
+        """The text lies on disk twice: its splits are written once all documents have been read."""
         words = self.read_words(w["corpus"])
-        return self.work(self.core_hours(words, "prepare"), words * 3e-9, words * 12e-9, serial=True)
+        text = words * BYTES_PER_WORD * 1e-9
+        return self.work(self.core_hours(words, "prepare"), words * 3e-9, text, text, serial=True)
 
-    subset = prepare
+    def subset(self, w: Mapping) -> Needs:
+        words, kept = self.read_words(w["corpus"]), self.train_words(w["corpus"]) + self.held_out(w["corpus"])
+        return self.work(self.core_hours(words, "prepare"), words * 3e-9, kept * BYTES_PER_WORD * 1e-9, serial=True)
 
     def vocab(self, w: Mapping) -> Needs:
         entry = self.study["vocabs"][w["vocab"]]
@@ -105,13 +120,17 @@ class Formulas(Sizes):
     def binarize(self, w: Mapping) -> Needs:
         """Of all, or to join the shards that jobs of their own have encoded."""
         words, shards = self.train_words(w["corpus"]), self.study["corpora"][w["corpus"]].get("token_shards", 1)
-        encoded, read = (words, 0) if shards == 1 else (2 * HELD_OUT, words * 12e-9)
-        return self.work(self.core_hours(encoded, "encode"), words * 2e-9, words * 12e-9, read)
+        held_out, train = self.held_out(w["corpus"]), self.tokens_gb(w["vocab"], words)
+        encoded, scratch, read = (words + held_out, train, 0) if shards == 1 else (held_out, 0, train)
+        tokens = self.tokens_gb(w["vocab"], words + held_out)
+        return self.work(self.core_hours(encoded, "encode"), words * 2e-9, tokens, scratch, read=read)
 
     def binarize_shard(self, w: Mapping) -> Needs:
+        """Tokens lie on disk twice: they are copied when their number is known."""
         words = self.train_words(w["corpus"])
         part = words / int(w["shards"])
-        return self.work(self.core_hours(part, "encode"), words * 2e-9, part * 12e-9)
+        tokens = self.tokens_gb(w["vocab"], part)
+        return self.work(self.core_hours(part, "encode"), words * 2e-9, tokens, tokens)
 
     def import_fairseq(self, w: Mapping) -> Needs:
         return self.work(0.1, 8, 2)
@@ -121,8 +140,9 @@ class Formulas(Sizes):
         flops = 3 * self.flops(w["model"], recipe.block) * recipe.updates * recipe.tokens_per_update
         hours = flops / self.rates["gpu"]["train"][recipe.precision] / 3600
         gpus = math.gcd(MOST_GPUS, recipe.tokens_per_update // recipe.tokens_per_batch)
-        state = 3 * self.weights_gb(w["model"])  # weights, the best ones, momentum
-        return self.work(hours, gpus * (2 + 2 * state), 2 * state, gpus=gpus)
+        weights, moments = self.weights_gb(w["model"]), 2 if recipe.optimizer == "adamw" else 1
+        state = (2 + moments) * weights  # with the best ones; on disk the last state, and the next one beside it
+        return self.work(hours, gpus * (2 + 2 * state), weights, 2 * state - weights, gpus=gpus)
 
     def evaluate(self, w: Mapping, keytypes: int = 1) -> Needs:
         queries = self.queries(w["model"], w["corpus"])
@@ -167,12 +187,13 @@ class Formulas(Sizes):
         return self.extract({**w, "shards": shards})
 
     def stream(self, w: Mapping) -> Needs:
-        """Extraction and adding at once, to each index, on the same GPU."""
+        """Extraction and adding at once, to each index, on the same GPU; an index is written beside its last state."""
         forward = self.extract({**w, "corpus": w["datastore"]})
         added = [self.adding({**w, "index": index}) for index in w["index"]]
         hours = forward.hours + sum(flops for flops, _ in added) / self.rates["gpu"]["index"] / 3600
-        disk = sum(index for _, index in added) + self.shard_entries(w) * 12e-9
-        return self.work(hours, forward.memory + sum(1 + 2 * index for _, index in added), disk, gpus=1)
+        indexes, values = sum(index for _, index in added), self.shard_entries(w) * 12e-9
+        memory = forward.memory + len(added) + 2 * indexes
+        return self.work(hours, memory, indexes + values, indexes, gpus=1)
 
     def search(self, w: Mapping) -> Needs:
         nprobe, factory = self.study["indexes"][w["index"]]["nprobe"], self.factory(w["index"])
@@ -214,7 +235,8 @@ class Formulas(Sizes):
     def score_ngram(self, w: Mapping) -> Needs:
         tokens, orders = self.tokens(w["vocab"], w["corpus"]), self.study["ngram"]["orders"]
         hours, memory = self.core_hours(tokens * sum(orders), "ngram"), 1 + tokens * max(orders) * 30e-9
-        return self.work(hours, memory, tokens * 3e-7, serial=True)
+        scored = self.queries_of(w["vocab"], w["corpus"]) * len(orders) * 4e-9
+        return self.work(hours, memory, scored, tokens * 3e-7, serial=True)
 
     def interpolate(self, w: Mapping) -> Needs:
         return self.work(0.25, 2, serial=True)
@@ -233,6 +255,7 @@ def directives(formulas: Formulas, rule: str, fixed: dict, machines: Machines) -
         ),
         "estimate_min": lambda wildcards: max(1, round(job(wildcards).estimate)),
         "disk_mb": lambda wildcards: job(wildcards).disk_mb,
+        "scratch_mb": lambda wildcards: math.ceil(1000 * job(wildcards).scratch),
         "gpu": lambda wildcards: job(wildcards).gpus,
         "gpu_model": lambda wildcards, rulename: machines.gpu_model(rulename, job(wildcards).gpus),
     }

@@ -46,12 +46,24 @@ class Sizes:
     def tokens(self, vocab: str, corpus: str) -> float:
         return self.train_words(corpus) * TOKENS_PER_WORD[self.study["vocabs"][vocab]["type"]]
 
-    def queries(self, model: str, corpus: str) -> float:
-        """Tokens of dev and test together."""
+    def tokens_gb(self, vocab: str, words: float) -> float:
+        """Of the tokens of so many words; they have two bytes each where the vocabulary allows it."""
+        token = 2 if self.vocab_size(vocab) <= 1 << 16 else 4
+        return words * TOKENS_PER_WORD[self.study["vocabs"][vocab]["type"]] * token * 1e-9
+
+    def held_out(self, corpus: str) -> float:
+        """Words of dev and test together."""
         entry = self.study["corpora"][corpus]
         entry = self.study["corpora"][entry["subset_of"]] if "subset_of" in entry else entry
-        words = sum(entry.get(f"{split}_words") or HELD_OUT for split in ("dev", "test"))
-        return words * TOKENS_PER_WORD[self.study["vocabs"][self.study["models"][model]["vocab"]]["type"]]
+        return sum(entry.get(f"{split}_words") or HELD_OUT for split in ("dev", "test"))
+
+    def queries(self, model: str, corpus: str) -> float:
+        """Tokens of dev and test together."""
+        return self.queries_of(self.study["models"][model]["vocab"], corpus)
+
+    def queries_of(self, vocab: str, corpus: str) -> float:
+        """The same by the vocabulary."""
+        return self.held_out(corpus) * TOKENS_PER_WORD[self.study["vocabs"][vocab]["type"]]
 
     def entries(self, model: str, corpus: str, shards: float) -> float:
         """Of one shard of the datastore."""

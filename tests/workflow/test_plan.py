@@ -1,5 +1,6 @@
 """What a study costs, by hand-computed examples."""
 
+import re
 import sys
 
 import pytest
@@ -64,6 +65,25 @@ def test_the_peak_counts_what_lies_on_disk_at_once(planned):
     for job in planned:
         job.removed = []
     assert plan.peak_disk(planned, times) == pytest.approx(13.5)
+
+
+def test_what_goes_with_a_job_counts_while_it_runs():
+    resources = {"estimate_min": 60, "gpu": 1, "disk_mb": 1000, "scratch_mb": 400}
+    jobs = [plan.Job("stream", resources=resources, outputs=[f"keys{n}/a", f"keys{n}/meta.json"]) for n in range(3)]
+    assert plan.peak_disk(jobs, plan.schedule(jobs, 1)) == pytest.approx(3 * 0.6 + 0.4)
+    assert plan.peak_disk(jobs, plan.schedule(jobs, 3)) == pytest.approx(3)
+
+
+def test_the_papers_study_fits_what_was_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["plan.py", "--forceall", "--configfile", "config/paper.yaml", "--nolock"])
+    plan.main()
+    text = capsys.readouterr().out
+    hours, limits = (float(word.replace(",", "")) for word in re.search(r"(?m)^all .*", text)[0].split()[2:4])
+    peak = float(re.search(r"peak disk with 8 GPUs: ([\d,]+) GB", text)[1].replace(",", ""))
+    assert hours <= 750 and peak <= 1600
+    said = " ".join((ROOT / "config/paper.yaml").read_text().split("study:")[0].replace("#", " ").split())
+    assert f"estimates {hours:.0f} A100-hours (time limits sum to {limits:,.0f};" in said
+    assert f"a peak of {peak / 1000:.1f} TB on disk" in said
 
 
 def test_the_wall_time_waits_for_files_and_for_free_gpus(planned):
