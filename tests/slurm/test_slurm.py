@@ -24,7 +24,7 @@ from cluster import Cluster, missing
 from test_distributed import TORCHRUN, command, corpus, start  # noqa: F401
 
 from knnlm.artifacts import description, npy
-from knnlm.datastores import extract, train_index
+from knnlm.datastores import add, extract, search, train_index
 from knnlm.models import model
 from knnlm.settings import ModelConfig
 
@@ -225,6 +225,19 @@ def test_a_training_at_its_time_limit_goes_on_in_the_same_job(cluster, corpus, t
     assert weights[0] == weights[1]
 
 
+def flags(config):
+    """A verb's settings as it is given them."""
+    given = {name.replace("_", "-"): value for name, value in vars(config).items() if value not in (None, ())}
+    words = [f"--{name}={value}" for name, value in given.items() if not isinstance(value, tuple)]
+    return words + [word for name, value in given.items() if isinstance(value, tuple) for word in (f"--{name}", *value)]
+
+
+def a_step_of(out):
+    """Whether unfinished work on a folder has finished a step."""
+    steps = out.with_name(f".{out.name}.resume") / "steps.jsonl"
+    return lambda: steps.exists() and steps.read_text().count("\n") > 1
+
+
 @pytest.mark.parametrize("where", ["disk", "indexes"])
 def test_an_extraction_at_its_time_limit_goes_on_in_the_same_job(cluster, tmp_path, where):
     lm = model.LanguageModel(ModelConfig(vocab_size=64, layers=1, dim=16, ffn_dim=32, heads=2))
@@ -243,19 +256,40 @@ def test_an_extraction_at_its_time_limit_goes_on_in_the_same_job(cluster, tmp_pa
         return extract.ExtractConfig(*given, (tmp_path / name,), sizes, **rare, **pair)
 
     extract.main(asked("whole"))
-    flags = {name.replace("_", "-"): value for name, value in vars(asked("keys")).items() if value not in (None, ())}
-    words = [f"--{name}={value}" for name, value in flags.items() if not isinstance(value, tuple)]
-    words += [word for name, value in flags.items() if isinstance(value, tuple) for word in (f"--{name}", *value)]
-    steps = tmp_path / ".keys.resume/steps.jsonl"
-    stopped_at_its_limit(
-        cluster, tmp_path, ["extract", *words], lambda: steps.exists() and steps.read_text().count("\n") > 1
-    )
+    stopped_at_its_limit(cluster, tmp_path, ["extract", *flags(asked("keys"))], a_step_of(tmp_path / "keys"))
     log = (tmp_path / "log").read_text()
     assert re.search(r"stopped by SIGTERM after [\d,]+ of 119,984 entries: SLURM will run this job again", log)
     assert re.search(r"\d+ steps were finished before", log)
     names = ["keys.faiss"] if where == "indexes" else ["keys/keys.npy"]
     for name in (*names, "keys/values.npy", "keys/ids.npy"):
         assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("keys", "whole", 1)).read_bytes()
+
+
+def test_a_search_at_its_time_limit_goes_on_in_the_same_job(cluster, tmp_path):
+    rng, (entries, queries, dim) = np.random.default_rng(0), (30_000, 24 * search.BLOCK - 100, 64)
+    shard, asked = tmp_path / "shard", [tmp_path / split for split in ("dev", "test")]
+    for folder, rows, dtype in ((shard, entries, "float16"), (asked[0], 10, "float32"), (asked[1], queries, "float32")):
+        folder.mkdir()
+        npy.save_array(folder / "keys.npy", rng.standard_normal((rows, dim)).astype(dtype))
+        npy.save_array(folder / "ids.npy", rng.permutation(rows))
+        description.write_meta(folder, "extract", {}, {}, entries_total=rows)
+    trained, index = tmp_path / "trained.faiss", tmp_path / "index.faiss"
+    train_index.main(train_index.TrainIndexConfig((shard,), trained, '{"factory": "Flat", "sample": 400}'))
+    add.main(add.AddConfig(trained, shard, index))
+
+    def searched(name):
+        return search.SearchConfig(
+            index, shard, tuple(asked), 32, (tmp_path / f"{name}-dev", tmp_path / f"{name}-test")
+        )
+
+    search.main(searched("whole"))
+    stopped_at_its_limit(cluster, tmp_path, ["search", *flags(searched("found"))], a_step_of(tmp_path / "found-test"))
+    log = (tmp_path / "log").read_text()
+    assert re.search(rf"stopped by SIGTERM after [\d,]+ of {queries:,} queries: SLURM will run this job again", log)
+    assert "found-dev: already made" in log and re.search(r"\d+ steps were finished before", log)
+    for name in ("dev/rows", "dev/distances", "test/rows", "test/distances"):
+        whole, found = (tmp_path / f"{which}-{name}.npy" for which in ("whole", "found"))
+        assert whole.read_bytes() == found.read_bytes()
 
 
 def test_no_job_is_an_array(cluster):
