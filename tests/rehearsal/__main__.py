@@ -35,7 +35,9 @@ def prepare(folder: Path, results: Path, address: str) -> Path:
     paper = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
     study = division.rehearsed(paper, folder, results)
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    text = yaml.safe_dump(study, sort_keys=False)
+    if not path.exists() or path.read_text() != text:  # the report reads it: a new one would be made
+        path.write_text(text)
     load(yaml.safe_load(path.read_text()), [path])
     return path
 
