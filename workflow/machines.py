@@ -4,6 +4,7 @@ The keys `gpu_model` and `max_runtime` stand among the profile's default-resourc
 the functions here give them to jobs as they apply.
 """
 
+import sys
 from math import inf
 from typing import Any
 
@@ -13,6 +14,9 @@ class Machines:
 
     def __init__(self, workflow: Any = None) -> None:
         self.workflow = workflow
+        if workflow and workflow.global_resources["_nodes"].value is not None:
+            # Jobs go to a cluster: the default profile's `cores: all`, this machine's, would limit each job's threads.
+            workflow.global_resources["_cores"] = sys.maxsize
 
     def default(self, name: str) -> Any:
         """An entry of default-resources as it was written, or None."""

@@ -25,6 +25,7 @@ STAGES = {
 }
 STAGE = {rule: stage for stage, rules in STAGES.items() for rule in rules}
 COLUMNS = ("jobs", "gpu_hours", "gpu_limit", "cpu_hours", "longest", "memory", "disk")
+CORES = 1024  # so that a job's threads are its formula's, whatever this machine has
 HEADS = ("stage", "rule", "jobs", "GPU-hours", "limit", "CPU-hours", "longest, h", "memory, GB", "written, GB")
 
 
@@ -197,7 +198,8 @@ def main() -> None:
     parser.add_argument("--rates", help="a JSON or YAML file of measured rates, in place of workflow/rates.yaml")
     options, snakemake = parser.parse_known_args()
     environment = os.environ | ({"KNNLM_RATES": os.path.abspath(options.rates)} if options.rates else {})
-    command = [sys.executable, "-m", "snakemake", "--dry-run", *snakemake]
+    cores = ["--cores", str(CORES)]  # before what was given, which overrules it
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *cores, *snakemake]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if run.returncode:
         sys.exit(run.stderr)

@@ -122,6 +122,17 @@ def asked(*arguments):
     return found
 
 
+def test_a_cluster_jobs_threads_are_its_formulas_not_this_machines():
+    cores = len(os.sched_getaffinity(0))
+    run = snakemake("-n", "--nolock", "--forceall", "--profile", "slurm")
+    assert run.returncode == 0, run.stderr[-2000:]
+    train = re.findall(r"^rule train:\n(?:    .*\n)*?    threads: (\d+)", run.stdout + run.stderr, re.MULTILINE)
+    assert {int(threads) for threads in train} == {32}
+    on_this = snakemake("-n", "--nolock", "--forceall", "--configfile", "config/paper.yaml")
+    threads = re.findall(r"^    threads: (\d+)", on_this.stdout + on_this.stderr, re.MULTILINE)
+    assert max(map(int, threads)) <= cores
+
+
 def submitted(resources):
     """(partition, `--gpus=…` or nothing) of a job, as the plugin submits it."""
     job = SimpleNamespace(name="job", threads=1, resources=AttributeDict(resources))
