@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 
 import pandas as pd
 
@@ -150,6 +150,8 @@ def ledger(verdicts: list[claims.Verdict]) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _record(row: Mapping, paper: Mapping, splits: tuple[str, ...]) -> dict:
     """One line of a table of perplexities: a row of an experiment beside the paper's numbers for it."""
     store = row.get("datastore") or {}
+    temperature = store.get("temperature")
+    tuned = isinstance(temperature, list)  # of each seed
     record = {
         "name": row["name"],
         "label": row["label"],
@@ -158,8 +160,8 @@ def _record(row: Mapping, paper: Mapping, splits: tuple[str, ...]) -> dict:
         "datastore": f"{store['corpus']} ({store['entries']:,})" if store else None,
         "distance": store.get("distance"),
         "index": store.get("index"),
-        "temperature": store.get("temperature"),
-        "lmbda": _weights(row.get("lmbda") or {}),
+        "temperature": median_low(temperature) if tuned else temperature,
+        "lmbda": _weights(row.get("lmbda") or {}) + (f", T = {median_low(temperature):g}" if tuned else ""),
     }
     for split in splits:
         measured = row.get(split) or {}

@@ -7,6 +7,7 @@ import synthetic
 
 from knnlm.artifacts.files import UserError
 from knnlm.outputs import tabulate
+from knnlm.scores import experiments
 
 PAPER = Path(__file__).parents[2] / "config/paper_numbers.yaml"
 TABLES = ("table1", "table2", "table3", "table4", "table5", "precision", "metric", "temperature", "memorizing")
@@ -39,6 +40,20 @@ def test_table1_shows_the_papers_number_beside_ours_and_quotes_other_work(tmp_pa
     assert any(line.startswith("- **held** – kNN-LM with the LM's own") for line in lines)
     numbers = pd.read_csv(out / "table1.csv", index_col="name")
     assert numbers.loc["knn-cache", ["dev", "paper_dev"]].tolist() == [88.5, 15.81]
+
+
+@pytest.mark.parametrize(("tuned", "shown"), [([10], "T = 10"), ([30, 2.5, 30], "T = 30")])
+def test_a_tuned_temperature_stands_beside_its_weight(tuned: list[float], shown: str):
+    paper = experiments.paper_numbers(PAPER)
+    found = synthetic.experiments()
+    for output, name in (("table1", "knn"), ("temperature", "t4")):
+        rows = found[output]
+        row = next(row for row in rows if row["name"] == name)
+        row["datastore"]["temperature"] = tuned
+        numbers, table = tabulate.perplexities(output, rows, paper[output]["rows"])
+        place = list(numbers["name"]).index(name)
+        assert numbers["lmbda"][place] == table["λ"][place] == f"0.25, {shown}"
+    assert numbers["temperature"].iloc[place] == float(shown.removeprefix("T = "))
 
 
 def test_a_missing_perplexity_is_a_dash(tmp_path: Path):

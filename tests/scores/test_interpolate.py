@@ -9,6 +9,7 @@ from knnlm.artifacts import description, files
 from knnlm.scores import interpolate, mixture
 
 N, D = {"dev": 1200, "test": 900}, 12
+TEMPERATURES = [0.3, 1, 2.5, 30]
 
 
 @pytest.fixture
@@ -82,6 +83,84 @@ def test_the_caches_setting_is_tuned_with_the_weights(study):
     assert rows["knn-cache"]["cache"] == [{"size": 500, "theta": 0.3}] * 2
     assert rows["knn-cache"]["dev"]["perplexity"] < rows["knn"]["dev"]["perplexity"] < rows["base"]["dev"]["perplexity"]
     assert set(rows["knn-cache"]["lmbda"]) == {"knn", "cache"} and rows["knn-cache"]["curve"] is None
+
+
+def tempered_scores(study: dict, best: dict[str, float]) -> dict[str, np.ndarray]:
+    """kNN's scores of every temperature, by split [T, N]: best where the split wants it, and worse further away."""
+    rng, scores = np.random.default_rng(1), {}
+    for split, tokens in N.items():
+        off = np.abs(np.log(np.array(TEMPERATURES) / best[split]))[:, None]
+        scores[split] = np.log(np.clip(rng.beta(2, 3, tokens) * np.exp(-off / 3), 1e-6, 1)).astype(np.float32)
+        for seed in (1, 2):
+            folder = study["out"].parent.parent / f"tuned-{split}-{seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for temperature, logprob in zip(TEMPERATURES, scores[split], strict=True):
+                np.save(folder / f"exact-k8-t{temperature:g}.npy", logprob)
+            np.save(folder / "exact-k8-t77.npy", np.zeros(tokens, np.float32))  # of another row: certain of everything
+            np.save(folder / "quantized-k8-t1.npy", np.zeros(tokens, np.float32))
+            description.write_meta(folder, "score_knn", {}, {"neighbors": study["out"].parent.parent / "neighbors"})
+    return scores
+
+
+@pytest.fixture
+def tuned(study) -> dict:
+    """The study's rows with kNN, whose temperature is now left to dev."""
+    store = {"distance": "exact", "temperature": "tune", "temperatures": TEMPERATURES}
+    for row in study["rows"][1:]:
+        row["datastore"] = row["datastore"] | store
+        folders = {s: [str(study["out"].parent.parent / f"tuned-{s}-{seed}") for seed in (1, 2)] for s in N}
+        row["components"] = row["components"] | {"knn": folders}
+    return study
+
+
+@pytest.mark.parametrize(("dev", "test"), [(2.5, 30), (30, 0.3), (0.3, 1)])
+def test_the_temperature_is_the_one_that_is_best_on_dev_with_its_weight(tuned, dev, test):
+    scores = tempered_scores(tuned, {"dev": dev, "test": test})
+    row = measured(tuned)["knn"]
+    lm = {split: [np.load(path) for path in tuned["rows"][1]["lm"][split]] for split in N}
+
+    def perplexity(split: str, seed: int, t: int, lmbda: float) -> float:
+        mixed = lmbda * np.exp(scores[split][t].astype(float)) + (1 - lmbda) * np.exp(lm[split][seed].astype(float))
+        return np.exp(-np.log(mixed).mean())
+
+    for seed in (0, 1):
+        tried = [(perplexity("dev", seed, t, x), t) for t in range(4) for x in np.linspace(0, 1, 101)]
+        lowest, t = min(tried)
+        assert row["datastore"]["temperature"][seed] == TEMPERATURES[t] == dev
+        assert row["dev"]["per_seed"][seed] == pytest.approx(lowest, rel=1e-4)
+        expected = perplexity("test", seed, t, row["lmbda"]["knn"][seed])
+        assert row["test"]["per_seed"][seed] == pytest.approx(expected, rel=1e-6)
+    low, high = row["test"]["interval"]
+    assert low < row["test"]["per_seed"][[1, 2].index(row["best_seed"])] < high
+    paths = json.loads(tuned["out"].read_text())["paths"]["knn"]
+    assert paths["knn"]["test"] == [f"../tuned-test-{seed}/exact-k8-t{dev:g}.npy" for seed in (1, 2)]
+    assert paths["neighbors"]["dev"] == ["../neighbors"] * 2
+
+
+def test_the_temperature_and_the_caches_setting_are_chosen_together(tuned):
+    scores = tempered_scores(tuned, {"dev": 1, "test": 1})
+    row = measured(tuned)["knn-cache"]
+    for seed in (0, 1):
+        lm, tried = np.load(tuned["rows"][2]["lm"]["dev"][seed]), []
+        for size, theta in ((100, 0.1), (500, 0.3)):
+            folder = tuned["rows"][2]["components"]["cache"]["dev"][seed]
+            cache = np.load(f"{folder}/size{size}-theta{theta}.npy")
+            for t, knn in enumerate(scores["dev"]):
+                mixed = mixture.mix(mixture.tune([knn, cache], lm), [knn, cache], lm)
+                tried.append((mixture.perplexity(mixed), {"size": size, "theta": theta}, TEMPERATURES[t]))
+        lowest, cache, temperature = min(tried, key=lambda one: one[0])
+        assert row["dev"]["per_seed"][seed] == pytest.approx(lowest, rel=1e-9)
+        assert (row["cache"][seed], row["datastore"]["temperature"][seed]) == (cache, temperature)
+
+
+def test_of_equally_good_temperatures_the_first_is_taken(tuned):
+    tempered_scores(tuned, {"dev": 1, "test": 1})
+    for seed in (1, 2):
+        folder = tuned["out"].parent.parent / f"tuned-dev-{seed}"
+        for temperature in TEMPERATURES:
+            np.save(folder / f"exact-k8-t{temperature:g}.npy", np.load(folder / "exact-k8-t30.npy"))
+        description.write_meta(folder, "score_knn", {}, {"neighbors": tuned["out"].parent.parent / "neighbors"})
+    assert measured(tuned)["knn"]["datastore"]["temperature"] == [0.3, 0.3]
 
 
 def test_the_files_of_each_row_are_recorded_as_seen_from_the_experiment(study):

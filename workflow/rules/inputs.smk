@@ -185,13 +185,15 @@ def knn_scores(wildcards):
 
 
 def row_scores(row, seed, split):
-    """The files of a row's log-probabilities: {component: path}; the cache's path is the folder of its whole grid."""
+    """The files of a row's log-probabilities: {component: path}; of what dev chooses from, the folder of all."""
     base = f"{RESULTS}/logprobs/{row['corpus']}/{split}"
     run = f"{row['model']}/seed{seed}"
     paths = {"lm": f"{base}/lm/{run}/logprob.npy"}
     if row["datastore"]:
         searched = f"{run}/{row['datastore']}/{row['keytype']}/{row['index']}/first{row['shards']}of{row['of']}"
-        paths["knn"] = f"{base}/knn/{searched}/{row['distance']}-k{row['k']}-t{row['temperature']:g}.npy"
+        paths["knn"] = f"{base}/knn/{searched}"
+        if row["temperature"] != "tune":
+            paths["knn"] += f"/{row['distance']}-k{row['k']}-t{row['temperature']:g}.npy"
     if row["cache"]:
         paths["cache"] = f"{base}/cache/{run}"
     if row["ngram"]:
@@ -218,8 +220,8 @@ def row_inputs(row):
     for split in SPLITS:
         yield documents(row["vocab"], row["corpus"], split)
         for seed in row["seeds"]:
-            for component, path in row_scores(row, seed, split).items():
-                yield f"{path if component == 'cache' else folder(path)}/meta.json"
+            for path in row_scores(row, seed, split).values():
+                yield f"{folder(path) if path.endswith('.npy') else path}/meta.json"
     yield from (f"{model}/meta.json" for model in row_models(row))
     if row["datastore"]:
         yield f"{row_neighbors(row, 'dev')}/meta.json"
@@ -242,6 +244,8 @@ def experiment_row(row):
         names = ("keytype", "index", "distance", "k", "temperature", "shards", "of")
         settings["datastore"] = {key: row[key] for key in names}
         settings["datastore"] |= {"corpus": row["datastore"], "neighbors": row_neighbors(row, "dev")}
+        if row["temperature"] == "tune":
+            settings["datastore"]["temperatures"] = temperatures(STUDY, row)
     return settings
 
 
