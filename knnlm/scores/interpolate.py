@@ -21,9 +21,10 @@ class InterpolateConfig:
     """Measure every row of one table or figure: weights tuned on dev, perplexities of dev and test."""
 
     rows: str
-    """JSON list of rows, each with the paths of what it mixes; or @FILE, a file of it"""
+    """JSON list of rows, each with the paths of what it mixes; or @FILE, a file of it. A row's vocab is given where
+    tokenizers differ; its text's words and bytes are then recorded"""
     documents: str
-    """JSON {corpus: {split: path of its documents.npy}}"""
+    """JSON {corpus: {split: path of its documents.npy}}; VOCAB/CORPUS for rows with vocab"""
     out: Path
     """the experiment, experiments/OUTPUT.json"""
     settings: str = "{}"
@@ -35,12 +36,13 @@ def main(config: InterpolateConfig) -> None:
     text = Path(config.rows[1:]).read_text(encoding="utf-8") if config.rows.startswith("@") else config.rows
     sheet = json.loads(text)
     documents = {
-        corpus: {split: Path(path) for split, path in splits.items()}
-        for corpus, splits in json.loads(config.documents).items()
+        text: {split: Path(path) for split, path in splits.items()}
+        for text, splits in json.loads(config.documents).items()
     }
     rows, paths = [], {}
     for row in progress(sheet, "interpolate", unit="row"):
-        measured, tuned = measure(row, documents[row["corpus"]], chosen)
+        text = f"{row['vocab']}/{row['corpus']}" if "vocab" in row else row["corpus"]
+        measured, tuned = measure(row, documents[text], chosen)
         rows.append(measured)
         paths[row["name"]] = row_files.record(row, tuned, config.out.parent)
     files.write_json(config.out, {"experiment": config.out.stem, "rows": rows, "paths": paths})
@@ -68,6 +70,7 @@ def measure(
     _, best = stats.median([mixture.perplexity(logprobs["dev"]) for logprobs in mixed])
     measured = {
         **{key: row.get(key) for key in ("name", "label", "corpus", "model", "ngram", "memorizing", "seeds")},
+        **({"vocab": row["vocab"]} if "vocab" in row else {}),
         **model_facts(row),
         "datastore": datastore_facts(row, picked),
         "cache": [settings_of["cache"] for settings_of in picked] if "cache" in names else None,
@@ -76,6 +79,9 @@ def measure(
         "best_seed": row["seeds"][best],
         "curve": curve if len(names) == 1 else None,
     }
+    if "vocab" in row:
+        for split in SPLITS:
+            measured[split] |= text_size(documents[split], split)
     return measured, picked
 
 
@@ -198,6 +204,17 @@ def split_size(documents: Path) -> int | None:
     if not description.is_described(documents):
         return None
     return description.described(documents)["outputs"][documents.name.replace(".documents", "")]["shape"][0]
+
+
+def text_size(documents: Path, split: str) -> dict[str, int]:
+    """The split's words (between white space) and UTF-8 bytes, as `binarize` counted them in the text of its documents.
+
+    What a tokenizer adds to the text, as the end of a document, is neither.
+    """
+    size = description.described(documents).get("text", {}).get(split, {})
+    if not all(size.get(unit) for unit in ("words", "bytes")):
+        raise files.UserError(f"{documents}: its description has no words and bytes of {split}: binarize again")
+    return {unit: size[unit] for unit in ("words", "bytes")}
 
 
 def curves(parts: dict, lm: dict, grid: np.ndarray) -> dict:

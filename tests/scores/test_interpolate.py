@@ -1,6 +1,7 @@
 """Rows of a table from log probabilities."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +171,39 @@ def test_the_files_of_each_row_are_recorded_as_seen_from_the_experiment(study):
     assert paths["base"]["lm"]["test"] == ["../lm-test-1.npy", "../lm-test-2.npy"]
     assert paths["knn-cache"]["cache"]["dev"][1] == "../cache-dev-2/size500-theta0.3.npy"
     assert paths["knn"]["model"] == ["../model"] * 2 and paths["knn"]["neighbors"]["dev"] == [None, None]
+
+
+def test_where_tokenizers_differ_the_words_and_bytes_of_each_rows_text_are_recorded(study, tmp_path):
+    documents = {}
+    for vocab, factor in (("words", 5), ("pieces", 7)):
+        (tmp_path / vocab).mkdir()
+        text = {split: {"words": tokens // factor, "bytes": factor * tokens} for split, tokens in N.items()}
+        for split, tokens in N.items():
+            np.save(tmp_path / f"{vocab}/{split}.npy", np.zeros(tokens, np.uint16))
+            np.save(tmp_path / f"{vocab}/{split}.documents.npy", np.arange(0, tokens, tokens // D)[:D])
+        description.write_meta(tmp_path / vocab, "binarize", {}, {}, text=text)
+        documents[f"{vocab}/wikitext"] = {split: str(tmp_path / f"{vocab}/{split}.documents.npy") for split in N}
+    for row in study["rows"]:  # scores of the same text as their documents
+        row |= {"vocab": "pieces" if row["name"] == "knn" else "words", "components": {}, "datastore": None}
+        row |= {"model_dirs": None, "lm": {s: [described(path) for path in paths] for s, paths in row["lm"].items()}}
+    study["documents"] = documents
+    rows = measured(study)
+    for name, vocab, factor in (("base", "words", 5), ("knn", "pieces", 7)):
+        assert rows[name]["vocab"] == vocab
+        for split, tokens in N.items():
+            assert rows[name][split]["words"] == tokens // factor and rows[name][split]["bytes"] == factor * tokens
+    description.write_meta(tmp_path / "pieces", "binarize", {}, {})
+    with pytest.raises(files.UserError, match=r"dev.documents.npy: its description has no words and bytes of dev: bin"):
+        measured(study)
+
+
+def described(path: str) -> str:
+    """The same scores in a folder of their own, which has a description."""
+    folder = Path(path).with_suffix("")
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "logprob.npy", np.load(path))
+    description.write_meta(folder, "evaluate", {}, {})
+    return str(folder / "logprob.npy")
 
 
 def test_a_grid_can_be_given(study):

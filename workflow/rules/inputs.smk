@@ -240,6 +240,8 @@ def experiment_row(row):
     }
     settings = {key: row[key] for key in ("name", "label", "corpus", "model", "seeds", "ngram", "memorizing")}
     settings |= {"model_dirs": row_models(row), "lm": paths.pop("lm"), "components": paths, "datastore": None}
+    if tokenizers_differ():
+        settings["vocab"] = row["vocab"]
     if row["datastore"]:
         names = ("keytype", "index", "distance", "k", "temperature", "shards", "of")
         settings["datastore"] = {key: row[key] for key in names}
@@ -249,15 +251,28 @@ def experiment_row(row):
     return settings
 
 
+def tokenizers_differ():
+    """Whether a model brings its own tokenizer, so that tables need perplexities per word and bits per byte too."""
+    return any(vocab.get("type") == "pretrained" for vocab in STUDY["vocabs"].values())
+
+
 def experiment_rows(wildcards):
     return as_json([experiment_row(row) for row in STUDY["sheet"][wildcards.output]])
 
 
 def experiment_documents(wildcards):
-    """The document boundaries of each corpus that the rows are about: {corpus: {split: path}}."""
-    vocabs = {row["corpus"]: row["vocab"] for row in STUDY["sheet"][wildcards.output]}
+    """The document boundaries of each corpus that the rows are about: {corpus: {split: path}}.
+
+    Where tokenizers differ, the corpus is named VOCAB/CORPUS.
+    """
+    texts = {(row["vocab"], row["corpus"]): None for row in STUDY["sheet"][wildcards.output]}
     return as_json(
-        {corpus: {split: documents(vocab, corpus, split) for split in SPLITS} for corpus, vocab in vocabs.items()}
+        {
+            f"{vocab}/{corpus}" if tokenizers_differ() else corpus: {
+                split: documents(vocab, corpus, split) for split in SPLITS
+            }
+            for vocab, corpus in texts
+        }
     )
 
 
