@@ -114,6 +114,23 @@ def score(study: Path, tokens: Path, queries: dict, logprobs: dict, final: tuple
     interpolate.main(interpolate.InterpolateConfig(rows, documents, out, '{"resamples": 10}'))
 
 
+def tune_temperature(study: Path, temperatures: list[float]) -> None:
+    """Interpolate Table 1 again, its kNN row choosing among these temperatures."""
+    rows, documents = map(json.loads, sheet(study))
+    knn = rows[1]
+    keys = tuple(study / f"keys/fox/seed1/fox/{split}/ffn_input_ln/shard0of1" for split in ("dev", "test"))
+    near = tuple(study / NEIGHBORS.format(split) for split in ("dev", "test"))
+    folders = {split: [str(Path(paths[0]).parent)] for split, paths in knn["components"]["knn"].items()}
+    out = tuple(Path(paths[0]) for paths in folders.values())
+    scores = json.dumps([["exact", 16, temperature] for temperature in [1, *temperatures]])
+    score_knn.main(score_knn.ScoreKnnConfig(near, keys, out, scores))
+    knn["components"] = {"knn": folders}
+    knn["datastore"] |= {"temperature": "tune", "temperatures": temperatures}
+    out = study / "experiments/table1.json"
+    settings = '{"resamples": 10}'
+    interpolate.main(interpolate.InterpolateConfig(json.dumps(rows), json.dumps(documents), out, settings))
+
+
 def sheet(study: Path) -> tuple[str, str]:
     """Table 1's rows and its documents, as JSON for `interpolate`."""
     logprobs = {split: study / f"logprobs/fox/{split}" for split in ("dev", "test")}

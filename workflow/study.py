@@ -96,12 +96,18 @@ def rows(study: dict) -> Iterator[dict]:
         yield from output
 
 
+def temperatures(study: dict, row: dict) -> list[float]:
+    """The temperatures that a row with a datastore is scored at: its own, or all that it chooses from."""
+    return study["retrieval"]["temperatures"] if row["temperature"] == "tune" else [row["temperature"]]
+
+
 def scores_needed(study: dict, **where: object) -> list[list]:
     """All [distance, k, temperature] that the sheet wants from one set of neighbors."""
     found = {
-        (row["distance"], row["k"], row["temperature"])
+        (row["distance"], row["k"], temperature)
         for row in rows(study)
         if row["datastore"] and all(row[key] == value for key, value in where.items())
+        for temperature in temperatures(study, row)
     }
     return [list(score) for score in sorted(found)]
 

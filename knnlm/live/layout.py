@@ -29,8 +29,13 @@ class KnnLM:
 
     @property
     def store(self) -> dict:
-        """The row's datastore: corpus, keytype, index, distance, k, temperature, shards, of."""
-        return self.row["datastore"]
+        """The row's datastore: corpus, keytype, index, distance, k, temperature, shards, of.
+
+        A temperature that was tuned on dev is the one of this seed.
+        """
+        store = self.row["datastore"]
+        tuned = store["temperature"]
+        return store | {"temperature": tuned[self._position] if isinstance(tuned, list) else tuned}
 
     @property
     def lmbda(self) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 
 import pandas as pd
 
@@ -45,6 +45,10 @@ HEADINGS = {
     "test": "Test",
     "paper_test": "Paper, test",
 }
+UNITS = {  # beside perplexities per token, where tokenizers differ
+    "per_word": (experiments.per_word, "per word", "{:.2f}"),
+    "bits_per_byte": (experiments.bits_per_byte, "bits per byte", "{:.3f}"),
+}
 CLAIM_HEADINGS = {
     "section": "Section",
     "quote": "Claim",
@@ -54,6 +58,11 @@ CLAIM_HEADINGS = {
     "criterion": "Held when",
 }
 LEGEND = "Perplexities; λ tuned on dev; medians over seeds; in brackets 95% bootstrap intervals over documents."
+
+UNITS_LEGEND = (
+    "Tokenizers differ: compare models per word (between white space) or in bits per byte; both spread the nats of all "
+    "tokens, ends of documents included, over the words and UTF-8 bytes of the text."
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,8 @@ def main(config: TabulateConfig) -> None:
     numbers, shown = build(config, paper, study)
     title, note = heading(config.table, config.note, paper)
     findings = [verdict for verdict in claims.judge(paper, study) if verdict.output == config.table]
+    if config.table in study.experiments and differ(study.experiments[config.table]["rows"]):
+        note = f"{note} {UNITS_LEGEND}"
     texts = {
         "csv": numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
         "md": markdown(title, note, shown, findings),
@@ -118,14 +129,18 @@ def heading(table: str, note: str, paper: Mapping) -> tuple[str, str]:
 def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A table of perplexities: results that the paper quotes, then the study's `rows` beside the paper's numbers.
 
-    Returns the numbers (one column a number) and the table as shown (all text, intervals in brackets).
+    Returns the numbers (one column a number) and the table as shown (all text, intervals in brackets). Where tokenizers
+    differ, both have perplexities per word and bits per byte beside those per token.
     """
+    units = UNITS if differ(rows) else {}
     splits, details = SPLITS.get(output, ("dev", "test")), DETAILS.get(output, ())
     quoted = [
         row | {"name": name, "label": f"{row['label']}, quoted"} for name, row in paper.items() if row.get("quoted")
     ]
-    records = [_record({key: row[key] for key in ("name", "label", "parameters")}, row, splits) for row in quoted]
-    records += [_record(row, paper.get(row["name"], {}), splits) for row in rows]
+    records = [
+        _record({key: row[key] for key in ("name", "label", "parameters")}, row, splits, units) for row in quoted
+    ]
+    records += [_record(row, paper.get(row["name"], {}), splits, units) for row in rows]
     numbers = pd.DataFrame(records)
     shown = pd.DataFrame({"label": numbers["label"]})
     for name in details:
@@ -133,10 +148,20 @@ def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.Data
     shown["lmbda"] = numbers["lmbda"].map(text)
     for split in splits:
         shown[split] = [_interval(record, split) for record in records]
+        for unit, (_, _, form) in units.items():
+            shown[f"{split}_{unit}"] = [_interval(record, f"{split}_{unit}", form) for record in records]
         shown[f"paper_{split}"] = [number(value, "{:.2f}") for value in numbers[f"paper_{split}"]]
     not_printed = [name for name in shown if name.startswith("paper_") and set(shown[name]) == {"–"}]
     hidden = {name for names in DETAILS.values() for name in names} - set(details)
-    return numbers.drop(columns=list(hidden)), shown.drop(columns=not_printed).rename(columns=HEADINGS)
+    headings = HEADINGS | {split: f"{HEADINGS[split]}, per token" for split in splits if units}
+    for unit, (_, name, _) in units.items():
+        headings |= {f"{split}_{unit}": f"{HEADINGS[split]}, {name}" for split in splits}
+    return numbers.drop(columns=list(hidden)), shown.drop(columns=not_printed).rename(columns=headings)
+
+
+def differ(rows: list[dict]) -> bool:
+    """Whether an experiment is of a study whose tokenizers differ, which recorded each row's."""
+    return any("vocab" in row for row in rows)
 
 
 def ledger(verdicts: list[claims.Verdict]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -147,9 +172,11 @@ def ledger(verdicts: list[claims.Verdict]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, shown
 
 
-def _record(row: Mapping, paper: Mapping, splits: tuple[str, ...]) -> dict:
+def _record(row: Mapping, paper: Mapping, splits: tuple[str, ...], units: Mapping) -> dict:
     """One line of a table of perplexities: a row of an experiment beside the paper's numbers for it."""
     store = row.get("datastore") or {}
+    temperature = store.get("temperature")
+    tuned = isinstance(temperature, list)  # of each seed
     record = {
         "name": row["name"],
         "label": row["label"],
@@ -158,15 +185,22 @@ def _record(row: Mapping, paper: Mapping, splits: tuple[str, ...]) -> dict:
         "datastore": f"{store['corpus']} ({store['entries']:,})" if store else None,
         "distance": store.get("distance"),
         "index": store.get("index"),
-        "temperature": store.get("temperature"),
-        "lmbda": _weights(row.get("lmbda") or {}),
+        "temperature": median_low(temperature) if tuned else temperature,
+        "lmbda": _weights(row.get("lmbda") or {}) + (f", T = {median_low(temperature):g}" if tuned else ""),
     }
     for split in splits:
         measured = row.get(split) or {}
-        low, high = measured.get("interval") or (None, None)
-        record |= {split: measured.get("perplexity"), f"{split}_low": low, f"{split}_high": high}
+        record |= _bounded(split, measured)
+        for unit, (converted, _, _) in units.items():
+            record |= _bounded(f"{split}_{unit}", converted(measured) if measured else {})
         record[f"paper_{split}"] = paper.get(split)
     return record
+
+
+def _bounded(column: str, measured: Mapping) -> dict:
+    """A number and its interval in three columns."""
+    low, high = measured.get("interval") or (None, None)
+    return {column: measured.get("perplexity"), f"{column}_low": low, f"{column}_high": high}
 
 
 def _trained_on(row: Mapping) -> str | None:
@@ -181,6 +215,7 @@ def _weights(lmbda: Mapping[str, list[float]]) -> str:
     return ", ".join(f"{name} {weight:.3g}" if named else f"{weight:.3g}" for name, weight in tuned.items())
 
 
-def _interval(record: Mapping, split: str) -> str:
-    value, low, high = record[split], record[f"{split}_low"], record[f"{split}_high"]
-    return number(value, "{:.2f}") + (f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else "")
+def _interval(record: Mapping, column: str, form: str = "{:.2f}") -> str:
+    value, low, high = record[column], record[f"{column}_low"], record[f"{column}_high"]
+    between = f" [{form.format(low)}, {form.format(high)}]" if low is not None and high is not None else ""
+    return number(value, form) + between

@@ -3,14 +3,16 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from knnlm.artifacts import description, files, lineage
 from knnlm.artifacts.files import UserError
+from knnlm.settings import HELD_OUT
 
 
 class Missing(Exception):
@@ -25,10 +27,16 @@ class Study:
     curves: Mapping[str, list[dict]]
 
     def rows(self, output: str) -> dict[str, dict]:
-        """The rows of an experiment by name; raises Missing where it was not run."""
+        """The rows of an experiment by name; raises Missing where it was not run.
+
+        Rows with different vocabularies have perplexities per word in place of those per token: only these compare.
+        """
         if output not in self.experiments:
             raise Missing(f"{output} was not run")
-        return {row["name"]: row for row in self.experiments[output]["rows"]}
+        rows = self.experiments[output]["rows"]
+        if len({row.get("vocab") for row in rows}) > 1:
+            rows = [_in_words(row) for row in rows]
+        return {row["name"]: row for row in rows}
 
     def row(self, output: str, name: str) -> dict:
         """One row of an experiment; raises Missing where there is none."""
@@ -93,6 +101,45 @@ def neighbors(study: Study) -> list[tuple[int, float]]:
     """Figure 4's points (k, dev perplexity), the smallest k first."""
     names = [name for name in study.rows("figure4") if name[0] == "k" and name[1:].isdigit()]
     return sorted((int(name[1:]), study.perplexity("figure4", name)) for name in names)
+
+
+def per_word(measured: Mapping) -> dict:
+    """What a row measured on a split with perplexities per word, exp(nats / words), in place of those per token.
+
+    The nats are those of all targets, the ends of documents included; words are those of the text between white space.
+    The bounds of intervals are converted by the split's own ratio of tokens to words.
+    """
+    return _converted(measured, lambda nats: np.exp(nats / measured["words"]))
+
+
+def bits_per_byte(measured: Mapping) -> dict:
+    """The same with bits per byte, nats / (ln 2 · bytes), in place of perplexities; bytes are those of the text."""
+    return _converted(measured, lambda nats: nats / (math.log(2) * measured["bytes"]))
+
+
+def _converted(measured: Mapping, unit: Callable[[np.ndarray], np.ndarray]) -> dict:
+    """`measured` with `unit` of a split's nats for each of its perplexities per token."""
+
+    def values(perplexities: list[float] | None) -> list[float] | None:
+        if perplexities is None:
+            return None
+        with np.errstate(over="ignore"):
+            return unit(np.log(np.array(perplexities)) * measured["tokens"]).tolist()
+
+    per_seed = values(measured["per_seed"]) or []
+    changed = {"perplexity": float(np.median(per_seed)), "per_seed": per_seed, "interval": values(measured["interval"])}
+    return {**measured, **changed}
+
+
+def _in_words(row: dict) -> dict:
+    """A row with its perplexities per word, those of its curve included."""
+    curve = row.get("curve")
+    if curve:
+        curve = dict(curve)
+        for split in HELD_OUT:
+            tokens_per_word = row[split]["tokens"] / row[split]["words"]
+            curve[split] = [value and value**tokens_per_word for value in curve[split]]
+    return row | {split: per_word(row[split]) for split in HELD_OUT} | {"curve": curve}
 
 
 def _resolved(paths: object, folder: Path) -> object:

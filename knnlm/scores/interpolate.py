@@ -1,7 +1,6 @@
 """Mix log-probabilities with weights tuned on dev, for each row of a table (equation 3)."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +8,12 @@ import numpy as np
 
 from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
-from knnlm.scores import mixture, row_files, stats
+from knnlm.scores import grids, mixture, row_files, stats
 from knnlm.settings import HELD_OUT as SPLITS
 from knnlm.settings import InterpolateSettings
 
 COMPONENTS = ("knn", "cache", "ngram", "memorizing")
 ROUNDING = 1e-4  # nats above 0 that sums of probabilities in float32 can reach
-CACHE_FILE = re.compile(r"size(\d+)-theta(.+)\.npy")
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,10 @@ class InterpolateConfig:
     """Measure every row of one table or figure: weights tuned on dev, perplexities of dev and test."""
 
     rows: str
-    """JSON list of rows, each with the paths of what it mixes; or @FILE, a file of it"""
+    """JSON list of rows, each with the paths of what it mixes; or @FILE, a file of it. A row's vocab is given where
+    tokenizers differ; its text's words and bytes are then recorded"""
     documents: str
-    """JSON {corpus: {split: path of its documents.npy}}"""
+    """JSON {corpus: {split: path of its documents.npy}}; VOCAB/CORPUS for rows with vocab"""
     out: Path
     """the experiment, experiments/OUTPUT.json"""
     settings: str = "{}"
@@ -37,42 +36,53 @@ def main(config: InterpolateConfig) -> None:
     text = Path(config.rows[1:]).read_text(encoding="utf-8") if config.rows.startswith("@") else config.rows
     sheet = json.loads(text)
     documents = {
-        corpus: {split: Path(path) for split, path in splits.items()}
-        for corpus, splits in json.loads(config.documents).items()
+        text: {split: Path(path) for split, path in splits.items()}
+        for text, splits in json.loads(config.documents).items()
     }
-    rows = [measure(row, documents[row["corpus"]], chosen) for row in progress(sheet, "interpolate", unit="row")]
-    paths = {
-        row["name"]: row_files.record(row, done["cache"], config.out.parent)
-        for row, done in zip(sheet, rows, strict=True)
-    }
+    rows, paths = [], {}
+    for row in progress(sheet, "interpolate", unit="row"):
+        text = f"{row['vocab']}/{row['corpus']}" if "vocab" in row else row["corpus"]
+        measured, tuned = measure(row, documents[text], chosen)
+        rows.append(measured)
+        paths[row["name"]] = row_files.record(row, tuned, config.out.parent)
     files.write_json(config.out, {"experiment": config.out.stem, "rows": rows, "paths": paths})
     description.write_meta(config.out, "interpolate", chosen, row_files.inputs(sheet, documents))
 
 
-def measure(row: dict, documents: dict[str, Path], chosen: InterpolateSettings) -> dict:
-    """One row with its tuned weights, perplexities and intervals; for a single component also the curve over λ."""
+def measure(
+    row: dict, documents: dict[str, Path], chosen: InterpolateSettings
+) -> tuple[dict, list[dict[str, grids.Setting]]]:
+    """One row with its tuned weights, perplexities and intervals; for a single component also the curve over λ.
+
+    The second value has, for each seed, the setting that dev chose of each component that has several.
+    """
     check_row(row, documents)
-    mixed, weights, caches = [], [], []
+    mixed, weights, picked = [], [], []
     for seed in range(len(row["seeds"])):
-        lm, parts, cache = load(row, seed, chosen)
+        lm, parts, best_settings = load(row, seed, chosen)
         tuned = tune(parts["dev"], lm["dev"], chosen)
         mixed.append({split: mixture.mix(tuned, parts[split], lm[split]) for split in SPLITS})
         weights.append(tuned)
-        caches.append(cache)
+        picked.append(best_settings)
         if seed == 0 and len(parts["dev"]) == 1:
             curve = curves(parts, lm, grid(chosen))
     names = present(row)
     _, best = stats.median([mixture.perplexity(logprobs["dev"]) for logprobs in mixed])
-    return {
+    measured = {
         **{key: row.get(key) for key in ("name", "label", "corpus", "model", "ngram", "memorizing", "seeds")},
+        **({"vocab": row["vocab"]} if "vocab" in row else {}),
         **model_facts(row),
-        "datastore": datastore_facts(row.get("datastore")),
-        "cache": caches if "cache" in names else None,
+        "datastore": datastore_facts(row, picked),
+        "cache": [settings_of["cache"] for settings_of in picked] if "cache" in names else None,
         "lmbda": {name: [float(tuned[m]) for tuned in weights] for m, name in enumerate(names)},
         **{split: summary([m[split] for m in mixed], best, documents[split], chosen) for split in SPLITS},
         "best_seed": row["seeds"][best],
         "curve": curve if len(names) == 1 else None,
     }
+    if "vocab" in row:
+        for split in SPLITS:
+            measured[split] |= text_size(documents[split], split)
+    return measured, picked
 
 
 def grid(chosen: InterpolateSettings) -> np.ndarray:
@@ -100,23 +110,19 @@ def check_row(row: dict, documents: dict[str, Path]) -> None:
             lineage.agree((row["datastore"]["neighbors"], knn[0]), "model", "index", "datastore", "queries")
 
 
-def load(row: dict, seed: int, chosen: InterpolateSettings) -> tuple[dict, dict, dict | None]:
+def load(row: dict, seed: int, chosen: InterpolateSettings) -> tuple[dict, dict, dict[str, grids.Setting]]:
     """Vectors of the seed at position `seed`: the LM's {split: [N]}, the components' {split: [M][N]}, in nats.
 
-    The third value is the cache setting that is best on dev, None without a cache.
+    The third value is the setting that is best on dev of each component that has several.
     """
     paths = {split: {"lm": Path(row["lm"][split][seed])} for split in SPLITS}
     for name in present(row):
         for split in SPLITS:
             paths[split][name] = Path(row["components"][name][split][seed])
-    cache = None
-    if "cache" in present(row):
-        cache = tune_cache(row, paths["dev"], chosen)
-        for split in SPLITS:
-            paths[split]["cache"] /= row_files.cache_file(**cache)
-    vectors = {split: open_vectors(row["name"], paths[split]) for split in SPLITS}
+    best = choose(row, paths["dev"], chosen)
+    vectors = {split: open_vectors(row["name"], grids.at(row, paths[split], best)) for split in SPLITS}
     lm = {split: vectors[split].pop("lm") for split in SPLITS}
-    return lm, {split: list(vectors[split].values()) for split in SPLITS}, cache
+    return lm, {split: list(vectors[split].values()) for split in SPLITS}, best
 
 
 def present(row: dict) -> list[str]:
@@ -135,20 +141,20 @@ def tune(components: list[np.ndarray], lm: np.ndarray, chosen: InterpolateSettin
     return mixture.tune(components, lm, grid(chosen) if len(components) == 1 else None)
 
 
-def tune_cache(row: dict, dev: dict[str, Path], chosen: InterpolateSettings) -> dict:
-    """The cache's size and θ with the least dev perplexity, each tried with its own best weights."""
+def choose(row: dict, dev: dict[str, Path], chosen: InterpolateSettings) -> dict[str, grids.Setting]:
+    """The settings with the least dev perplexity, each combination tried with its own best weights; ties to the first.
+
+    Returns {component: setting} of those components that come in several.
+    """
+    choices = list(grids.choices(row, dev))
+    if len(choices) == 1:
+        return choices[0]
     tried = []
-    for path in dev["cache"].glob("size*-theta*.npy"):
-        if not (setting := CACHE_FILE.fullmatch(path.name)):
-            continue
-        vectors = open_vectors(row["name"], dev | {"cache": path})
+    for settings_of in choices:
+        vectors = open_vectors(row["name"], grids.at(row, dev, settings_of))
         lm, parts = vectors.pop("lm"), list(vectors.values())
-        loss = mixture.losses(tune(parts, lm, chosen)[None], parts, lm)[0]
-        tried.append((loss, int(setting[1]), float(setting[2])))
-    if not tried:
-        raise files.UserError(f"{dev['cache']}: holds no size*-theta*.npy; score the cache again")
-    _, size, theta = min(tried)
-    return {"size": size, "theta": theta}
+        tried.append(mixture.losses(tune(parts, lm, chosen)[None], parts, lm)[0])
+    return choices[int(np.argmin(tried))]
 
 
 def open_vectors(name: str, paths: dict[str, Path]) -> dict[str, np.ndarray]:
@@ -200,6 +206,17 @@ def split_size(documents: Path) -> int | None:
     return description.described(documents)["outputs"][documents.name.replace(".documents", "")]["shape"][0]
 
 
+def text_size(documents: Path, split: str) -> dict[str, int]:
+    """The split's words (between white space) and UTF-8 bytes, as `binarize` counted them in the text of its documents.
+
+    What a tokenizer adds to the text, as the end of a document, is neither.
+    """
+    size = description.described(documents).get("text", {}).get(split, {})
+    if not all(size.get(unit) for unit in ("words", "bytes")):
+        raise files.UserError(f"{documents}: its description has no words and bytes of {split}: binarize again")
+    return {unit: size[unit] for unit in ("words", "bytes")}
+
+
 def curves(parts: dict, lm: dict, grid: np.ndarray) -> dict:
     """Perplexity of a two-way mixture at every λ; null where a target has probability zero (λ = 1)."""
     curve: dict[str, list] = {"lmbda": list(grid)}
@@ -218,12 +235,18 @@ def model_facts(row: dict) -> dict:
     return {"parameters": facts.get("parameters"), "training_tokens": facts.get("training_tokens")}
 
 
-def datastore_facts(datastore: dict | None) -> dict | None:
-    """The row's settings of its datastore, with the numbers of entries searched and in all."""
+def datastore_facts(row: dict, picked: list[dict[str, grids.Setting]]) -> dict | None:
+    """The row's settings of its datastore, with the numbers of entries searched and in all.
+
+    A temperature that was tuned is a list of each seed's.
+    """
+    datastore = row.get("datastore")
     if not datastore:
         return None
     facts = {key: value for key, value in datastore.items() if key != "neighbors"}
     if "neighbors" in datastore:
         meta = description.described(datastore["neighbors"])
         facts |= {"entries": meta["entries"], "entries_total": meta["entries_total"]}
+    if grids.tunes_temperature(row):
+        facts["temperature"] = [settings_of["knn"]["temperature"] for settings_of in picked]
     return facts

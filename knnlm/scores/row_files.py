@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from knnlm.artifacts import description, lineage
+from knnlm.scores import grids
 
 
 def inputs(sheet: list[dict], documents: dict[str, dict[str, Path]]) -> dict[str, Path]:
@@ -19,18 +20,19 @@ def inputs(sheet: list[dict], documents: dict[str, dict[str, Path]]) -> dict[str
     return {name: path for path, name in names.items()}
 
 
-def record(row: dict, caches: list[dict] | None, folder: Path) -> dict:
+def record(row: dict, picked: list[dict[str, grids.Setting]], folder: Path) -> dict:
     """Where a row's artifacts lie as seen from `folder`: {"model": [seed], "lm": {split: [seed]}, "knn": ...}.
 
     Besides the log-probabilities that were mixed there are the "neighbors" that kNN's were computed from, null where
-    kNN's have no description. `caches` holds the tuned cache setting of each seed.
+    kNN's have no description. `picked` holds, for each seed, the settings that dev chose: {component: setting}.
     """
-    files: dict[str, dict[str, list]] = dict(parts(row))
-    if caches:
-        files["cache"] = {
-            split: [path / cache_file(**cache) for path, cache in zip(paths, caches, strict=True)]
-            for split, paths in files["cache"].items()
+    files: dict[str, dict[str, list]] = {
+        part: {
+            split: [grids.at(row, {part: path}, chosen)[part] for path, chosen in zip(paths, picked, strict=True)]
+            for split, paths in splits.items()
         }
+        for part, splits in parts(row).items()
+    }
     if "knn" in files:
         files["neighbors"] = {split: [_neighbors(path) for path in paths] for split, paths in files["knn"].items()}
 
@@ -42,17 +44,12 @@ def record(row: dict, caches: list[dict] | None, folder: Path) -> dict:
 
 
 def parts(row: dict) -> dict[str, dict[str, list[Path]]]:
-    """The row's log-probabilities, the LM's first: {part: {split: [seed]}}; of a cache the folder of its settings."""
+    """The row's log-probabilities, the LM's first: {part: {split: [seed]}}; where dev chooses, the folder of all."""
     named = {"lm": row["lm"]} | (row.get("components") or {})
     return {
         part: {split: [Path(path) for path in paths] for split, paths in splits.items()}
         for part, splits in named.items()
     }
-
-
-def cache_file(size: int, theta: float) -> str:
-    """The cache's log-probabilities at one setting, as `score_cache` names the file."""
-    return f"size{size}-theta{theta:g}.npy"
 
 
 def _neighbors(scores: Path) -> Path | None:

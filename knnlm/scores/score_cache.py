@@ -7,7 +7,7 @@ import numpy as np
 
 from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress
-from knnlm.scores import continuous_cache, row_files
+from knnlm.scores import continuous_cache, grids
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def main(config: ScoreCacheConfig) -> None:
     ends = np.append(documents[1:], len(targets))
     with files.atomic(config.out, directory=True) as tmp:
         out = {
-            (c, t): npy.create_array(tmp / row_files.cache_file(c, t), targets.shape, "float32")
+            (c, t): npy.create_array(tmp / grids.cache_file(c, t), targets.shape, "float32")
             for c in sizes
             for t in thetas
         }

@@ -10,7 +10,7 @@ import numpy as np
 from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress
 from knnlm.datastores import neighbors
-from knnlm.scores import knn
+from knnlm.scores import grids, knn
 
 BLOCK = 8192  # queries scored at a time
 SHARED = ("vocab", "model", "text", "keytype", "deal", "index", "datastore", "queries")
@@ -49,7 +49,7 @@ def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, 
         wanted[distance, temperature].append(k)
     with files.atomic(folder, directory=True) as tmp:
         out = {
-            (distance, k, t): npy.create_array(tmp / f"{distance}-k{k}-t{t:g}.npy", targets.shape, "float32")
+            (distance, k, t): npy.create_array(tmp / grids.knn_file(distance, k, t), targets.shape, "float32")
             for distance, k, t in scores
         }
         for start in progress(range(0, len(targets), BLOCK), f"score {folder}", unit="block"):

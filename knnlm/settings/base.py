@@ -61,6 +61,24 @@ class Unique:
         return values
 
 
+@dataclass(frozen=True)
+class OrWord:
+    """In an Annotated type of numbers: one word is allowed in place of a number."""
+
+    word: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        return {"anyOf": [handler(schema), {"const": self.word, "type": "string"}]}
+
+    def _checked(self, value: Any, check: core_schema.ValidatorFunctionWrapHandler) -> Any:
+        if isinstance(value, str) and value != self.word:
+            raise PydanticCustomError("allowed", "{allowed}", {"allowed": f"a number, or {self.word}"})
+        return value if value == self.word else check(value)
+
+
 class AsWritten:
     """In an Annotated type: a number stays the integer or float that was written, since artifacts record it."""
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from knnlm.settings.base import Matching, Seed, Settings, disagreement
+from knnlm.settings.base import Distinct, Matching, Positive, Seed, Settings, disagreement
 from knnlm.settings.factory import ALLOWED, PATTERN, Factory
 
 Metric = Literal["l2", "ip"]
@@ -68,3 +68,8 @@ class RetrievalSettings(Settings):
 
     k: int = Field(1024, ge=1, le=2048, description="neighbors kept for each query")
     index: str = Field("ivfpq", description="the index of rows of the sheet that name none")
+    temperatures: Distinct[Positive] = Field(
+        (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
+        min_length=1,
+        description="tried on dev by rows of the sheet with `temperature: tune`; of equally good ones the first",
+    )

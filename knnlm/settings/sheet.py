@@ -11,6 +11,7 @@ from knnlm.settings.base import (
     Fraction,
     Listed,
     Matching,
+    OrWord,
     Positive,
     Seed,
     Settings,
@@ -110,8 +111,10 @@ class Row(Settings):
     )
     distance: Distance | None = Field(None, description="by default the datastore's")
     k: int | None = Field(None, ge=1, description="neighbors used; by default retrieval.k")
-    temperature: Positive = Field(
-        1, description="of the softmax over distances; the paper's equation 2 has none, which is 1"
+    temperature: Annotated[Positive, OrWord("tune")] = Field(
+        1,
+        description="of the softmax over distances; the paper's equation 2 has none, which is 1; tune: the one of "
+        "retrieval.temperatures that is best on dev together with the weights",
     )
     cache: bool = Field(False, description="mix in the continuous cache")
     ngram: Order | None = Field(None, description="mix in the n-gram model of this order")

@@ -10,7 +10,7 @@ from knnlm.artifacts import files, npy
 from knnlm.datastores import neighbors
 from knnlm.live import generate, layout, passages, query, sampling
 from knnlm.live.retrieval import Retriever
-from knnlm.outputs import illustrate
+from knnlm.outputs import illustrate, scored
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,21 @@ def test_a_live_query_finds_what_the_study_found(study, retriever):
         stored = [npy.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
         target = int(stream[position])
         assert [live.lm[target], live.knn[target]] == pytest.approx(np.exp(stored).tolist(), rel=1e-3)
+
+
+def test_a_live_query_weighs_neighbors_at_the_temperature_that_dev_chose(study, tmp_path):
+    moved = shutil.copytree(study, tmp_path / "tuned")
+    tinystudy.tune_temperature(moved, [0.05, 40])
+    source = layout.find(moved)
+    temperature = source.store["temperature"]
+    assert temperature in (0.05, 40) and source.row["datastore"]["temperature"] == [temperature]
+    assert source.knn("test").name == f"exact-k16-t{temperature:g}.npy"
+    stream, stored, of_study = npy.open_array(source.tokens("fox", "test")), npy.open_array(source.knn("test")), 20
+    live = Retriever(source).next(stream[:of_study].tolist())
+    assert live.knn[int(stream[of_study])] == pytest.approx(np.exp(stored[of_study]), rel=1e-3)
+    text = scored.load(source)
+    shares = np.exp(text.log_shares(of_study))[text.values[of_study] == stream[of_study]]
+    assert shares.sum() == pytest.approx(np.exp(stored[of_study]), rel=1e-3)
 
 
 def test_temperature_and_nucleus_by_hand():

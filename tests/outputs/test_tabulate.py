@@ -1,12 +1,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
 
 from knnlm.artifacts.files import UserError
 from knnlm.outputs import tabulate
+from knnlm.scores import experiments
 
 PAPER = Path(__file__).parents[2] / "config/paper_numbers.yaml"
 TABLES = ("table1", "table2", "table3", "table4", "table5", "precision", "metric", "temperature", "memorizing")
@@ -39,6 +41,48 @@ def test_table1_shows_the_papers_number_beside_ours_and_quotes_other_work(tmp_pa
     assert any(line.startswith("- **held** – kNN-LM with the LM's own") for line in lines)
     numbers = pd.read_csv(out / "table1.csv", index_col="name")
     assert numbers.loc["knn-cache", ["dev", "paper_dev"]].tolist() == [88.5, 15.81]
+
+
+@pytest.mark.parametrize(("tuned", "shown"), [([10], "T = 10"), ([30, 2.5, 30], "T = 30")])
+def test_a_tuned_temperature_stands_beside_its_weight(tuned: list[float], shown: str):
+    paper = experiments.paper_numbers(PAPER)
+    found = synthetic.experiments()
+    for output, name in (("table1", "knn"), ("temperature", "t4")):
+        rows = found[output]
+        row = next(row for row in rows if row["name"] == name)
+        row["datastore"]["temperature"] = tuned
+        numbers, table = tabulate.perplexities(output, rows, paper[output]["rows"])
+        place = list(numbers["name"]).index(name)
+        assert numbers["lmbda"][place] == table["λ"][place] == f"0.25, {shown}"
+    assert numbers["temperature"].iloc[place] == float(shown.removeprefix("T = "))
+
+
+@pytest.mark.parametrize("table", ["table1", "table5"])
+def test_where_tokenizers_differ_tables_show_perplexity_per_word_and_bits_per_byte(tmp_path: Path, table: str):
+    paths = {name: tuple(found) for name, found in synthetic.write(tmp_path / "study").items()}
+    (path,) = (path for path in paths["experiments"] if path.stem == table)
+    experiment = json.loads(path.read_text())
+    for row in experiment["rows"]:
+        row["vocab"] = "pieces"
+        for split in ("dev", "test"):  # 20,000 tokens
+            row[split] |= {"words": 16000, "bytes": 80000}
+    path.write_text(json.dumps(experiment))
+    before = pd.read_csv(tabulated(tmp_path / "before", table) / f"{table}.csv")
+    tabulate.main(tabulate.TabulateConfig(table=table, paper=PAPER, out=tmp_path / "tables", note="Any.", **paths))
+    numbers = pd.read_csv(tmp_path / f"tables/{table}.csv")
+    assert set(before) < set(numbers) and numbers[list(before)].equals(before)
+    for split in ("dev", "test")[: 2 if table == "table1" else 1]:
+        for end in ("", "_low", "_high"):
+            tokens = numbers[f"{split}{end}"]
+            assert numbers[f"{split}_per_word{end}"].to_numpy() == pytest.approx(tokens**1.25, rel=1e-4, nan_ok=True)
+            bits = np.log2(tokens) / 4
+            assert numbers[f"{split}_bits_per_byte{end}"].to_numpy() == pytest.approx(bits, rel=1e-4, nan_ok=True)
+    page, tex = ((tmp_path / f"tables/{table}.{end}").read_text() for end in ("md", "tex"))
+    for text in (page, tex):
+        assert "Tokenizers differ: compare models per word" in text
+        assert "Dev, per token" in text and "Dev, per word" in text and "Dev, bits per byte" in text
+    assert "100.00 [97.00, 103.00] " in page  # the base LM's, then 100^1.25 and log2(100) / 4
+    assert " 316.23 [304.41, 328.13] " in page and " 1.661 [1.650, 1.672] " in page
 
 
 def test_a_missing_perplexity_is_a_dash(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Rows of a table from log probabilities."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from knnlm.artifacts import description, files
 from knnlm.scores import interpolate, mixture
 
 N, D = {"dev": 1200, "test": 900}, 12
+TEMPERATURES = [0.3, 1, 2.5, 30]
 
 
 @pytest.fixture
@@ -84,6 +86,84 @@ def test_the_caches_setting_is_tuned_with_the_weights(study):
     assert set(rows["knn-cache"]["lmbda"]) == {"knn", "cache"} and rows["knn-cache"]["curve"] is None
 
 
+def tempered_scores(study: dict, best: dict[str, float]) -> dict[str, np.ndarray]:
+    """kNN's scores of every temperature, by split [T, N]: best where the split wants it, and worse further away."""
+    rng, scores = np.random.default_rng(1), {}
+    for split, tokens in N.items():
+        off = np.abs(np.log(np.array(TEMPERATURES) / best[split]))[:, None]
+        scores[split] = np.log(np.clip(rng.beta(2, 3, tokens) * np.exp(-off / 3), 1e-6, 1)).astype(np.float32)
+        for seed in (1, 2):
+            folder = study["out"].parent.parent / f"tuned-{split}-{seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for temperature, logprob in zip(TEMPERATURES, scores[split], strict=True):
+                np.save(folder / f"exact-k8-t{temperature:g}.npy", logprob)
+            np.save(folder / "exact-k8-t77.npy", np.zeros(tokens, np.float32))  # of another row: certain of everything
+            np.save(folder / "quantized-k8-t1.npy", np.zeros(tokens, np.float32))
+            description.write_meta(folder, "score_knn", {}, {"neighbors": study["out"].parent.parent / "neighbors"})
+    return scores
+
+
+@pytest.fixture
+def tuned(study) -> dict:
+    """The study's rows with kNN, whose temperature is now left to dev."""
+    store = {"distance": "exact", "temperature": "tune", "temperatures": TEMPERATURES}
+    for row in study["rows"][1:]:
+        row["datastore"] = row["datastore"] | store
+        folders = {s: [str(study["out"].parent.parent / f"tuned-{s}-{seed}") for seed in (1, 2)] for s in N}
+        row["components"] = row["components"] | {"knn": folders}
+    return study
+
+
+@pytest.mark.parametrize(("dev", "test"), [(2.5, 30), (30, 0.3), (0.3, 1)])
+def test_the_temperature_is_the_one_that_is_best_on_dev_with_its_weight(tuned, dev, test):
+    scores = tempered_scores(tuned, {"dev": dev, "test": test})
+    row = measured(tuned)["knn"]
+    lm = {split: [np.load(path) for path in tuned["rows"][1]["lm"][split]] for split in N}
+
+    def perplexity(split: str, seed: int, t: int, lmbda: float) -> float:
+        mixed = lmbda * np.exp(scores[split][t].astype(float)) + (1 - lmbda) * np.exp(lm[split][seed].astype(float))
+        return np.exp(-np.log(mixed).mean())
+
+    for seed in (0, 1):
+        tried = [(perplexity("dev", seed, t, x), t) for t in range(4) for x in np.linspace(0, 1, 101)]
+        lowest, t = min(tried)
+        assert row["datastore"]["temperature"][seed] == TEMPERATURES[t] == dev
+        assert row["dev"]["per_seed"][seed] == pytest.approx(lowest, rel=1e-4)
+        expected = perplexity("test", seed, t, row["lmbda"]["knn"][seed])
+        assert row["test"]["per_seed"][seed] == pytest.approx(expected, rel=1e-6)
+    low, high = row["test"]["interval"]
+    assert low < row["test"]["per_seed"][[1, 2].index(row["best_seed"])] < high
+    paths = json.loads(tuned["out"].read_text())["paths"]["knn"]
+    assert paths["knn"]["test"] == [f"../tuned-test-{seed}/exact-k8-t{dev:g}.npy" for seed in (1, 2)]
+    assert paths["neighbors"]["dev"] == ["../neighbors"] * 2
+
+
+def test_the_temperature_and_the_caches_setting_are_chosen_together(tuned):
+    scores = tempered_scores(tuned, {"dev": 1, "test": 1})
+    row = measured(tuned)["knn-cache"]
+    for seed in (0, 1):
+        lm, tried = np.load(tuned["rows"][2]["lm"]["dev"][seed]), []
+        for size, theta in ((100, 0.1), (500, 0.3)):
+            folder = tuned["rows"][2]["components"]["cache"]["dev"][seed]
+            cache = np.load(f"{folder}/size{size}-theta{theta}.npy")
+            for t, knn in enumerate(scores["dev"]):
+                mixed = mixture.mix(mixture.tune([knn, cache], lm), [knn, cache], lm)
+                tried.append((mixture.perplexity(mixed), {"size": size, "theta": theta}, TEMPERATURES[t]))
+        lowest, cache, temperature = min(tried, key=lambda one: one[0])
+        assert row["dev"]["per_seed"][seed] == pytest.approx(lowest, rel=1e-9)
+        assert (row["cache"][seed], row["datastore"]["temperature"][seed]) == (cache, temperature)
+
+
+def test_of_equally_good_temperatures_the_first_is_taken(tuned):
+    tempered_scores(tuned, {"dev": 1, "test": 1})
+    for seed in (1, 2):
+        folder = tuned["out"].parent.parent / f"tuned-dev-{seed}"
+        for temperature in TEMPERATURES:
+            np.save(folder / f"exact-k8-t{temperature:g}.npy", np.load(folder / "exact-k8-t30.npy"))
+        description.write_meta(folder, "score_knn", {}, {"neighbors": tuned["out"].parent.parent / "neighbors"})
+    assert measured(tuned)["knn"]["datastore"]["temperature"] == [0.3, 0.3]
+
+
 def test_the_files_of_each_row_are_recorded_as_seen_from_the_experiment(study):
     measured(study)
     paths = json.loads(study["out"].read_text())["paths"]
@@ -91,6 +171,39 @@ def test_the_files_of_each_row_are_recorded_as_seen_from_the_experiment(study):
     assert paths["base"]["lm"]["test"] == ["../lm-test-1.npy", "../lm-test-2.npy"]
     assert paths["knn-cache"]["cache"]["dev"][1] == "../cache-dev-2/size500-theta0.3.npy"
     assert paths["knn"]["model"] == ["../model"] * 2 and paths["knn"]["neighbors"]["dev"] == [None, None]
+
+
+def test_where_tokenizers_differ_the_words_and_bytes_of_each_rows_text_are_recorded(study, tmp_path):
+    documents = {}
+    for vocab, factor in (("words", 5), ("pieces", 7)):
+        (tmp_path / vocab).mkdir()
+        text = {split: {"words": tokens // factor, "bytes": factor * tokens} for split, tokens in N.items()}
+        for split, tokens in N.items():
+            np.save(tmp_path / f"{vocab}/{split}.npy", np.zeros(tokens, np.uint16))
+            np.save(tmp_path / f"{vocab}/{split}.documents.npy", np.arange(0, tokens, tokens // D)[:D])
+        description.write_meta(tmp_path / vocab, "binarize", {}, {}, text=text)
+        documents[f"{vocab}/wikitext"] = {split: str(tmp_path / f"{vocab}/{split}.documents.npy") for split in N}
+    for row in study["rows"]:  # scores of the same text as their documents
+        row |= {"vocab": "pieces" if row["name"] == "knn" else "words", "components": {}, "datastore": None}
+        row |= {"model_dirs": None, "lm": {s: [described(path) for path in paths] for s, paths in row["lm"].items()}}
+    study["documents"] = documents
+    rows = measured(study)
+    for name, vocab, factor in (("base", "words", 5), ("knn", "pieces", 7)):
+        assert rows[name]["vocab"] == vocab
+        for split, tokens in N.items():
+            assert rows[name][split]["words"] == tokens // factor and rows[name][split]["bytes"] == factor * tokens
+    description.write_meta(tmp_path / "pieces", "binarize", {}, {})
+    with pytest.raises(files.UserError, match=r"dev.documents.npy: its description has no words and bytes of dev: bin"):
+        measured(study)
+
+
+def described(path: str) -> str:
+    """The same scores in a folder of their own, which has a description."""
+    folder = Path(path).with_suffix("")
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "logprob.npy", np.load(path))
+    description.write_meta(folder, "evaluate", {}, {})
+    return str(folder / "logprob.npy")
 
 
 def test_a_grid_can_be_given(study):

@@ -170,3 +170,21 @@ def test_the_paper_study_dry_runs_in_seconds():
     run = snakemake("-n", "--configfile", "config/paper.yaml", "--quiet")
     assert run.returncode == 0, run.stderr
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5  # seconds; 1.7 on an idle machine
+
+
+def test_a_row_that_tunes_its_temperature_is_scored_at_each_of_the_grid(smoke_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sheet = yaml.safe_load((ROOT / smoke_config.get("experiments", "config/experiments/paper.yaml")).read_text())
+    (knn,) = [row for row in sheet["table1"] if row["name"] == "knn"]
+    sheet["table1"].append(knn | {"name": "tuned", "temperature": "tune"})
+    (tmp_path / "sheet.yaml").write_text(yaml.safe_dump(sheet))
+    grid = [0.25, 8, 1]
+    changed = smoke_config | {"experiments": str(tmp_path / "sheet.yaml")}
+    changed["retrieval"] = changed.get("retrieval", {}) | {"temperatures": grid}
+    before, after = workflow_study.load(smoke_config), workflow_study.load(changed)
+    (row,) = [row for row in after["sheet"]["table1"] if row["name"] == "tuned"]
+    where = {key: row[key] for key in ("model", "corpus", "datastore", "keytype", "index", "shards")}
+    asked = [[row["distance"], row["k"], temperature] for temperature in grid]
+    plain = workflow_study.scores_needed(before, **where)
+    found = [tuple(score) for score in workflow_study.scores_needed(after, **where)]
+    assert found == sorted({tuple(score) for score in plain + asked})

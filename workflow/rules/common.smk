@@ -13,7 +13,7 @@ from knnlm.settings import MAIN_KEYTYPE, OTHER_KEYTYPES
 from machines import Machines
 from references import source_is_there
 from resources import Formulas, directives
-from study import StudyError, load, rows, scores_needed
+from study import StudyError, load, rows, scores_needed, temperatures
 from summary import summary
 
 try:

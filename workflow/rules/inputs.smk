@@ -185,13 +185,15 @@ def knn_scores(wildcards):
 
 
 def row_scores(row, seed, split):
-    """The files of a row's log-probabilities: {component: path}; the cache's path is the folder of its whole grid."""
+    """The files of a row's log-probabilities: {component: path}; of what dev chooses from, the folder of all."""
     base = f"{RESULTS}/logprobs/{row['corpus']}/{split}"
     run = f"{row['model']}/seed{seed}"
     paths = {"lm": f"{base}/lm/{run}/logprob.npy"}
     if row["datastore"]:
         searched = f"{run}/{row['datastore']}/{row['keytype']}/{row['index']}/first{row['shards']}of{row['of']}"
-        paths["knn"] = f"{base}/knn/{searched}/{row['distance']}-k{row['k']}-t{row['temperature']:g}.npy"
+        paths["knn"] = f"{base}/knn/{searched}"
+        if row["temperature"] != "tune":
+            paths["knn"] += f"/{row['distance']}-k{row['k']}-t{row['temperature']:g}.npy"
     if row["cache"]:
         paths["cache"] = f"{base}/cache/{run}"
     if row["ngram"]:
@@ -218,8 +220,8 @@ def row_inputs(row):
     for split in SPLITS:
         yield documents(row["vocab"], row["corpus"], split)
         for seed in row["seeds"]:
-            for component, path in row_scores(row, seed, split).items():
-                yield f"{path if component == 'cache' else folder(path)}/meta.json"
+            for path in row_scores(row, seed, split).values():
+                yield f"{folder(path) if path.endswith('.npy') else path}/meta.json"
     yield from (f"{model}/meta.json" for model in row_models(row))
     if row["datastore"]:
         yield f"{row_neighbors(row, 'dev')}/meta.json"
@@ -238,11 +240,20 @@ def experiment_row(row):
     }
     settings = {key: row[key] for key in ("name", "label", "corpus", "model", "seeds", "ngram", "memorizing")}
     settings |= {"model_dirs": row_models(row), "lm": paths.pop("lm"), "components": paths, "datastore": None}
+    if tokenizers_differ():
+        settings["vocab"] = row["vocab"]
     if row["datastore"]:
         names = ("keytype", "index", "distance", "k", "temperature", "shards", "of")
         settings["datastore"] = {key: row[key] for key in names}
         settings["datastore"] |= {"corpus": row["datastore"], "neighbors": row_neighbors(row, "dev")}
+        if row["temperature"] == "tune":
+            settings["datastore"]["temperatures"] = temperatures(STUDY, row)
     return settings
+
+
+def tokenizers_differ():
+    """Whether a model brings its own tokenizer, so that tables need perplexities per word and bits per byte too."""
+    return any(vocab.get("type") == "pretrained" for vocab in STUDY["vocabs"].values())
 
 
 def experiment_rows(wildcards):
@@ -250,10 +261,18 @@ def experiment_rows(wildcards):
 
 
 def experiment_documents(wildcards):
-    """The document boundaries of each corpus that the rows are about: {corpus: {split: path}}."""
-    vocabs = {row["corpus"]: row["vocab"] for row in STUDY["sheet"][wildcards.output]}
+    """The document boundaries of each corpus that the rows are about: {corpus: {split: path}}.
+
+    Where tokenizers differ, the corpus is named VOCAB/CORPUS.
+    """
+    texts = {(row["vocab"], row["corpus"]): None for row in STUDY["sheet"][wildcards.output]}
     return as_json(
-        {corpus: {split: documents(vocab, corpus, split) for split in SPLITS} for corpus, vocab in vocabs.items()}
+        {
+            f"{vocab}/{corpus}" if tokenizers_differ() else corpus: {
+                split: documents(vocab, corpus, split) for split in SPLITS
+            }
+            for vocab, corpus in texts
+        }
     )
 
 

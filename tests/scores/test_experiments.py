@@ -1,0 +1,59 @@
+"""What rows of different vocabularies have in common: perplexity per word and bits per byte."""
+
+import math
+
+import pytest
+
+from knnlm.scores import experiments
+
+
+def measured(perplexity: float, tokens: int, words: int, size: int) -> dict:
+    found = {"perplexity": perplexity, "per_seed": [perplexity], "interval": [perplexity / 2, perplexity * 2]}
+    return found | {"tokens": tokens, "documents": 12, "words": words, "bytes": size}
+
+
+def test_nats_are_spread_over_words_and_bytes():
+    found = measured(8, tokens=4, words=3, size=6)  # 4 ln 8 = 12 ln 2 nats, between 4 ln 4 = 8 and 4 ln 16 = 16 ln 2
+    words, size = experiments.per_word(found), experiments.bits_per_byte(found)
+    assert words["perplexity"] == pytest.approx(2 ** (12 / 3)) == pytest.approx(words["per_seed"][0])
+    assert words["interval"] == pytest.approx([2 ** (8 / 3), 2 ** (16 / 3)])
+    assert size["perplexity"] == pytest.approx(12 / 6) and size["interval"] == pytest.approx([8 / 6, 16 / 6])
+
+
+def test_the_median_over_seeds_is_that_of_the_converted_numbers():
+    found = measured(5, tokens=10, words=5, size=50) | {"per_seed": [2, 8], "interval": None}
+    words = experiments.per_word(found)
+    assert words["per_seed"] == pytest.approx([4, 64]) and words["perplexity"] == pytest.approx(34)
+    assert words["interval"] is None
+    assert experiments.bits_per_byte(found)["perplexity"] == pytest.approx((10 * 1 / 50 + 10 * 3 / 50) / 2)
+
+
+def test_a_perplexity_that_is_infinite_stays_so():
+    found = measured(math.inf, tokens=4, words=3, size=6) | {"interval": None}
+    assert experiments.per_word(found)["perplexity"] == experiments.bits_per_byte(found)["perplexity"] == math.inf
+
+
+def study(vocabs: tuple[str, str]) -> experiments.Study:
+    """Two rows of the same 100 words, in 100 and in 200 tokens; each with a curve."""
+    rows = []
+    for name, vocab, perplexity, tokens in zip(("base", "knn"), vocabs, (50, 9), (100, 200), strict=True):
+        split = measured(perplexity, tokens, words=100, size=600)
+        curve = {"lmbda": [0, 0.5, 1], "dev": [perplexity, 3, None], "test": [perplexity, 4, None]}
+        rows.append({"name": name, "vocab": vocab, "dev": split, "test": split, "curve": curve, "datastore": None})
+    return experiments.Study({"table1": {"experiment": "table1", "rows": rows}}, {})
+
+
+def test_rows_of_different_vocabularies_compare_per_word():
+    found = study(("words", "pieces"))
+    assert found.perplexity("table1", "base") == pytest.approx(50)
+    assert found.perplexity("table1", "knn") == pytest.approx(9**2)
+    assert found.gain("table1", "knn", split="test") == pytest.approx(50 - 81)  # per token it would be 50 - 9
+    curve = found.row("table1", "knn")["curve"]
+    assert curve["dev"] == pytest.approx([81, 9, None]) and curve["test"][1] == pytest.approx(16)
+    assert curve["lmbda"] == [0, 0.5, 1]
+
+
+def test_rows_of_one_vocabulary_compare_per_token():
+    found = study(("pieces", "pieces"))
+    assert found.gain("table1", "knn") == 50 - 9
+    assert found.row("table1", "knn")["curve"]["dev"] == [9, 3, None]
