@@ -14,6 +14,7 @@ from knnlm.settings import HELD_OUT as SPLITS
 from knnlm.settings import InterpolateSettings
 
 COMPONENTS = ("knn", "cache", "ngram", "memorizing")
+LAMBDA_RESAMPLES = 200  # of the documents of dev, on each of which λ is tuned again
 ROUNDING = 1e-4  # nats above 0 that sums of probabilities in float32 can reach
 CACHE_FILE = re.compile(r"size(\d+)-theta(.+)\.npy")
 
@@ -52,15 +53,22 @@ def main(config: InterpolateConfig) -> None:
 def measure(row: dict, documents: dict[str, Path], chosen: InterpolateSettings) -> dict:
     """One row with its tuned weights, perplexities and intervals; for a single component also the curve over λ."""
     check_row(row, documents)
-    mixed, weights, caches = [], [], []
+    mixed, weights, caches, resampled = [], [], [], []
     for seed in range(len(row["seeds"])):
         lm, parts, cache = load(row, seed, chosen)
         tuned = tune(parts["dev"], lm["dev"], chosen)
         mixed.append({split: mixture.mix(tuned, parts[split], lm[split]) for split in SPLITS})
         weights.append(tuned)
         caches.append(cache)
-        if seed == 0 and len(parts["dev"]) == 1:
-            curve = curves(parts, lm, grid(chosen))
+        if len(parts["dev"]) == 1:
+            starts = np.asarray(npy.open_array(documents["dev"], "integer", 1))
+            resampled.append(
+                mixture.tune_resampled(
+                    grid(chosen), parts["dev"][0], lm["dev"], starts, LAMBDA_RESAMPLES, chosen.seed
+                ).tolist()
+            )
+            if seed == 0:
+                curve = curves(parts, lm, grid(chosen))
     names = present(row)
     _, best = stats.median([mixture.perplexity(logprobs["dev"]) for logprobs in mixed])
     return {
@@ -69,6 +77,7 @@ def measure(row: dict, documents: dict[str, Path], chosen: InterpolateSettings) 
         "datastore": datastore_facts(row.get("datastore")),
         "cache": caches if "cache" in names else None,
         "lmbda": {name: [float(tuned[m]) for tuned in weights] for m, name in enumerate(names)},
+        "lmbda_resampled": resampled[best] if resampled else None,
         **{split: summary([m[split] for m in mixed], best, documents[split], chosen) for split in SPLITS},
         "best_seed": row["seeds"][best],
         "curve": curve if len(names) == 1 else None,
@@ -177,7 +186,9 @@ def check_range(name: str, component: str, path: Path, logprob: np.ndarray) -> N
 
 
 def summary(logprobs: list[np.ndarray], best: int, documents: Path, chosen: InterpolateSettings) -> dict:
-    """The median perplexity over seeds, each seed's own, and the interval of the seed at position `best`."""
+    """The median perplexity over seeds, each seed's own, the interval of the seed at position `best`, and the nats of
+    each document.
+    """
     per_seed = [mixture.perplexity(logprob) for logprob in logprobs]
     starts, tokens = np.asarray(npy.open_array(documents, "integer", 1)), len(logprobs[best])
     if len(starts) == 0 or starts[-1] >= tokens or split_size(documents) not in (None, tokens):
@@ -188,9 +199,16 @@ def summary(logprobs: list[np.ndarray], best: int, documents: Path, chosen: Inte
         "perplexity": stats.median(per_seed)[0],
         "per_seed": per_seed,
         "interval": stats.interval(logprobs[best], starts, chosen.resamples, chosen.seed),
+        "nats": document_nats(logprobs, starts),
         "tokens": tokens,
         "documents": len(starts),
     }
+
+
+def document_nats(logprobs: list[np.ndarray], starts: np.ndarray) -> list[float]:
+    """-log p of each document's tokens, nats, the mean over seeds; from what rows are compared document by document."""
+    sums = [stats.document_sums(logprob, starts)[0] for logprob in logprobs]
+    return [round(float(value), 4) for value in -np.mean(sums, axis=0)]
 
 
 def split_size(documents: Path) -> int | None:
