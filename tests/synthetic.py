@@ -7,9 +7,18 @@ from pathlib import Path
 KEYS = {"mhsa_input": 97, "mhsa_input_ln": 94, "ffn_input": 96, "ffn_input_ln": 90, "output": 95, "output_ln": 94.5}
 
 
-def split(perplexity: float) -> dict:
-    interval = [perplexity * 0.97, perplexity * 1.03]
-    return {"perplexity": perplexity, "per_seed": [perplexity], "interval": interval, "tokens": 20000, "documents": 30}
+def split(perplexity: float, noise: float = 0.0) -> dict:
+    """One split of 30 documents of different lengths; `noise` nats a token go from every other document to the next."""
+    lengths = [20000 * (i + 10) / 735 for i in range(30)]
+    nats = [length * math.log(perplexity) + (-1) ** i * noise * length for i, length in enumerate(lengths)]
+    return {
+        "perplexity": perplexity,
+        "per_seed": [perplexity],
+        "interval": [perplexity * 0.97, perplexity * 1.03],
+        "nats": nats,
+        "tokens": 20000,
+        "documents": len(lengths),
+    }
 
 
 def row(name: str, dev: float, **facts: object) -> dict:
@@ -42,7 +51,12 @@ def store(corpus: str = "wikitext", entries: int = 2000000, total: int | None = 
 
 
 def knn(name: str, dev: float, lmbda: float = 0.25, **facts: object) -> dict:
-    return row(name, dev, **{"datastore": store(), "lmbda": {"knn": [lmbda]}, **facts})
+    resampled = [lmbda + 0.01 * (i % 3 - 1) for i in range(30)]
+    return row(
+        name,
+        dev,
+        **{"datastore": store(), "lmbda": {"knn": [lmbda]}, "lmbda_resampled": resampled, **facts},
+    )
 
 
 def mixture_curve(base: float, best: float, at: float) -> dict:
@@ -67,8 +81,8 @@ def experiments() -> dict[str, list[dict]]:
         ],
         "table2": [row("base", 80, corpus="books", model="books"), knn("knn", 76, corpus="books", model="books")],
         "table3": [
-            row("base-large", 120, model="wiki"),
-            row("base-small", 200, model="wiki-small"),
+            row("base-large", 120, model="wiki", training_tokens=30000000),
+            row("base-small", 200, model="wiki-small", training_tokens=1000000),
             knn("knn", 110, 0.55, model="wiki-small", datastore=wide),
         ],
         "table4": [
@@ -117,7 +131,12 @@ def curve(epochs: float, start: float, end: float, overfits: bool) -> list[dict]
         train = end + (start - end) * math.exp(-5 * progress)
         dev = train + (4 * progress if overfits else 0.15)
         points.append(
-            {"update": 10 * i + 1, "epoch": epochs * (i + 1) / 60, "tokens": 5120 * (i + 1), "train_loss": train}
+            {
+                "update": 10 * i + 1,
+                "epoch": epochs * (i + 1) / 60,
+                "tokens": round(2e6 * epochs * (i + 1) / 60),
+                "train_loss": train,
+            }
             | {"dev_loss": dev if i % 10 == 9 else None, "lr": 0.003}
         )
     return points

@@ -8,7 +8,17 @@ from pathlib import Path
 from knnlm.artifacts import description, files
 from knnlm.artifacts.archives import check
 from knnlm.artifacts.cli import settings
-from knnlm.corpora.corpus import deduplicate, shorten, split_documents, spool, write_split
+from knnlm.corpora.corpus import (
+    Entry,
+    deduplicate,
+    overlaps,
+    shorten,
+    split_documents,
+    spool,
+    text_of,
+    without_near_duplicates,
+    write_split,
+)
 from knnlm.corpora.sources import read
 from knnlm.settings import SPLITS, CorpusSettings
 
@@ -40,7 +50,14 @@ def main(config: PrepareConfig) -> None:
         documents = (document for source in sources for document in read(source, archives))
         entries = spool((shorten(document, asked) for document in documents), spooled)
         unique = deduplicate(entries)
-        splits = split_documents(unique, asked)
+
+        def read_text(entry: Entry) -> str:
+            return text_of(spooled, entry)
+
+        if asked.near_duplicates is not None:
+            unique = without_near_duplicates(unique, asked.near_duplicates, asked.seed, read_text)
+        needs_text = asked.held_out_overlap is not None or asked.held_out_document_words is not None
+        splits = split_documents(unique, asked, read_text if needs_text else None)
         files.check_room(config.out, sum(entry.bytes for split in SPLITS for entry in splits[split]))
         with files.atomic(config.out, directory=True) as tmp:
             for split in SPLITS:
@@ -55,6 +72,7 @@ def main(config: PrepareConfig) -> None:
                 words=words,
                 documents={split: len(splits[split]) for split in SPLITS},
                 duplicates=len(entries) - len(unique),
+                overlap=overlaps(splits, read_text),
             )
     sizes = ", ".join(f"{split} {size:,}" for split, size in words.items())
     log.info("%s: words: %s; %d duplicate documents left out", config.out, sizes, len(entries) - len(unique))

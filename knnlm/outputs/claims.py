@@ -5,25 +5,41 @@ in arithmetic: one function for each claim, named as the claim is there, with un
 """
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
-from knnlm.scores.experiments import Missing, Study, neighbors, sizes
-from knnlm.settings import LAYER_KEYTYPES as KEYTYPES
+import numpy as np
 
-HELD, FAILED, OPEN = "held", "did not hold", "cannot be judged at this scale"
+from knnlm.scores.experiments import Difference, Missing, Study, neighbors, sizes
+from knnlm.settings import LAYER_KEYTYPES as KEYTYPES
+from knnlm.settings import MAIN_KEYTYPE, SECOND_LAST
+
+HELD, FAILED = "held", "did not hold"
+NOISE = "within noise"  # the interval has both signs
+OPEN = "cannot be judged at this scale"
 ZERO_LOSS = 0.1  # nats a token; a training loss below it counts as zero
 ENOUGH = 0.6  # of the datastore's entries; the paper's 1.6B of 2.87B are 0.56
+MUCH_MORE = 10  # times the text; the paper's Wiki-3B has 30 times that of Wiki-100M
+MEMORIZED = 0.9  # of the training text; the paper's memorizing LM saw all of it
 judges: dict[str, Callable[[Study], "Judgement"]] = {}
 
 
+class Comparison(NamedTuple):
+    """A difference that the claim says is above zero, and what it compares."""
+
+    text: str
+    difference: Difference
+
+
 class Judgement(NamedTuple):
-    """What a study says about one claim: its numbers as text, the verdict and, where it is open, the reason."""
+    """What a study says about one claim: its numbers as text, what they rest on, the verdict and a reason for it."""
 
     ours: str
     verdict: str
     reason: str = ""
+    comparisons: tuple[Comparison, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -35,6 +51,7 @@ class Verdict(NamedTuple):
     quote: str
     paper: str
     ours: str
+    intervals: str
     verdict: str
     criterion: str
     reason: str
@@ -45,11 +62,14 @@ def judge(paper: Mapping, study: Study) -> list[Verdict]:
     verdicts = []
     for name, claim in paper["claims"].items():
         try:
-            ours, verdict, reason = judges[name](study)
+            ours, verdict, reason, comparisons = judges[name](study)
         except Missing as missing:
-            ours, verdict, reason = "–", OPEN, str(missing)
+            ours, verdict, reason, comparisons = "–", OPEN, str(missing), ()
         texts = {key: claim[key] for key in ("output", "section", "quote", "paper", "criterion")}
-        verdicts.append(Verdict(id=name, ours=ours, verdict=verdict, reason=reason, **texts))
+        intervals = "; ".join(
+            f"{text} {_signed(value)} [{_signed(low)}, {_signed(high)}]" for text, (value, low, high) in comparisons
+        )
+        verdicts.append(Verdict(id=name, ours=ours, intervals=intervals, verdict=verdict, reason=reason, **texts))
     return verdicts
 
 
@@ -64,7 +84,7 @@ def lower(output: str, name: str, base: str, split: str) -> Callable[[Study], Ju
 
     def compare(study: Study) -> Judgement:
         before, after = study.perplexity(output, base, split), study.perplexity(output, name, split)
-        return _says(after < before, change(before, after))
+        return _says(change(before, after), _better(study, output, name, base, split))
 
     return compare
 
@@ -83,8 +103,6 @@ judges |= {
     "gain": lower("table1", "knn-cache", "base", "test"),
     "knn": lower("table1", "knn", "base", "test"),
     "books": lower("table2", "knn", "base", "test"),
-    "more-data": lower("table3", "base-large", "base-small", "test"),
-    "retrieval-beats-training": lower("table3", "knn", "base-large", "test"),
     "domain": lower("table4", "knn", "base", "test"),
     "precision": lower("precision", "exact", "quantized", "dev"),
     "l2": lower("metric", "l2", "ip", "dev"),
@@ -92,90 +110,164 @@ judges |= {
 }
 
 
+def much_more_text(judgement: Callable[[Study], Judgement]) -> Callable[[Study], Judgement]:
+    """Open where the LM of the large corpus saw little more text than that of the small one."""
+
+    @wraps(judgement)
+    def judged(study: Study) -> Judgement:
+        large, small = (study.row("table3", name).get("training_tokens") for name in ("base-large", "base-small"))
+        found = judgement(study)
+        if large and small and large < MUCH_MORE * small:
+            reason = f"the Wiki LM is trained on {large / small:.1f} times the text of the small one, the paper's on 30"
+            return found._replace(verdict=OPEN, reason=reason)
+        return found
+
+    return judged
+
+
+def memorizes(judgement: Callable[[Study], Judgement]) -> Callable[[Study], Judgement]:
+    """Open where the memorizing LM saw a part of the training text only, or stopped before it knew that by heart."""
+
+    @wraps(judgement)
+    def judged(study: Study) -> Judgement:
+        found, whole = judgement(study), study.row("memorizing", "base").get("training_tokens")
+        point = _last_point(study)
+        seen = point["tokens"] / point["epoch"]
+        if whole and seen < MEMORIZED * whole:
+            return found._replace(
+                verdict=OPEN,
+                reason=f"the memorizing LM is trained on {seen / whole:.0%} of the text, the paper's on all",
+            )
+        if point["train_loss"] >= ZERO_LOSS:
+            return found._replace(verdict=OPEN, reason="training stopped before the loss levelled off")
+        return found
+
+    return judged
+
+
+for name, judge_of, base in (
+    ("more-data", "base-large", "base-small"),
+    ("retrieval-beats-training", "knn", "base-large"),
+):
+    judges[name] = much_more_text(lower("table3", judge_of, base, "test"))
+judges["memorizing-overfits"] = memorizes(judges["memorizing-overfits"])
+
+
 @claim
 def cache_small(study: Study) -> Judgement:
     cache, knn = (study.gain("table1", name, split="test") for name in ("cache", "knn"))
-    return _says(0 < cache < knn, f"cache {signed(-cache)}, kNN {signed(-knn)}")
+    return _says(
+        f"cache {signed(-cache)}, kNN {signed(-knn)}",
+        _better(study, "table1", "cache", "base", "test"),
+        _better(study, "table1", "knn", "cache", "test"),
+    )
 
 
 @claim
 def cache_additive(study: Study) -> Judgement:
     both, knn, cache = (study.perplexity("table1", name, "test") for name in ("knn-cache", "knn", "cache"))
-    return _says(both < min(knn, cache), f"{both:.2f} against {knn:.2f} and {cache:.2f}")
+    return _says(
+        f"{both:.2f} against {knn:.2f} and {cache:.2f}",
+        *(_better(study, "table1", "knn-cache", alone, "test") for alone in ("knn", "cache")),
+    )
 
 
 @claim
 def size_monotone(study: Study) -> Judgement:
-    dev = [row["dev"]["perplexity"] for _, row in _sizes(study)]
-    return _says(_falls(dev, strictly=True), " → ".join(f"{value:.2f}" for value in dev))
+    stores = [row for _, row in _sizes(study)]
+    return _says(
+        " → ".join(f"{row['dev']['perplexity']:.2f}" for row in stores),
+        *(_better(study, "figure2", after["name"], before["name"]) for before, after in pairwise(stores)),
+    )
 
 
 @claim
 def enough_entries(study: Study) -> Judgement:
     large, stores = study.perplexity("figure2", "base-large"), _sizes(study)
-    (*smaller, (whole, _)), best = stores, min(row["dev"]["perplexity"] for _, row in stores)
-    better = [(n, row) for n, row in smaller if n <= ENOUGH * whole and row["dev"]["perplexity"] < large]
-    if not better:
-        return Judgement(f"best {best:.2f} against {large:.2f}", FAILED)
-    entries, smallest = better[0]
-    return Judgement(
-        f"{entries / whole:.0%} of the entries: {smallest['dev']['perplexity']:.2f} against {large:.2f}", HELD
-    )
+    *smaller, (whole, last) = stores
+    few = [(n, row) for n, row in smaller if n <= ENOUGH * whole]
+    if not few:
+        raise Missing(f"figure2 has no datastore of at most {ENOUGH:.0%} of the entries")
+    compared = [_better(study, "figure2", row["name"], "base-large") for _, row in few]
+    found = next((i for i, one in enumerate(compared) if one.difference.low > 0), len(few) - 1)
+    entries, row = few[found]
+    best = last["dev"]["perplexity"]
+    ours = f"{entries / whole:.0%} of the entries: {row['dev']['perplexity']:.2f} against {large:.2f}"
+    return _says(ours if compared[found].difference.low > 0 else f"{ours}, all of them {best:.2f}", compared[found])
 
 
 @claim
 def not_saturated(study: Study) -> Judgement:
-    before, after = (row["dev"]["perplexity"] for _, row in _sizes(study)[-2:])
-    return _says(after < before, f"last step {change(before, after)}")
+    before, after = (row for _, row in _sizes(study)[-2:])
+    ours = f"last step {change(before['dev']['perplexity'], after['dev']['perplexity'])}"
+    return _says(ours, _better(study, "figure2", after["name"], before["name"]))
 
 
 @claim
 def lambda_grows(study: Study) -> Judgement:
-    tuned = [median(row["lmbda"]["knn"]) for _, row in _sizes(study)]
-    rises = all(a <= b for a, b in pairwise(tuned)) and tuned[0] < tuned[-1]
-    return _says(rises, " → ".join(f"{value:.2f}" for value in tuned))
+    stores = [row for _, row in _sizes(study)]
+    ours = " → ".join(f"{median(row['lmbda']['knn']):.2f}" for row in stores)
+    ends = _larger_lmbda(stores[-1], stores[0], paired=True)
+    falls = [_larger_lmbda(after, before, paired=True) for before, after in pairwise(stores)]
+    fallen = [one for one in falls if one.difference.high < 0]
+    return _says(ours, *(fallen or [ends]))
 
 
 @claim
 def domain_training(study: Study) -> Judgement:
     books, knn, wiki = (study.perplexity("table4", name, "test") for name in ("in-domain", "knn", "base"))
-    return _says(books < knn < wiki, f"in-domain {books:.2f}, adapted {knn:.2f}, unadapted {wiki:.2f}")
+    return _says(
+        f"in-domain {books:.2f}, adapted {knn:.2f}, unadapted {wiki:.2f}",
+        _better(study, "table4", "in-domain", "knn", "test"),
+        _better(study, "table4", "knn", "base", "test"),
+    )
 
 
 @claim
 def keys_help(study: Study) -> Judgement:
-    base, keys = study.perplexity("table5", "base"), _last_layer(study).values()
-    return _says(max(keys) < base, f"{min(keys):.2f} to {max(keys):.2f}, base {base:.2f}")
+    base, keys = study.perplexity("table5", "base"), _last_layer(study)
+    return _says(
+        f"{min(keys.values()):.2f} to {max(keys.values()):.2f}, base {base:.2f}",
+        *(_better(study, "table5", name, "base") for name in keys),
+    )
 
 
 @claim
 def keys_ffn(study: Study) -> Judgement:
     keys = _last_layer(study)
     best = min(keys, key=keys.__getitem__)
-    return _says(best == "ffn_input_ln", f"ffn_input_ln {keys['ffn_input_ln']:.2f}, best {best} {keys[best]:.2f}")
+    ours = f"{MAIN_KEYTYPE} {keys[MAIN_KEYTYPE]:.2f}, best {best} {keys[best]:.2f}"
+    return _says(ours, *(_better(study, "table5", MAIN_KEYTYPE, name) for name in keys if name != MAIN_KEYTYPE))
 
 
 @claim
 def keys_normalised(study: Study) -> Judgement:
     places = ("output", "ffn_input", "mhsa_input")
     pairs = [(study.perplexity("table5", f"{place}_ln"), study.perplexity("table5", place)) for place in places]
-    return _says(all(after < before for after, before in pairs), ", ".join(f"{a:.2f} / {b:.2f}" for a, b in pairs))
+    return _says(
+        ", ".join(f"{a:.2f} / {b:.2f}" for a, b in pairs),
+        *(_better(study, "table5", f"{place}_ln", place) for place in places),
+    )
 
 
 @claim
 def keys_second_last(study: Study) -> Judgement:
-    last = min(_last_layer(study).values())
-    measured = [name for name in study.rows("table5") if name.endswith("-second_last")]
+    keys = _last_layer(study)
+    measured = {name: study.perplexity("table5", name) for name in study.rows("table5") if name.endswith(SECOND_LAST)}
     if not measured:
         raise Missing("table5 has no second-last layer")
-    second = min(study.perplexity("table5", name) for name in measured)
-    return _says(last < second, f"last {last:.2f}, second-last {second:.2f}")
+    last, second = (min(found, key=found.__getitem__) for found in (keys, measured))
+    ours = f"last {keys[last]:.2f}, second-last {measured[second]:.2f}"
+    return _says(ours, _better(study, "table5", last, second))
 
 
 @claim
 def k_monotone(study: Study) -> Judgement:
     points = _several(neighbors(study), "k")
-    return _says(_falls([value for _, value in points]), ", ".join(f"k={k} {value:.2f}" for k, value in points))
+    return _says(
+        ", ".join(f"k={k} {value:.2f}" for k, value in points),
+        *(_better(study, "figure4", f"k{after}", f"k{before}") for (before, _), (after, _) in pairwise(points)),
+    )
 
 
 @claim
@@ -185,13 +277,16 @@ def k_eight(study: Study) -> Judgement:
     ours = f"k=8 {signed(-eight)}, k={largest} {signed(-full)} from {base:.2f}"
     if full <= 0:
         return Judgement(ours, OPEN, "kNN gives no gain to share")
-    return _says(eight >= full / 2, ours)
+    half = study.difference("figure4", {"k8": 2, "base": -1, f"k{largest}": -1})
+    return _says(ours, Comparison(f"twice k8's gain over k{largest}'s", half))
 
 
 @claim
 def lambda_domain(study: Study) -> Judgement:
-    inside, outside = (median(study.row("figure5", name)["lmbda"]["knn"]) for name in ("in-domain", "out-of-domain"))
-    return _says(outside > inside, f"λ {inside:.2f} in domain, {outside:.2f} out of domain")
+    inside, outside = (study.row("figure5", name) for name in ("in-domain", "out-of-domain"))
+    values = [median(row["lmbda"]["knn"]) for row in (inside, outside)]
+    ours = "λ {:.2f} in domain, {:.2f} out of domain".format(*values)
+    return _says(ours, _larger_lmbda(outside, inside, paired=False))
 
 
 @claim
@@ -199,36 +294,63 @@ def ngram(study: Study) -> Judgement:
     orders = [name for name in study.rows("figure7") if name.startswith("order")]
     if not orders:
         raise Missing("figure7 has no n-gram order")
-    best = max(study.gain("figure7", name) for name in orders)
-    knn = study.gain("figure7", "knn")
-    return _says(best < knn, f"n-gram {signed(-best)}, kNN {signed(-knn)}")
+    best = max(orders, key=lambda name: study.gain("figure7", name))
+    ours = f"n-gram {signed(-study.gain('figure7', best))}, kNN {signed(-study.gain('figure7', 'knn'))}"
+    return _says(ours, _better(study, "figure7", "knn", best))
 
 
 @claim
+@memorizes
 def memorizing_zero(study: Study) -> Judgement:
-    curve = [point for point in study.curves.get("memorizing", []) if point["train_loss"] is not None]
-    if not curve:
-        raise Missing("no learning curve of the memorizing LM")
-    last = curve[-1]
-    ours = f"{last['train_loss']:.3f} nats on {round(last['tokens'] / last['epoch']):,} tokens"
-    if last["train_loss"] >= ZERO_LOSS:
-        return Judgement(ours, OPEN, "training stopped before the loss levelled off")
+    point = _last_point(study)
+    ours = f"{point['train_loss']:.3f} nats on {round(point['tokens'] / point['epoch']):,} tokens"
     return Judgement(ours, HELD)
 
 
 @claim
+@memorizes
 def memorizing_mix(study: Study) -> Judgement:
     memorizing, knn = study.gain("memorizing", "memorizing"), study.gain("memorizing", "knn")
-    return _says(memorizing < knn, f"{signed(-memorizing)} against {signed(-knn)}")
+    ours = f"{signed(-memorizing)} against {signed(-knn)}"
+    return _says(ours, _better(study, "memorizing", "knn", "memorizing"))
 
 
-def _says(held: bool, ours: str) -> Judgement:
-    return Judgement(ours, HELD if held else FAILED)
+def _says(ours: str, *comparisons: Comparison) -> Judgement:
+    """Held where each difference's interval is above zero, not held where one's is below; else within noise."""
+    differences = [one.difference for one in comparisons]
+    below, above = any(one.high < 0 for one in differences), all(one.low > 0 for one in differences)
+    return Judgement(ours, FAILED if below else HELD if above else NOISE, comparisons=comparisons)
 
 
-def _falls(values: list[float], strictly: bool = False) -> bool:
-    """Whether no value is above the one before it or, if `strictly`, each is below it."""
-    return all(after < before or (after == before and not strictly) for before, after in pairwise(values))
+def _better(study: Study, output: str, name: str, base: str, split: str = "dev") -> Comparison:
+    """By how much the log-likelihood of row `name` is above that of row `base`."""
+    return Comparison(f"{name} over {base}", study.difference(output, {name: 1, base: -1}, split))
+
+
+def _larger_lmbda(row: dict, base: dict, paired: bool) -> Comparison:
+    """By how much the row's λ is above the base's, both tuned again on each resample of the documents of dev.
+
+    Rows that score the same documents were resampled alike, so that differences are taken within each resample.
+    """
+    drawn = [np.array(one.get("lmbda_resampled") or [], float) for one in (row, base)]
+    if not all(map(len, drawn)):
+        raise Missing(f"{row['name']}: λ was not tuned on resampled documents")
+    differences = drawn[0] - drawn[1] if paired else np.subtract.outer(*drawn)
+    low, high = np.quantile(differences, [0.025, 0.975])
+    value = median(row["lmbda"]["knn"]) - median(base["lmbda"]["knn"])
+    return Comparison(f"λ of {row['name']} over {base['name']}", Difference(value, float(low), float(high)))
+
+
+def _last_point(study: Study) -> dict:
+    """The end of the memorizing LM's learning curve; raises Missing where there is none."""
+    curve = [point for point in study.curves.get("memorizing", []) if point["train_loss"] is not None]
+    if not curve:
+        raise Missing("no learning curve of the memorizing LM")
+    return curve[-1]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def _sizes(study: Study) -> list[tuple[int, dict]]:

@@ -5,7 +5,12 @@ import re
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-VERDICTS = {"held": "held", "did not hold": "failed", "cannot be judged at this scale": "open"}  # and their CSS classes
+VERDICTS = {  # and their CSS classes
+    "held": "held",
+    "did not hold": "failed",
+    "within noise": "open",
+    "cannot be judged at this scale": "open",
+}
 
 
 def plain(text: str) -> str:

@@ -12,6 +12,7 @@ from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
 from knnlm.outputs import pages
 from knnlm.outputs.markdown import html, paragraph
+from knnlm.settings import SPLITS
 
 SUMMARY, COST = "claims", "cost"  # tables that have their own sections in the page
 
@@ -38,6 +39,8 @@ class ReportConfig:
     """configuration files, printed as they are"""
     metas: tuple[Path, ...] = ()
     """meta.json of artifacts, for versions and commits"""
+    corpora: tuple[Path, ...] = ()
+    """meta.json of the corpora, for their sizes and how much of dev and test stands in train"""
     deviations: Path | None = None
     """docs/differences.md"""
     note: str = ""
@@ -58,11 +61,39 @@ def main(config: ReportConfig) -> None:
         "examples": html(read(config.examples).replace(paragraph(config.note), "", 1)) if config.examples else None,
         "explorer": config.explorer.name if config.explorer else None,
         "configs": [(str(path), read(path)) for path in config.configs],
+        "corpora": texts(config.corpora),
         "versions": versions,
         "commits": commits,
         "deviations": html(read(config.deviations), trusted=True) if config.deviations else None,
     }
     files.write_text(config.out, pages.render("report.html", **facts))
+
+
+def texts(metas: Iterable[Path]) -> list[dict[str, str]]:
+    """For each split of each corpus its words and documents; for dev and test also how much of it stands in train."""
+    lines = []
+    for path in metas:
+        meta = files.read_json(path)
+        for split in SPLITS:
+            shared = meta["overlap"].get(split)
+            lines.append(
+                {
+                    "corpus": path.parent.name if split == SPLITS[0] else "",
+                    "split": split,
+                    "words": f"{meta['words'][split]:,}",
+                    "documents": f"{meta['documents'][split]:,}",
+                    "ngrams": f"{shared['ngrams']:.2%}" if shared else "",
+                    "sharing": f"{shared['documents']:.1%}" if shared else "",
+                    "most": most_shared(shared["sources"]) if shared else "",
+                }
+            )
+    return lines
+
+
+def most_shared(sources: dict[str, dict[str, float]]) -> str:
+    """The source whose held-out text stands most in train, where there are several."""
+    name = max(sources, key=lambda source: sources[source]["ngrams"])
+    return f"{name} {sources[name]['ngrams']:.2%}" if len(sources) > 1 else ""
 
 
 def findings(tables: Iterable[Path]) -> Counter[str]:

@@ -42,7 +42,7 @@ def latex(title: str, note: str, shown: pd.DataFrame, findings: list[Verdict]) -
     """The same as a LaTeX table with booktabs' rules; it compiles with any engine."""
     columns = "l" + "r" * (shown.shape[1] - 1)
     if "Claim" in shown:
-        columns = "lp{.2\\linewidth}" + "p{.13\\linewidth}" * 2 + "p{.15\\linewidth}" * 2
+        columns = "lp{.18\\linewidth}" + "p{.1\\linewidth}" * 2 + "p{.2\\linewidth}" + "p{.12\\linewidth}" * 2
     style = shown.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
     caption, *lines = _escaped([f"{title}. {note}", *map(finding_line, findings)])
     below = "".join(f"\\\\[2pt] {line}\n" for line in lines)

@@ -54,6 +54,7 @@ CLAIM_HEADINGS = {
     "quote": "Claim",
     "paper": "Paper",
     "ours": "Ours",
+    "intervals": "Differences, nats a token",
     "finding": "Finding",
     "criterion": "Held when",
 }

@@ -6,17 +6,27 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
 
 from knnlm.artifacts import description, files, lineage
 from knnlm.artifacts.files import UserError
+from knnlm.scores import stats
 from knnlm.settings import HELD_OUT
 
 
 class Missing(Exception):
     """A number that this study did not measure."""
+
+
+class Difference(NamedTuple):
+    """A difference of log-likelihoods, nats a token, with its 95% interval from a paired bootstrap over documents."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,26 @@ class Study:
     def gain(self, output: str, name: str, base: str = "base", split: str = "dev") -> float:
         """By how much a row's perplexity is lower than that of the row `base`."""
         return self.perplexity(output, base, split) - self.perplexity(output, name, split)
+
+    def difference(self, output: str, weights: Mapping[str, float], split: str = "dev") -> Difference:
+        """The sum over rows of a weight times the row's log-likelihood: {"knn": 1, "base": -1} for kNN over the base.
+
+        Several seeds count by their mean. Raises Missing where a row was not measured or documents are too few.
+        """
+        rows = {name: self.row(output, name).get(split) or {} for name in weights}
+        for name, measured in rows.items():
+            if not measured.get("nats"):
+                raise Missing(f"{output}, {name} has no {split} log-likelihoods of documents")
+        nats = {name: np.array(measured["nats"]) for name, measured in rows.items()}  # [D] each, −log p summed
+        documents = {len(values) for values in nats.values()}
+        if len(documents) > 1:
+            raise Missing(f"{output}: {', '.join(weights)} score different documents")
+        if min(documents) < stats.FEWEST:
+            raise Missing(f"{min(documents)} documents are too few for an interval")
+        sums = -np.sum([weight * nats[name] for name, weight in weights.items()], axis=0)
+        tokens = next(iter(rows.values()))["tokens"]
+        low, high = stats.total(sums)
+        return Difference(float(sums.sum()) / tokens, low / tokens, high / tokens)
 
 
 def load(experiments: Iterable[Path], curves: Iterable[Path] = ()) -> Study:

@@ -13,6 +13,7 @@ from knnlm.settings import HELD_OUT as SPLITS
 from knnlm.settings import InterpolateSettings
 
 COMPONENTS = ("knn", "cache", "ngram", "memorizing")
+LAMBDA_RESAMPLES = 200  # of the documents of dev, on each of which λ is tuned again
 ROUNDING = 1e-4  # nats above 0 that sums of probabilities in float32 can reach
 
 
@@ -57,15 +58,17 @@ def measure(
     The second value has, for each seed, the setting that dev chose of each component that has several.
     """
     check_row(row, documents)
-    mixed, weights, picked = [], [], []
+    mixed, weights, picked, single = [], [], [], []
     for seed in range(len(row["seeds"])):
         lm, parts, best_settings = load(row, seed, chosen)
         tuned = tune(parts["dev"], lm["dev"], chosen)
         mixed.append({split: mixture.mix(tuned, parts[split], lm[split]) for split in SPLITS})
         weights.append(tuned)
         picked.append(best_settings)
-        if seed == 0 and len(parts["dev"]) == 1:
-            curve = curves(parts, lm, grid(chosen))
+        if len(parts["dev"]) == 1:
+            single.append((parts["dev"][0], lm["dev"]))
+            if seed == 0:
+                curve = curves(parts, lm, grid(chosen))
     names = present(row)
     _, best = stats.median([mixture.perplexity(logprobs["dev"]) for logprobs in mixed])
     measured = {
@@ -79,6 +82,12 @@ def measure(
         "best_seed": row["seeds"][best],
         "curve": curve if len(names) == 1 else None,
     }
+    starts = np.asarray(npy.open_array(documents["dev"], "integer", 1))
+    measured["lmbda_resampled"] = (
+        mixture.tune_resampled(grid(chosen), *single[best], starts, LAMBDA_RESAMPLES, chosen.seed).tolist()
+        if single
+        else None
+    )
     if "vocab" in row:
         for split in SPLITS:
             measured[split] |= text_size(documents[split], split)
@@ -183,7 +192,9 @@ def check_range(name: str, component: str, path: Path, logprob: np.ndarray) -> N
 
 
 def summary(logprobs: list[np.ndarray], best: int, documents: Path, chosen: InterpolateSettings) -> dict:
-    """The median perplexity over seeds, each seed's own, and the interval of the seed at position `best`."""
+    """The median perplexity over seeds, each seed's own, the interval of the seed at position `best`, and the nats of
+    each document.
+    """
     per_seed = [mixture.perplexity(logprob) for logprob in logprobs]
     starts, tokens = np.asarray(npy.open_array(documents, "integer", 1)), len(logprobs[best])
     if len(starts) == 0 or starts[-1] >= tokens or split_size(documents) not in (None, tokens):
@@ -194,9 +205,16 @@ def summary(logprobs: list[np.ndarray], best: int, documents: Path, chosen: Inte
         "perplexity": stats.median(per_seed)[0],
         "per_seed": per_seed,
         "interval": stats.interval(logprobs[best], starts, chosen.resamples, chosen.seed),
+        "nats": document_nats(logprobs, starts),
         "tokens": tokens,
         "documents": len(starts),
     }
+
+
+def document_nats(logprobs: list[np.ndarray], starts: np.ndarray) -> list[float]:
+    """-log p of each document's tokens, nats, the mean over seeds; from what rows are compared document by document."""
+    sums = [stats.document_sums(logprob, starts)[0] for logprob in logprobs]
+    return [round(float(value), 4) for value in -np.mean(sums, axis=0)]
 
 
 def split_size(documents: Path) -> int | None:

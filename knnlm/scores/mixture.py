@@ -51,6 +51,22 @@ def curve(grid: Floats, component: np.ndarray, lm: np.ndarray) -> np.ndarray:
         return np.exp(losses(np.asarray(grid, np.float64)[:, None], [component], lm))
 
 
+def document_curves(grid: Floats, component: np.ndarray, lm: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """Log-likelihood [D, G], nats, of each document (by its start [D]) by the two-way mixture at every λ of `grid`."""
+    return np.stack([np.add.reduceat(mix([lmbda], [component], lm), documents) for lmbda in grid], axis=1)
+
+
+def tune_resampled(
+    grid: Floats, component: np.ndarray, lm: np.ndarray, documents: np.ndarray, resamples: int, seed: int
+) -> np.ndarray:
+    """The best λ of `grid` on each bootstrap resample of the documents [D] (starts): float64 [resamples]."""
+    curves = np.maximum(document_curves(grid, component, lm, documents), -1e300)  # a probability of zero is never best
+    drawn = np.random.default_rng(seed).multinomial(
+        len(documents), np.full(len(documents), 1 / len(documents)), size=resamples
+    )
+    return np.asarray(grid)[(drawn @ curves).argmax(axis=1)]
+
+
 def tune(components: Sequence[np.ndarray], lm: np.ndarray, grid: Floats | None = None) -> np.ndarray:
     """Weights [M] of `components` [M][N] beside `lm` [N] with the least perplexity, within FINEST.
 

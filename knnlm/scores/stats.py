@@ -39,6 +39,25 @@ def interval(
     return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
+def total(values: np.ndarray, resamples: int = 1000, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the sum of one value for each document [D], resampling documents.
+
+    Of two rows that score the same documents the values are the differences of their log-likelihoods, so that the
+    bootstrap is paired.
+    """
+    result = bootstrap(
+        (values,),
+        np.sum,
+        vectorized=True,
+        batch=200,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
 def median(per_seed: Sequence[float]) -> tuple[float, int]:
     """The median over seeds of a measured number, and the position of the seed whose number is nearest to it."""
     middle = float(np.median(per_seed))

@@ -159,7 +159,13 @@ class CorpusText(Settings):
     train_words: int | None = Field(None, ge=1, description="at most so many words of train, in whole documents")
     document_words: int | None = Field(None, ge=1, description="keep the first so many words of each document only")
     held_out_document_words: int | None = Field(
-        None, ge=1, description="the same for the documents of dev_titles and test_titles"
+        None, ge=1, description="the same for the documents of dev and test, instead"
+    )
+    held_out_overlap: Fraction | None = Field(
+        None, description="dev_words, test_words: leave in train a document with more of its 8-grams in other documents"
+    )
+    near_duplicates: Fraction | None = Field(
+        None, description="leave out the shorter of two documents whose 5-grams are similar to this degree (Jaccard)"
     )
     pretokenized: bool = Field(False, description="the text is already tokens parted by spaces (wikitext103 always is)")
 

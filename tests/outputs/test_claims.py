@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import synthetic
 import yaml
 
 from knnlm.outputs import claims
-from knnlm.outputs.claims import FAILED, HELD, OPEN
+from knnlm.outputs.claims import FAILED, HELD, NOISE, OPEN
 from knnlm.scores import experiments as study
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,66 @@ def test_an_empty_study_judges_nothing():
 )
 def test_a_claim_fails_where_the_numbers_say_so(claim: str, experiment: str, row: str, perplexity: float):
     assert verdicts(made({experiment: {row: perplexity}}))[claim].verdict == FAILED
+
+
+@pytest.mark.parametrize(
+    ("claim", "experiment", "row", "split", "noise", "expected"),
+    [
+        ("knn", "table1", "knn", "test", 0.02, HELD),
+        ("knn", "table1", "knn", "test", 2.0, NOISE),
+        ("cache-small", "table1", "cache", "test", 0.5, NOISE),
+        ("k-monotone", "figure4", "k512", "dev", 0.5, NOISE),
+        ("keys-ffn", "table5", "mhsa_input_ln", "dev", 1.0, NOISE),
+        ("l2", "metric", "ip", "dev", 1.0, NOISE),
+    ],
+)
+def test_a_difference_that_documents_do_not_agree_on_is_noise(claim, experiment, row, split, noise, expected):
+    measured = made()
+    (found,) = [one for one in measured.experiments[experiment]["rows"] if one["name"] == row]
+    found[split] = synthetic.split(found[split]["perplexity"], noise)
+    verdict = verdicts(measured)[claim]
+    assert verdict.verdict == expected
+    low, high = (float(end.replace("−", "-")) for end in re.search(r"\[(\S+), (\S+)\]", verdict.intervals).groups())
+    assert low < high
+
+
+def test_too_few_documents_judge_nothing():
+    measured = made()
+    for row in measured.experiments["table2"]["rows"]:
+        row["test"] |= {"nats": row["test"]["nats"][:9]}
+    found = verdicts(measured)["books"]
+    assert (found.verdict, found.reason) == (OPEN, "9 documents are too few for an interval")
+
+
+@pytest.mark.parametrize(("text", "expected"), [(9_000_000, OPEN), (10_000_000, FAILED)])
+def test_training_on_much_more_text_is_the_premise_of_table_3(text: int, expected: str):
+    measured = made({"table3": {"knn": 130.0}})
+    measured.experiments["table3"]["rows"][0]["training_tokens"] = text
+    found = verdicts(measured)
+    assert found["retrieval-beats-training"].verdict == expected
+    assert found["more-data"].verdict == (HELD if expected == FAILED else OPEN)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, OPEN), (0.95, HELD)])
+def test_a_memorizing_lm_that_saw_a_part_of_the_text_is_not_judged(share: float, expected: str):
+    measured = made()
+    for point in measured.curves["memorizing"]:
+        point["tokens"] *= share
+    found = verdicts(measured)
+    assert {found[f"memorizing-{name}"].verdict for name in ("zero", "overfits", "mix")} == {expected}
+    assert expected == HELD or "50% of the text" in found["memorizing-mix"].reason
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.0, HELD), (0.5, NOISE), (2.0, FAILED)])
+def test_weights_are_compared_on_resamples(shift: float, expected: str):
+    measured = made()
+    inside, outside = measured.experiments["figure5"]["rows"]
+    outside["lmbda_resampled"] = [0.5 - shift, 0.65, 0.6 - shift, 0.7 - shift / 10]
+    if shift == 2.0:
+        outside["lmbda_resampled"] = [0.1, 0.05]
+    assert verdicts(measured)["lambda-domain"].verdict == expected
+    del inside["lmbda_resampled"]
+    assert verdicts(measured)["lambda-domain"].verdict == OPEN
 
 
 def test_fewer_entries_suffice_when_one_smaller_datastore_beats_the_large_lm():

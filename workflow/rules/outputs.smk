@@ -216,6 +216,7 @@ rule report:
         explorer=[RESULTS / "explorer.html"] if EXAMPLE else [],
         configs=[*map(str, workflow.configfiles), STUDY["experiments"]],
         metas=report_models(),
+        corpora=report_corpora(),
         deviations=["docs/differences.md"],
         captions=[f"{CAPTIONS}/{file}.rst" for file in PICTURES],
         code=code_of("outputs/report.py", *PAGE, "outputs/templates/report.html.j2"),
@@ -227,7 +228,7 @@ rule report:
     params:
         study=STUDY["study"],
         captions=lambda wildcards: CAPTIONS,
-        inputs=flags("tables", "figures", "examples", "explorer", "configs", "metas", "deviations"),
+        inputs=flags("tables", "figures", "examples", "explorer", "configs", "metas", "corpora", "deviations"),
         note=study_note,
     shell:
         "knnlm report"
