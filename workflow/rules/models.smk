@@ -1,7 +1,8 @@
 # Tokens to models, their log-probabilities, and the keys of dev and test.
 
 IMPORTED = [name for name, model in STUDY["models"].items() if "checkpoint" in model]
-TRAINED = [name for name in STUDY["models"] if name not in IMPORTED]
+PRETRAINED = [name for name, model in STUDY["models"].items() if "pretrained" in model]
+TRAINED = [name for name in STUDY["models"] if name not in (*IMPORTED, *PRETRAINED)]
 EVALUATION = {
     "model": input_folder("model"),
     "windows": model_setting("windows", "evaluation"),
@@ -33,6 +34,40 @@ rule import_fairseq:
         "knnlm import_fairseq"
         " --checkpoint {input.checkpoint:q}"
         " --dictionary {params.dictionary:q}"
+        " --out {params.out:q}"
+        " 2> {log:q}"
+
+
+rule import_pretrained:
+    """Turn a published pretrained model into a model of this project."""
+    input:
+        archive=pretrained("path"),
+        vocab=vocab_file,
+    output:
+        artifact(MODEL, *MODEL_FILES),
+    log:
+        LOGS / "import_pretrained/{model}/seed{seed}.log",
+    benchmark:
+        BENCHMARKS / "import_pretrained/{model}/seed{seed}.jsonl"
+    wildcard_constraints:
+        model=one_of(PRETRAINED),
+    threads: cpus("import_pretrained")
+    resources:
+        **needs("import_pretrained"),
+    params:
+        vocab=input_folder("vocab"),
+        taps=own_taps,
+        **{name: pretrained(name) for name in ("member", "description", "licence", "sha256")},
+        out=output_folder(),
+    shell:
+        "knnlm import_pretrained"
+        " --archive {input.archive:q}"
+        " --vocab {params.vocab:q}"
+        " --member={params.member:q}"
+        " --taps {params.taps:q}"
+        " --description={params.description:q}"
+        " --licence={params.licence:q}"
+        " --sha256={params.sha256:q}"
         " --out {params.out:q}"
         " 2> {log:q}"
 
