@@ -251,8 +251,9 @@ def check_keys(study: Study, row: dict, catalogue: Mapping[str, Archive]) -> Non
             f"{dim} dimensions of the keys of models.{row['model']}; allowed: a divisor of {dim}"
         )
     if row["keytype"].endswith(SECOND_LAST) and a.layers < 2:
+        key = "pretrained.sizes" if model.pretrained else "architecture"
         raise StudyError(
-            f"models.{row['model']}.{'pretrained' if model.pretrained else 'architecture'}.layers: found {a.layers}, {study.experiments} asks for "
+            f"models.{row['model']}.{key}.layers: found {a.layers}, {study.experiments} asks for "
             f"{row['keytype']}; allowed: at least 2"
         )
 

@@ -37,7 +37,8 @@ def load(config: dict, configfiles: Iterable[str | Path] = ()) -> dict:
     for output, complete in completed.items():
         check_rows(study, output, complete)
     check_retrieval(study, (row for complete in completed.values() for row in complete), catalogue)
-    return as_dict(study, catalogue) | {"sheet": {name: kept_rows(study, name, complete) for name, complete in completed.items()}}
+    kept = {name: kept_rows(study, name, complete) for name, complete in completed.items()}
+    return as_dict(study, catalogue) | {"sheet": kept}
 
 
 def complete_row(study: Study, given: Row, where: str) -> dict:

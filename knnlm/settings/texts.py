@@ -103,8 +103,8 @@ class Archive(Settings):
     url: Annotated[str, Matching(r"https?://\S+", "an address that begins with http:// or https://")] | None = Field(
         None, description="url: the file's address"
     )
-    repository: Annotated[str, Matching("[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", "a repository's owner/name")] | None = (
-        Field(None, description="huggingface: the owner/name of a dataset or a model")
+    repository: Annotated[str, Matching("[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", "a repository's owner/name")] | None = Field(
+        None, description="huggingface: the owner/name of a dataset or a model"
     )
     revision: Annotated[str, Matching("[0-9a-f]{40}", "a commit of 40 digits 0-9a-f")] | None = Field(
         None, description="huggingface: a commit"
@@ -305,4 +305,3 @@ class Vocab(VocabText):
         if self.type == "pretrained":  # its text is the model's own
             return [key for key in super()._options() if key != "file"]
         return ["type", "corpora", *super()._options()[1:]]
-

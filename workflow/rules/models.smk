@@ -55,9 +55,9 @@ rule import_pretrained:
     resources:
         **needs("import_pretrained"),
     params:
+        **{name: pretrained(name) for name in ("member", "description", "licence", "sha256")},
         vocab=input_folder("vocab"),
         taps=own_taps,
-        **{name: pretrained(name) for name in ("member", "description", "licence", "sha256")},
         out=output_folder(),
     shell:
         "knnlm import_pretrained"

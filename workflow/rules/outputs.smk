@@ -41,12 +41,14 @@ rule table:
     localrule: True
     params:
         inputs=flags("experiments", "curves"),
+        title=lambda wildcards: STUDY["titles"].get(wildcards.table, ""),
         note=study_note,
         out=output_folder(),
     shell:
         "knnlm tabulate"
         " --table {wildcards.table:q}"
         " {params.inputs:q}"
+        " --title={params.title:q}"
         " --paper {input.paper:q}"
         " --note={params.note:q}"
         " --out {params.out:q}"
