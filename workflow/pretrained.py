@@ -24,8 +24,8 @@ def origin(study: Study, entry: Pretrained | Vocab) -> str:
 def facts(study: Study, entry: Pretrained | Vocab, catalogue: Mapping[str, Archive]) -> dict[str, Any]:
     """Where an entry's model is, with what the catalogue says of it where the entry itself says nothing."""
     listed = catalogue[entry.archive].model_dump() if entry.archive else {}
-    found = {"path": origin(study, entry), "sha256": listed.get("sha256")}
-    found |= {key: listed.get(key) for key in ("description", "licence", "member")}
+    found = {"path": origin(study, entry)}
+    found |= {key: listed.get(key) or "" for key in ("sha256", "description", "licence", "member")}
     return found | {key: value for key in found if (value := getattr(entry, key, None))}
 
 

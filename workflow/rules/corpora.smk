@@ -138,7 +138,7 @@ rule pretrained_vocab:
         **needs("vocab"),
     params:
         settings=vocab_settings,
-        sha256=lambda wildcards: STUDY["vocabs"][wildcards.vocab]["origin"]["sha256"] or "",
+        sha256=lambda wildcards: STUDY["vocabs"][wildcards.vocab]["origin"]["sha256"],
         out=output_folder(),
     shell:
         "knnlm build_vocab"

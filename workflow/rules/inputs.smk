@@ -84,7 +84,7 @@ def checkpoint(wildcards):
 
 def pretrained(name):
     """A function of the wildcards: what the study or the catalogue says of a pretrained model."""
-    return lambda wildcards: STUDY["models"][wildcards.model]["pretrained"][name] or ""
+    return lambda wildcards: STUDY["models"][wildcards.model]["pretrained"][name]
 
 
 def own_taps(wildcards):
