@@ -288,6 +288,7 @@ class Vocab(VocabText):
     corpora: Distinct[str] = Field(
         (), min_length=1, description="the training text that it is made from; needed but for pretrained"
     )
+    file: PathText | None = Field(None, description="word: a published dict.txt; bert: its vocab.txt")
     archive: str | None = Field(None, description="pretrained: name of the model's archive in the catalogue")
     path: PathText | None = Field(
         None, description="pretrained: the model's folder, GGUF file or wheel, instead of an archive"

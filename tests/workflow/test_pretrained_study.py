@@ -40,12 +40,16 @@ def any_lm(tmp_path, monkeypatch):
     (tmp_path / "my-model").mkdir()
     published(tmp_path / "my-model", max_position_embeddings=64)
     (tmp_path / "my-texts").mkdir()
-    words, generator = ["fox", "dog", "mill", "runs", "sleeps", "near", "and", "old"], np.random.default_rng(0)
+    generator = np.random.default_rng(0)
+    words = ["fox", "dog", "mill", "runs", "Gree", "near", "and", "old"]  # Gree is a whole token, which Figure 1 needs
     for name in ("first", "second", "third"):
         text = "\n".join(" ".join(generator.choice(words, 12)) + "." for _ in range(20))
         (tmp_path / f"my-texts/{name}.txt").write_text(text)
     text = (ROOT / "config/any-lm.yaml").read_text()
-    assert len([line for line in text.splitlines() if not line.startswith("#")]) <= 10
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(lines) <= 10
+    page = (ROOT / "docs/any-lm.md").read_text(encoding="utf-8")
+    assert "".join(f"   {line}\n" for line in lines) in page
     config = yaml.safe_load(
         text.replace("my-texts", f"{tmp_path}/my-texts").replace("my-model", f"{tmp_path}/my-model")
     )
@@ -67,6 +71,7 @@ def test_a_model_and_a_folder_of_texts_become_tables_and_pages(any_lm, configure
     assert base["parameters"] == sum(np.prod(shape) for shape in shapes())
     assert knn["dev"]["perplexity"] < 0.9 * base["dev"]["perplexity"]  # the LM is random
     assert ngram["dev"]["perplexity"] < 0.9 * base["dev"]["perplexity"]
+    assert set(ngram["lmbda"]) == {"ngram"}
     keys = {path.parent.parent.name for path in results.glob("keys/mine/seed1/mine/train/*/shard0of1/keys.npy")}
     assert keys == set(KEYTYPES)
     table = (results / "tables/table1.md").read_text()
