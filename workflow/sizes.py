@@ -56,7 +56,11 @@ class Sizes:
         """Words of dev and test together."""
         entry = self.study["corpora"][corpus]
         entry = self.study["corpora"][entry["subset_of"]] if "subset_of" in entry else entry
-        return sum(entry.get(f"{split}_words") or HELD_OUT for split in ("dev", "test"))
+        of_titles = entry.get("held_out_document_words", HELD_OUT)
+        return sum(
+            entry.get(f"{split}_words") or min(HELD_OUT, of_titles * len(entry.get(f"{split}_titles") or [None]))
+            for split in ("dev", "test")
+        )
 
     def queries(self, model: str, corpus: str) -> float:
         """Tokens of dev and test together."""
