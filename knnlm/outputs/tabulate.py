@@ -131,10 +131,13 @@ def heading(table: str, title: str, note: str, paper: Mapping) -> tuple[str, str
 
 
 def pretrained(rows: list[dict]) -> list[str]:
-    """One sentence about each pretrained model of a table's rows: its description and licence."""
-    described = {row["model"]: row for row in rows if row.get("description")}
-    licence = {name: f" ({row['licence']})" if row.get("licence") else "" for name, row in described.items()}
-    return [f"{name}: {row['description']}{licence[name]}." for name, row in described.items()]
+    """About each pretrained model of a table's rows: its description, its licence, and what is odd in its key types."""
+    found = []
+    for name, row in {row["model"]: row for row in rows}.items():
+        licence = f"({row['licence']})" if row.get("licence") else ""
+        if told := [row[key] for key in ("description", "notes") if row.get(key)]:
+            found.append(f"{name}: {' '.join(filter(None, ('; '.join(told), licence)))}.")
+    return found
 
 
 def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:

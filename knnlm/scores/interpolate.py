@@ -236,7 +236,7 @@ def model_facts(row: dict) -> dict:
     directory = Path(row["model_dirs"][0])
     facts = description.described(directory) | files.read_json(description.check(directory / "config.json"))
     known = {"parameters": facts.get("parameters"), "training_tokens": facts.get("training_tokens")}
-    return known | {key: facts[key] for key in ("description", "licence") if facts.get(key)}
+    return known | {key: facts[key] for key in ("description", "licence", "notes") if facts.get(key)}
 
 
 def datastore_facts(row: dict, picked: list[dict[str, grids.Setting]]) -> dict | None:
