@@ -76,6 +76,9 @@ class Sizes:
 
     def vocab_size(self, vocab: str) -> float:
         entry = self.study["vocabs"][vocab]
+        for name, model in self.study["models"].items():
+            if model["vocab"] == vocab and (of_model := self.pretrained(name)):
+                return of_model.vocab_size
         words = sum(self.train_words(corpus) for corpus in entry.get("corpora", ()))
         return entry.get("size") or entry.get("max_size") or min(LARGEST_VOCAB, words / 20)
 
