@@ -161,8 +161,6 @@ def check_pretrained(
     if (vocab.archive, vocab.path) != (entry.archive, entry.path):
         own = f"archive: {entry.archive}" if entry.archive else f"path: {entry.path}"
         raise StudyError(f"{where}.vocab: {model.vocab} is not the model's own; allowed: `{{type: pretrained, {own}}}`")
-    if model.is_trained:  # training on from pretrained weights
-        raise StudyError(f"{where}.training: training on from pretrained weights is not supported yet; leave it out")
     sizes = pretrained.sizes(entry, catalogue)
     for kind in ("evaluation", "datastore"):
         length = getattr(model.windows, kind).length
@@ -171,6 +169,11 @@ def check_pretrained(
                 f"{where}.windows.{kind}: found {length} tokens (new + context), the model can read "
                 f"{sizes.positions}; allowed: at most so many"
             )
+    if model.is_trained and sizes and sizes.positions and model.training.block > sizes.positions:
+        raise StudyError(
+            f"{where}.training.block: found {model.training.block}, the model can read {sizes.positions} tokens; "
+            "allowed: at most so many"
+        )
 
 
 def check_file(where: str, path: str | None) -> None:

@@ -149,6 +149,14 @@ class Formulas(Sizes):
         state = (2 + moments) * weights  # with the best ones; on disk the last state, and the next one beside it
         return self.work(hours, gpus * (2 + 2 * state), weights, 2 * state - weights, gpus=gpus)
 
+    def finetune(self, w: Mapping) -> Needs:
+        """As training, with a second momentum of AdamW's and the initial weights; times are about 3 forward passes'."""
+        trained, weights = self.train(w), self.weights_gb(w["model"])
+        more = {"memory": trained.memory + 2 * weights * trained.gpus, "disk": trained.disk + 2 * weights}
+        return trained._replace(**more, waits=self.waits(weights, trained.disk + 2 * weights))
+
+    import_initial = import_pretrained
+
     def evaluate(self, w: Mapping, keytypes: int = 1) -> Needs:
         queries = self.queries(w["model"], w["corpus"])
         hours = self.forward(w["model"], queries, "evaluation", words=keytypes == 1)

@@ -40,6 +40,9 @@ OTHER_KEYTYPES = tuple(keytype for keytype in KEYTYPES if keytype != MAIN_KEYTYP
 
 TAP = r"(?P<module>[A-Za-z_]\w*(\.(-?\d+|[A-Za-z_]\w*))*):(?P<side>input|output)"
 Precision = Literal["float32", "bfloat16", "float16"]
+OF_FINETUNING = (  # what must be named where a pretrained model is trained further
+    *("optimizer", "lr", "min_lr", "warmup", "updates", "tokens_per_update", "tokens_per_batch", "block", "clip_norm"),
+)
 SMALLEST_BAND = 2  # words: the padding word has a row in every band of an adaptive softmax
 Dropout = Annotated[float, Field(ge=0, lt=1), AsWritten()]
 
@@ -199,7 +202,9 @@ class Model(Settings):
         "its vocab names the published dict.txt",
     )
     pretrained: Pretrained | None = Field(
-        None, description="a pretrained model in place of architecture and training; its vocab is of type pretrained"
+        None,
+        description="a pretrained model in place of architecture; with training beside it, it is trained further; "
+        "its vocab is of type pretrained",
     )
     seeds: Distinct[Seed] = Field((1,), min_length=1, description="one training run each")
     architecture: Architecture = Field(default_factory=Architecture, description="the Transformer")
@@ -233,6 +238,12 @@ class Model(Settings):
         if len(self.seeds) > 1 and not self.is_trained:
             raise disagreement(
                 "seeds", f"found {list(self.seeds)}, a pretrained model is one training run; name one seed"
+            )
+        missing = [key for key in OF_FINETUNING if key not in self.training.model_fields_set]
+        if self.is_trained and missing:
+            raise disagreement(
+                f"training.{missing[0]}",
+                "missing: beside pretrained the defaults, which are of training from scratch, do not fit; name it",
             )
         return self
 

@@ -139,7 +139,7 @@ def test_a_finished_training_is_not_repeated_unless_its_initial_model_changes(in
         weights = load_file(initial / "model/model.safetensors")
         (initial / "model/curve.jsonl").unlink()
         shutil.rmtree(initial / "model")
-        made(initial / "published", initial, own='{"output": "%s:output"}' % last_layer(weights))
+        made(initial / "published", initial, own=json.dumps({"output": f"{last_layer(weights)}:output"}))
         trained(initial, tmp_path / "out", updates=4)
         assert json.loads((tmp_path / "out/config.json").read_text())["taps"]
     finally:
@@ -174,7 +174,7 @@ def test_a_recipe_that_does_not_fit_is_one_line(initial, tmp_path, recipe, messa
 def test_an_architecture_or_dropout_beside_the_initial_model_is_refused(initial, tmp_path):
     paths = [initial / name for name in ("train.npy", "dev.npy", "vocab/vocab.json")]
     config = train.TrainConfig(*paths, tmp_path / "out", '{"dropout": 0.3}', json.dumps(RECIPE), initial / "model")
-    with pytest.raises(UserError, match="--architecture: found .*--initial has its own"):
+    with pytest.raises(UserError, match=r"--architecture: found .*--initial has its own"):
         train.main(config)
 
 

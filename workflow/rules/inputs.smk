@@ -92,6 +92,16 @@ def own_taps(wildcards):
     return as_json(STUDY["models"][wildcards.model]["pretrained"]["taps"])
 
 
+def initial(wildcards):
+    """The pretrained model that training goes on from: one of the study's models if it is the same."""
+    wanted = STUDY["models"][wildcards.model]
+    for name in PRETRAINED:
+        found = STUDY["models"][name]
+        if all(found[key] == wanted[key] for key in ("pretrained", "vocab")):
+            return filled(MODEL / "meta.json", {"model": name, "seed": found["seeds"][0]})
+    return filled(INITIAL / "meta.json", wildcards)
+
+
 def model_corpus(split):
     """A function of the wildcards: the tokens of a split of the corpus that the model is trained on."""
     return lambda w: f"{RESULTS}/tokens/{vocab_of(w)}/{STUDY['models'][w.model]['corpus']}/{split}.npy"

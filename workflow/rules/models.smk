@@ -1,7 +1,8 @@
 # Tokens to models, their log-probabilities, and the keys of dev and test.
 
 IMPORTED = [name for name, model in STUDY["models"].items() if "checkpoint" in model]
-PRETRAINED = [name for name, model in STUDY["models"].items() if "pretrained" in model]
+PRETRAINED = [name for name, model in STUDY["models"].items() if "pretrained" in model and "training" not in model]
+FINETUNED = [name for name, model in STUDY["models"].items() if "pretrained" in model and "training" in model]
 TRAINED = [name for name in STUDY["models"] if name not in (*IMPORTED, *PRETRAINED)]
 EVALUATION = {
     "model": input_folder("model"),
@@ -72,6 +73,17 @@ rule import_pretrained:
         " 2> {log:q}"
 
 
+use rule import_pretrained as import_initial with:
+    output:
+        artifact(INITIAL, *MODEL_FILES),
+    log:
+        LOGS / "import_initial/{model}.log",
+    benchmark:
+        BENCHMARKS / "import_initial/{model}.jsonl"
+    wildcard_constraints:
+        model=one_of(FINETUNED),
+
+
 rule train:
     """Train a language model; stopped, it continues from its last saved state."""
     input:
@@ -85,7 +97,7 @@ rule train:
     benchmark:
         BENCHMARKS / "train/{model}/seed{seed}.jsonl"
     wildcard_constraints:
-        model=one_of(TRAINED),
+        model=one_of([name for name in TRAINED if name not in FINETUNED]),
     priority: 10
     threads: cpus("train")
     resources:
@@ -98,6 +110,39 @@ rule train:
         " --train {input.train:q} --dev {input.dev:q}"
         " --vocab {input.vocab:q}"
         " --architecture {params.architecture:q} --training {params.training:q}"
+        " --seed {wildcards.seed:q}"
+        " --out {params.out:q}"
+        " 2> {log:q}"
+
+
+rule finetune:
+    """Train a pretrained model further; stopped, it continues from its last saved state."""
+    input:
+        train=model_corpus("train"),
+        dev=model_corpus("dev"),
+        vocab=vocab_file,
+        initial=initial,
+    output:
+        artifact(MODEL, *MODEL_FILES),
+    log:
+        LOGS / "finetune/{model}/seed{seed}.log",
+    benchmark:
+        BENCHMARKS / "finetune/{model}/seed{seed}.jsonl"
+    wildcard_constraints:
+        model=one_of(FINETUNED),
+    priority: 10
+    threads: cpus("train")
+    resources:
+        **needs("train", nodes=1),
+    params:
+        training=model_setting("training"),
+        initial=input_folder("initial"),
+        out=output_folder(),
+    shell:
+        "workflow/launch {resources.gpu:q}/{resources.nodes:q} train"
+        " --train {input.train:q} --dev {input.dev:q}"
+        " --vocab {input.vocab:q}"
+        " --initial {params.initial:q} --training {params.training:q}"
         " --seed {wildcards.seed:q}"
         " --out {params.out:q}"
         " 2> {log:q}"
