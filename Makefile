@@ -51,7 +51,7 @@ lint: .venv/ready ## check style, types and schemas; changes nothing
 	mypy
 	$(MAKE) --no-print-directory lint-schemas
 
-STUDIES = $(filter-out config/archives.yaml config/paper_numbers.yaml, $(wildcard config/*.yaml))
+STUDIES = $(filter-out config/archives.yaml config/paper_numbers.yaml config/gpt2_numbers.yaml, $(wildcard config/*.yaml))
 
 lint-schemas: .venv/ready ## check the configuration files, CITATION.cff and the CI files against their schemas
 	check-jsonschema --quiet --check-metaschema $(wildcard workflow/schemas/*)

@@ -28,7 +28,7 @@ STAGES = {
         "binarize_shard",
         "binarize",
     ),
-    "models": ("train", "import_fairseq", "import_pretrained", "evaluate"),
+    "models": ("import_fairseq", "import_pretrained", "import_initial", "train", "finetune", "evaluate"),
     "datastores": ("extract", "sample_keys", "train_index", "stream", "add", "search", "merge", "rerank"),
     "scores": ("score_knn", "score_cache", "score_ngram", "interpolate"),
 }

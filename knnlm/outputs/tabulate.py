@@ -75,6 +75,8 @@ class TabulateConfig:
     """config/paper_numbers.yaml"""
     out: Path
     """folder of the tables"""
+    published: Path | None = None
+    """numbers that others published, of the same form: its tables stand in place of the paper's"""
     experiments: tuple[Path, ...] = ()
     """experiment files; for `claims` all of the study's"""
     curves: tuple[Path, ...] = ()
@@ -91,6 +93,8 @@ class TabulateConfig:
 
 def main(config: TabulateConfig) -> None:
     paper = experiments.paper_numbers(config.paper)
+    if config.published:
+        paper |= experiments.paper_numbers(config.published)
     study = experiments.load(config.experiments, config.curves)
     numbers, shown = build(config, paper, study)
     title, note = heading(config.table, config.title, config.note, paper)

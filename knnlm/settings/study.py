@@ -27,6 +27,9 @@ class Study(Settings):
     titles: dict[Output, Line] = Field(
         default_factory=dict, description="titles of tables whose text is not the paper's, by name: table1, …"
     )
+    published: PathText | None = Field(
+        None, description="numbers of others that tables show in place of the paper's, as config/gpt2_numbers.yaml"
+    )
     archives: PathText = Field("config/archives.yaml", description="the catalogue of archives")
     seed: Seed = Field(1, description="of splits, shards, samples and resampling")
     keep: Literal["all", "needed"] = Field(

@@ -157,3 +157,87 @@ def test_a_models_repository_is_a_source_as_well(tmp_path, configured):
     assert run.returncode == 0, run.stderr[-3000:]
     fetched = re.search(r"rule fetch_dataset:\n +output: (\S+)", run.stdout + run.stderr)
     assert fetched and fetched[1] == f"{tmp_path}/downloads/hub"
+
+
+def planned(*options):
+    """How many jobs of each rule a study has, and what its dry run prints."""
+    run = snakemake("-n", "--nolock", *options)
+    assert run.returncode == 0, run.stderr[-3000:]
+    printed = run.stdout + run.stderr
+    return {name: int(n) for name, n in re.findall(r"(?m)^(\w+) +(\d+)$", printed)}, printed
+
+
+def test_a_fine_tuned_model_begins_with_the_one_that_the_study_uses_as_it_is(tmp_path):
+    counts, printed = planned("--configfile", "config/finetuned.yaml", "--config", f"results={tmp_path}")
+    assert counts["finetune"] == counts["import_pretrained"] == 1 and "train" not in counts
+    assert counts["evaluate"] == counts["extract"] == 2 and "import_initial" not in counts
+    job = printed[printed.index("rule finetune:") :].split("\n\n")[0]
+    assert f"{tmp_path}/finetuned/models/smollm2/seed1/meta.json" in job
+
+
+def test_gpt2_is_imported_trained_and_compared_with_what_others_published(tmp_path):
+    folders = (f"results={tmp_path}/results", f"downloads={tmp_path}/downloads")
+    counts, printed = planned("--configfile", "config/gpt2.yaml", "--config", *folders)
+    assert counts["fetch_dataset"] == counts["import_initial"] == counts["finetune"] == counts["evaluate"] == 3
+    assert "import_pretrained" not in counts and counts["stream"] == 3 * 4
+    job = re.search(r"rule finetune:\n +input: (.*)\n", printed)
+    assert job and "/gpt2/initial/" in job[1]
+    assert "config/gpt2_numbers.yaml" in printed
+    rows = yaml.safe_load((ROOT / "config/experiments/gpt2.yaml").read_text())["table1"]
+    published = yaml.safe_load((ROOT / "config/gpt2_numbers.yaml").read_text())["table1"]["rows"]
+    assert [row["name"] for row in rows] == list(published)
+
+
+FINETUNING = {"optimizer": "adamw", "lr": 1e-4, "min_lr": 0.0, "warmup": 0, "updates": 4, "tokens_per_update": 64}
+FINETUNING |= {"tokens_per_batch": 64, "block": 32, "clip_norm": 1.0, "evaluate_every": 2}
+
+
+@pytest.mark.parametrize("key", ["optimizer", "lr", "updates", "block", "clip_norm"])
+def test_a_recipe_of_fine_tuning_is_named_whole(any_lm, key):
+    any_lm["models"]["mine"]["training"] = {name: value for name, value in FINETUNING.items() if name != key}
+    assert f"models.mine.training.{key}: missing: beside pretrained the defaults" in refusal(any_lm)
+
+
+def test_blocks_longer_than_the_model_reads_are_refused(any_lm):
+    longer = {"block": 128, "tokens_per_batch": 128, "tokens_per_update": 128}
+    any_lm["models"]["mine"]["training"] = FINETUNING | longer
+    assert "models.mine.training.block: found 128, the model can read 64 tokens; allowed: at mo" in refusal(any_lm)
+
+
+def test_dropout_of_a_pretrained_model_is_its_own(any_lm):
+    any_lm["models"]["mine"] |= {"training": FINETUNING, "architecture": {"dropout": 0.1}}
+    assert "models.mine.architecture: the pretrained model has its own" in refusal(any_lm)
+
+
+def test_what_fine_tuning_needs(any_lm):
+    study = copy.deepcopy(any_lm)
+    study["models"]["tuned"] = study["models"]["mine"] | {"training": FINETUNING}
+    formulas, w = Formulas(load(study), len(OTHER_KEYTYPES)), {"model": "tuned", "corpus": "mine"}
+    needs, weights = formulas.finetune(w), formulas.weights_gb("tuned")
+    flops = 3 * formulas.flops("tuned", 32) * 4 * 64
+    assert needs.hours == pytest.approx(flops / formulas.rates["gpu"]["train"]["float32"] / 3600)
+    assert needs.gpus == 1 and needs.disk == pytest.approx(8 * weights)
+
+
+def test_a_model_is_trained_further_in_a_study_and_searched(any_lm, configured, tmp_path):
+    rows = [
+        {"name": "base", "label": "tiny LM", "model": "mine"},
+        {"name": "tuned", "label": "trained further", "model": "tuned"},
+        {"name": "knn", "label": "trained further + kNN-LM", "model": "tuned", "datastore": "mine"},
+    ]
+    (tmp_path / "sheet.yaml").write_text(yaml.safe_dump({"table1": rows}))
+    numbers = {"table1": {"section": "", "title": "t", "rows": {"tuned": {"dev": 12.34, "test": None}}}}
+    (tmp_path / "numbers.yaml").write_text(yaml.safe_dump(numbers))
+    recipe = FINETUNING | {"updates": 30, "lr": 0.01, "evaluate_every": 10}
+    any_lm["models"]["tuned"] = any_lm["models"]["mine"] | {"training": recipe}
+    changes = {"experiments": str(tmp_path / "sheet.yaml"), "published": str(tmp_path / "numbers.yaml")}
+    changes |= {"mixture": {"resamples": 10}}
+    target = f"{tmp_path}/results/mine/tables/table1.md"
+    run = snakemake("--cores", 2, "--nolock", target, "--configfile", configured(any_lm | changes))
+    assert run.returncode == 0, run.stderr[-3000:]
+    base, tuned, knn = json.loads((tmp_path / "results/mine/experiments/table1.json").read_text())["rows"]
+    assert tuned["dev"]["perplexity"] < 0.8 * base["dev"]["perplexity"]
+    assert knn["dev"]["perplexity"] <= tuned["dev"]["perplexity"]
+    assert tuned["parameters"] == base["parameters"]
+    table = (tmp_path / "results/mine/tables/table1.md").read_text()
+    assert "| 12.34 |" in next(line for line in table.splitlines() if "trained further |" in line)
