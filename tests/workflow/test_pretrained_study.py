@@ -179,7 +179,7 @@ def test_gpt2_is_imported_trained_and_compared_with_what_others_published(tmp_pa
     folders = (f"results={tmp_path}/results", f"downloads={tmp_path}/downloads")
     counts, printed = planned("--configfile", "config/gpt2.yaml", "--config", *folders)
     assert counts["fetch_dataset"] == counts["import_initial"] == counts["finetune"] == counts["evaluate"] == 3
-    assert "import_pretrained" not in counts and counts["stream"] == 3 * 4
+    assert "import_pretrained" not in counts and counts["stream_wikitext"] == 3 * 4
     job = re.search(r"rule finetune:\n +input: (.*)\n", printed)
     assert job and "/gpt2/initial/" in job[1]
     assert "config/gpt2_numbers.yaml" in printed
@@ -192,7 +192,7 @@ FINETUNING = {"optimizer": "adamw", "lr": 1e-4, "min_lr": 0.0, "warmup": 0, "upd
 FINETUNING |= {"tokens_per_batch": 64, "block": 32, "clip_norm": 1.0, "evaluate_every": 2}
 
 
-@pytest.mark.parametrize("key", ["optimizer", "lr", "updates", "block", "clip_norm"])
+@pytest.mark.parametrize("key", ["optimizer", "lr", "updates", "clip_norm"])
 def test_a_recipe_of_fine_tuning_is_named_whole(any_lm, key):
     any_lm["models"]["mine"]["training"] = {name: value for name, value in FINETUNING.items() if name != key}
     assert f"models.mine.training.{key}: missing: beside pretrained the defaults" in refusal(any_lm)
@@ -240,4 +240,4 @@ def test_a_model_is_trained_further_in_a_study_and_searched(any_lm, configured, 
     assert knn["dev"]["perplexity"] <= tuned["dev"]["perplexity"]
     assert tuned["parameters"] == base["parameters"]
     table = (tmp_path / "results/mine/tables/table1.md").read_text()
-    assert "| 12.34 |" in next(line for line in table.splitlines() if "trained further |" in line)
+    assert [line for line in table.splitlines() if "12.34" in line and "trained further " in line]
