@@ -5,8 +5,9 @@ import logging
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,7 +135,9 @@ def _start(config: TrainConfig, vocab_size: int, block: int) -> ModelConfig | La
         return settings(ModelConfig, json.dumps(asked | {"vocab_size": vocab_size}), "--architecture")
     if asked:
         raise UserError(f"--architecture: found {config.architecture}, but --initial has its own: keep one of the two")
-    lm = model.load(config.initial)
+    lm: Any = model.load(config.initial)
+    if described := getattr(lm.config, "description", ""):
+        lm.config = replace(lm.config, description=f"{described}, trained further")
     positions = getattr(lm.config, "positions", block)  # our own model's have no end
     if block > positions:
         raise UserError(

@@ -228,6 +228,7 @@ def test_a_model_is_trained_further_in_a_study_and_searched(any_lm, configured, 
     (tmp_path / "sheet.yaml").write_text(yaml.safe_dump({"table1": rows}))
     numbers = {"table1": {"section": "", "title": "t", "rows": {"tuned": {"dev": 12.34, "test": None}}}}
     (tmp_path / "numbers.yaml").write_text(yaml.safe_dump(numbers))
+    any_lm["models"]["mine"]["pretrained"]["description"] = "made up"
     recipe = FINETUNING | {"updates": 30, "lr": 0.01, "evaluate_every": 10}
     any_lm["models"]["tuned"] = any_lm["models"]["mine"] | {"training": recipe}
     changes = {"experiments": str(tmp_path / "sheet.yaml"), "published": str(tmp_path / "numbers.yaml")}
@@ -240,4 +241,5 @@ def test_a_model_is_trained_further_in_a_study_and_searched(any_lm, configured, 
     assert knn["dev"]["perplexity"] <= tuned["dev"]["perplexity"]
     assert tuned["parameters"] == base["parameters"]
     table = (tmp_path / "results/mine/tables/table1.md").read_text()
+    assert "tuned: made up, trained further" in table
     assert [line for line in table.splitlines() if "12.34" in line and "trained further " in line]
