@@ -34,7 +34,10 @@ from knnlm.settings import (
     texts,
 )
 
-STUDIES = [f"config/{name}.yaml" for name in ("smoke", "mini", "onegpu", "paper", "your-corpus", "pretrained")]
+STUDIES = [
+    f"config/{name}.yaml"
+    for name in ("smoke", "mini", "onegpu", "paper", "your-corpus", "pretrained", "finetuned", "gpt2")
+]
 STUDIES += ["tests/data/fairseq/study.yaml"]
 
 
@@ -60,7 +63,13 @@ def test_the_readme_has_the_keys_of_every_part():
     ("name", "paths"),
     [
         ("study", STUDIES),
-        ("sheet", [f"config/experiments/{name}.yaml" for name in ("paper", "onegpu", "table1", "pretrained")]),
+        (
+            "sheet",
+            [
+                f"config/experiments/{name}.yaml"
+                for name in ("paper", "onegpu", "table1", "pretrained", "finetuned", "gpt2")
+            ],
+        ),
         ("archives", ["config/archives.yaml"]),
     ],
 )
