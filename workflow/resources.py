@@ -150,10 +150,9 @@ class Formulas(Sizes):
         return self.work(hours, gpus * (2 + 2 * state), weights, 2 * state - weights, gpus=gpus)
 
     def finetune(self, w: Mapping) -> Needs:
-        """As training, with a second momentum of AdamW's and the initial weights; times are about 3 forward passes'."""
-        trained, weights = self.train(w), self.weights_gb(w["model"])
-        more = {"memory": trained.memory + 2 * weights * trained.gpus, "disk": trained.disk + 2 * weights}
-        return trained._replace(**more, waits=self.waits(weights, trained.disk + 2 * weights))
+        """As training; the initial weights are read."""
+        trained = self.train(w)
+        return trained._replace(waits=self.waits(self.weights_gb(w["model"]), trained.disk))
 
     import_initial = import_pretrained
 

@@ -185,7 +185,7 @@ def test_gpt2_is_imported_trained_and_compared_with_what_others_published(tmp_pa
     assert "config/gpt2_numbers.yaml" in printed
     rows = yaml.safe_load((ROOT / "config/experiments/gpt2.yaml").read_text())["table1"]
     published = yaml.safe_load((ROOT / "config/gpt2_numbers.yaml").read_text())["table1"]["rows"]
-    assert [row["name"] for row in rows] == list(published)
+    assert [row["name"] for row in rows if row.get("temperature") != "tune"] == list(published)
 
 
 FINETUNING = {"optimizer": "adamw", "lr": 1e-4, "min_lr": 0.0, "warmup": 0, "updates": 4, "tokens_per_update": 64}
@@ -216,7 +216,7 @@ def test_what_fine_tuning_needs(any_lm):
     needs, weights = formulas.finetune(w), formulas.weights_gb("tuned")
     flops = 3 * formulas.flops("tuned", 32) * 4 * 64
     assert needs.hours == pytest.approx(flops / formulas.rates["gpu"]["train"]["float32"] / 3600)
-    assert needs.gpus == 1 and needs.disk == pytest.approx(8 * weights)
+    assert needs.gpus == 1 and needs.memory == pytest.approx(2 + 8 * weights)
 
 
 def test_a_model_is_trained_further_in_a_study_and_searched(any_lm, configured, tmp_path):
