@@ -7,7 +7,7 @@ BENCH ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help smoke mini rehearsal report test test-faults test-slurm test-gpu bench lint lint-schemas clean
+.PHONY: help smoke mini pretrained rehearsal report test test-faults test-slurm test-gpu bench lint lint-schemas clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -19,6 +19,9 @@ smoke: .venv/ready ## run the whole study at smoke scale, in minutes: does every
 
 mini: .venv/ready ## run the whole study at mini scale, in less than an hour: the paper's effects, small
 	snakemake --cores all --configfile config/mini.yaml
+
+pretrained: .venv/ready ## run the study of a pretrained model, in about half an hour: kNN with a good LM
+	snakemake --cores all --configfile config/pretrained.yaml
 
 rehearsal: .venv/ready ## run all jobs of the paper study with tiny models on small texts: would it finish on a cluster?
 	python tests/rehearsal
@@ -48,7 +51,7 @@ lint: .venv/ready ## check style, types and schemas; changes nothing
 	mypy
 	$(MAKE) --no-print-directory lint-schemas
 
-STUDIES = $(filter-out config/archives.yaml config/paper_numbers.yaml, $(wildcard config/*.yaml))
+STUDIES = $(filter-out config/archives.yaml config/paper_numbers.yaml config/gpt2_numbers.yaml, $(wildcard config/*.yaml))
 
 lint-schemas: .venv/ready ## check the configuration files, CITATION.cff and the CI files against their schemas
 	check-jsonschema --quiet --check-metaschema $(wildcard workflow/schemas/*)

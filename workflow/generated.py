@@ -14,7 +14,21 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticUndefined
 
-from knnlm.settings import Archive, Catalogue, Corpus, Datastore, Index, Model, Row, Sheet, Source, Study, Vocab
+from knnlm.settings import (
+    Archive,
+    Catalogue,
+    Corpus,
+    Datastore,
+    Index,
+    Model,
+    Pretrained,
+    PretrainedSizes,
+    Row,
+    Sheet,
+    Source,
+    Study,
+    Vocab,
+)
 from knnlm.settings.errors import Schema
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +39,8 @@ TABLES: dict[str, type[BaseModel]] = {
     "corpora.NAME.sources[]": Source,
     "vocabs.NAME": Vocab,
     "models.NAME": Model,
+    "models.NAME.pretrained": Pretrained,
+    "sizes": PretrainedSizes,
     "datastores.CORPUS": Datastore,
     "indexes.NAME": Index,
     "row": Row,

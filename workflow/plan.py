@@ -18,8 +18,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 STAGES = {
-    "corpora": ("fetch", "fetch_dataset", "prepare", "subset", "vocab", "binarize_shard", "binarize"),
-    "models": ("train", "import_fairseq", "evaluate"),
+    "corpora": (
+        "fetch",
+        "fetch_dataset",
+        "prepare",
+        "subset",
+        "vocab",
+        "pretrained_vocab",
+        "binarize_shard",
+        "binarize",
+    ),
+    "models": ("import_fairseq", "import_pretrained", "import_initial", "train", "finetune", "evaluate"),
     "datastores": ("extract", "sample_keys", "train_index", "stream", "add", "search", "merge", "rerank"),
     "scores": ("score_knn", "score_cache", "score_ngram", "interpolate"),
 }

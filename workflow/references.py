@@ -7,10 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+import pretrained
 from checking import StudyError, beside
 
 from knnlm.settings import (
     HELD_OUT,
+    LANGUAGE_MODEL,
     PADDED_TO,
     SECOND_LAST,
     SPECIAL_TOKENS,
@@ -19,6 +21,7 @@ from knnlm.settings import (
     Archive,
     Corpus,
     Model,
+    Pretrained,
     Source,
     Study,
     Vocab,
@@ -48,12 +51,19 @@ def check_study(study: Study, catalogue: Mapping[str, Archive]) -> None:
         for corpus_name in vocab.corpora:
             named("corpora", study.corpora, corpus_name, f"vocabs.{name}.corpora")
         check_file(f"vocabs.{name}.file", vocab.file)
+        if vocab.type == "pretrained":
+            check_origin(f"vocabs.{name}", vocab, catalogue)
     for name, model in study.models.items():
         named("corpora", study.corpora, model.corpus, f"models.{name}.corpus")
-        check_words(f"models.{name}", model, named("vocabs", study.vocabs, model.vocab, f"models.{name}.vocab"))
+        vocab = named("vocabs", study.vocabs, model.vocab, f"models.{name}.vocab")
+        if model.pretrained is not None:
+            check_pretrained(f"models.{name}", model, model.pretrained, vocab, catalogue)
+        else:
+            check_words(f"models.{name}", model, vocab)
     for name in study.datastores:
         named("corpora", study.corpora, name, f"datastores.{name}")
     named("indexes", study.indexes, study.retrieval.index, "retrieval.index")
+    check_file("published", study.published)
     check_folders(study)
 
 
@@ -131,6 +141,42 @@ def check_words(where: str, model: Model, vocab: Vocab) -> None:
         )
 
 
+def check_origin(where: str, entry: Pretrained | Vocab, catalogue: Mapping[str, Archive]) -> None:
+    """An archive of the catalogue that holds a language model, or a path that is there."""
+    if entry.archive is not None:
+        read_as = named("the catalogue", catalogue, entry.archive, f"{where}.archive").read_as
+        if read_as != LANGUAGE_MODEL:
+            raise StudyError(
+                f"{where}.archive: found {entry.archive!r}, which is read as {read_as!r}; "
+                f"allowed: an archive with `read_as: {LANGUAGE_MODEL}`"
+            )
+    elif not Path(entry.path or "").exists():
+        raise StudyError(f"{where}.path: {entry.path} is not there; name the model's folder, .gguf file or wheel")
+
+
+def check_pretrained(
+    where: str, model: Model, entry: Pretrained, vocab: Vocab, catalogue: Mapping[str, Archive]
+) -> None:
+    """The model is there, its vocabulary is its own, and its windows are no longer than it can read."""
+    check_origin(f"{where}.pretrained", entry, catalogue)
+    if (vocab.archive, vocab.path) != (entry.archive, entry.path):
+        own = f"archive: {entry.archive}" if entry.archive else f"path: {entry.path}"
+        raise StudyError(f"{where}.vocab: {model.vocab} is not the model's own; allowed: `{{type: pretrained, {own}}}`")
+    sizes = pretrained.sizes(entry, catalogue)
+    for kind in ("evaluation", "datastore"):
+        length = getattr(model.windows, kind).length
+        if sizes and sizes.positions and length > sizes.positions:
+            raise StudyError(
+                f"{where}.windows.{kind}: found {length} tokens (new + context), the model can read "
+                f"{sizes.positions}; allowed: at most so many"
+            )
+    if model.is_trained and sizes and sizes.positions and model.training.block > sizes.positions:
+        raise StudyError(
+            f"{where}.training.block: found {model.training.block}, the model can read {sizes.positions} tokens; "
+            "allowed: at most so many"
+        )
+
+
 def check_file(where: str, path: str | None) -> None:
     if path is not None and not Path(path).is_file():
         raise StudyError(f"{where}: {path} is not a file{beside(path)}")
@@ -139,6 +185,8 @@ def check_file(where: str, path: str | None) -> None:
 def check_folders(study: Study) -> None:
     """Results can be written, and downloads where an archive is not there yet."""
     needed = {source.archive for corpus in study.corpora.values() for source in corpus.sources if source.archive}
+    entries = [*study.vocabs.values(), *(model.pretrained for model in study.models.values() if model.pretrained)]
+    needed |= {entry.archive for entry in entries if entry.archive}
     downloads = Path(study.downloads)
     missing = sorted(name for name in needed if not (downloads / name).exists())
     for key, path in (("results", Path(study.results) / study.study), ("downloads", downloads)):
@@ -184,18 +232,22 @@ def check_row(study: Study, row: dict, where: str) -> None:
         raise StudyError(f"{where}.ngram: order {row['ngram']} is not among ngram.orders {list(study.ngram.orders)}")
 
 
-def check_retrieval(study: Study, rows: Iterable[dict]) -> None:
+def check_retrieval(study: Study, rows: Iterable[dict], catalogue: Mapping[str, Archive]) -> None:
     """The datastore and the index of each row: layers for its keys, keys that can be coded, and enough entries."""
     for row in rows:
         if row["datastore"]:
-            if study.models[row["model"]].checkpoint is None:
-                check_keys(study, row)
+            check_keys(study, row, catalogue)
             check_entries(study, row)
 
 
-def check_keys(study: Study, row: dict) -> None:
+def check_keys(study: Study, row: dict, catalogue: Mapping[str, Archive]) -> None:
     """The row's model has the layer that its keys come from, and its index's factory can divide them."""
-    a, index = study.models[row["model"]].architecture, study.indexes[row["index"]]
+    model, index = study.models[row["model"]], study.indexes[row["index"]]
+    if model.checkpoint is not None:
+        return
+    a = pretrained.sizes(model.pretrained, catalogue) if model.pretrained else model.architecture
+    if a is None:
+        return
     dim, parts = index.parsed.dimension(a.dim), index.parsed.parts
     if parts and dim % parts:
         raise StudyError(
@@ -203,8 +255,9 @@ def check_keys(study: Study, row: dict) -> None:
             f"{dim} dimensions of the keys of models.{row['model']}; allowed: a divisor of {dim}"
         )
     if row["keytype"].endswith(SECOND_LAST) and a.layers < 2:
+        key = "pretrained.sizes" if model.pretrained else "architecture"
         raise StudyError(
-            f"models.{row['model']}.architecture.layers: found {a.layers}, {study.experiments} asks for "
+            f"models.{row['model']}.{key}.layers: found {a.layers}, {study.experiments} asks for "
             f"{row['keytype']}; allowed: at least 2"
         )
 

@@ -64,7 +64,7 @@ class Formulas(Sizes):
         self.other_keytypes, self.rates = other_keytypes, rates.load()
 
     def dim(self, w: Mapping) -> int:
-        return self.architecture(w["model"]).dim
+        return (self.pretrained(w["model"]) or self.architecture(w["model"])).dim
 
     def shard_entries(self, w: Mapping) -> float:
         return self.entries(w["model"], w["datastore"], self.study["datastores"][w["datastore"]]["shards"])
@@ -111,7 +111,7 @@ class Formulas(Sizes):
 
     def vocab(self, w: Mapping) -> Needs:
         entry = self.study["vocabs"][w["vocab"]]
-        words = sum(self.train_words(corpus) for corpus in entry["corpora"])
+        words = sum(self.train_words(corpus) for corpus in entry.get("corpora", ()))
         if entry["type"] != "sentencepiece":  # its words are counted
             return self.work(self.core_hours(words, "encode"), 1)
         words = min(words, entry.get("sample_words") or words)
@@ -135,6 +135,11 @@ class Formulas(Sizes):
     def import_fairseq(self, w: Mapping) -> Needs:
         return self.work(0.1, 8, 2)
 
+    def import_pretrained(self, w: Mapping) -> Needs:
+        """The weights are held twice, in the type of the archive and in float32, and written once."""
+        weights = self.weights_gb(w["model"])
+        return self.work(0.1, 1 + 3 * weights, weights, read=weights)
+
     def train(self, w: Mapping) -> Needs:
         recipe = TrainingSettings.model_validate(self.study["models"][w["model"]]["training"])
         flops = 3 * self.flops(w["model"], recipe.block) * recipe.updates * recipe.tokens_per_update
@@ -143,6 +148,13 @@ class Formulas(Sizes):
         weights, moments = self.weights_gb(w["model"]), 2 if recipe.optimizer == "adamw" else 1
         state = (2 + moments) * weights  # with the best ones; on disk the last state, and the next one beside it
         return self.work(hours, gpus * (2 + 2 * state), weights, 2 * state - weights, gpus=gpus)
+
+    def finetune(self, w: Mapping) -> Needs:
+        """As training; the initial weights are read."""
+        trained = self.train(w)
+        return trained._replace(waits=self.waits(self.weights_gb(w["model"]), trained.disk))
+
+    import_initial = import_pretrained
 
     def evaluate(self, w: Mapping, keytypes: int = 1) -> Needs:
         queries = self.queries(w["model"], w["corpus"])

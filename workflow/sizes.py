@@ -5,14 +5,15 @@ Words come from the configuration and the catalogue of archives, and the rest fo
 
 from pathlib import Path
 
+import pretrained
 import yaml
 
-from knnlm.settings import Architecture, Factory
+from knnlm.settings import Architecture, Factory, PretrainedSizes
 
 UNKNOWN_WORDS = 2e6  # of an archive whose catalogue entry names none
 UNKNOWN_FOLDER = 1e9  # words of a folder that is not there yet
 BYTES_PER_WORD = 6
-TOKENS_PER_WORD = {"word": 1.15, "sentencepiece": 1.4, "bert": 1.4}
+TOKENS_PER_WORD = {"word": 1.15, "sentencepiece": 1.4, "bert": 1.4, "pretrained": 1.4}
 HELD_OUT = 250_000  # words of a split that is chosen by titles or published
 LARGEST_VOCAB = 270_000
 
@@ -55,7 +56,11 @@ class Sizes:
         """Words of dev and test together."""
         entry = self.study["corpora"][corpus]
         entry = self.study["corpora"][entry["subset_of"]] if "subset_of" in entry else entry
-        return sum(entry.get(f"{split}_words") or HELD_OUT for split in ("dev", "test"))
+        of_titles = entry.get("held_out_document_words", HELD_OUT)
+        return sum(
+            entry.get(f"{split}_words") or min(HELD_OUT, of_titles * len(entry.get(f"{split}_titles") or [None]))
+            for split in ("dev", "test")
+        )
 
     def queries(self, model: str, corpus: str) -> float:
         """Tokens of dev and test together."""
@@ -71,8 +76,18 @@ class Sizes:
 
     def vocab_size(self, vocab: str) -> float:
         entry = self.study["vocabs"][vocab]
-        words = sum(self.train_words(corpus) for corpus in entry["corpora"])
+        for name, model in self.study["models"].items():
+            if model["vocab"] == vocab and (of_model := self.pretrained(name)):
+                return of_model.vocab_size
+        words = sum(self.train_words(corpus) for corpus in entry.get("corpora", ()))
         return entry.get("size") or entry.get("max_size") or min(LARGEST_VOCAB, words / 20)
+
+    def pretrained(self, model: str) -> PretrainedSizes | None:
+        """The sizes of a pretrained model; None for one that is trained here."""
+        if "pretrained" not in self.study["models"][model]:
+            return None
+        stated = self.study["models"][model]["pretrained"]["sizes"]
+        return PretrainedSizes.model_validate(stated) if stated else pretrained.UNKNOWN
 
     def architecture(self, model: str) -> Architecture:
         return Architecture.model_validate(self.study["models"][model]["architecture"])
@@ -85,6 +100,8 @@ class Sizes:
 
         `words`: the output's softmax too, of an adaptive one its first band.
         """
+        if p := self.pretrained(model):
+            return 2 * (p.parameters - (0 if words else p.vocab_size * p.dim)) + 2 * length * p.layers * p.dim
         a = self.architecture(model)
         bands = a.adaptive_cutoffs or [self.vocab_size(self.study["models"][model]["vocab"])]
         layer = 2 * (4 * a.dim**2 + 2 * a.dim * a.ffn_dim) + 2 * length * a.dim

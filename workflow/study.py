@@ -5,14 +5,15 @@ generated from the settings: workflow/schemas, by which an editor can check thes
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pretrained
 from checking import StudyError, check, read
 from references import check_retrieval, check_rows, check_study, named
 
-from knnlm.settings import MAIN_KEYTYPE, Catalogue, Row, Sheet, Study
+from knnlm.settings import MAIN_KEYTYPE, Archive, Catalogue, Row, Sheet, Study
 
 
 def load(config: dict, configfiles: Iterable[str | Path] = ()) -> dict:
@@ -35,8 +36,9 @@ def load(config: dict, configfiles: Iterable[str | Path] = ()) -> dict:
     }
     for output, complete in completed.items():
         check_rows(study, output, complete)
-    check_retrieval(study, (row for complete in completed.values() for row in complete))
-    return as_dict(study) | {"sheet": {name: kept_rows(study, name, complete) for name, complete in completed.items()}}
+    check_retrieval(study, (row for complete in completed.values() for row in complete), catalogue)
+    kept = {name: kept_rows(study, name, complete) for name, complete in completed.items()}
+    return as_dict(study, catalogue) | {"sheet": kept}
 
 
 def complete_row(study: Study, given: Row, where: str) -> dict:
@@ -76,11 +78,12 @@ def kept_rows(study: Study, output: str, rows: list[dict]) -> list[dict]:
     return kept
 
 
-def as_dict(study: Study) -> dict:
+def as_dict(study: Study, catalogue: Mapping[str, Archive]) -> dict:
     """The study as nested dicts, which the rules read.
 
     Settings that a command reads whole hold only what was written: the command knows the defaults itself, and a new
-    one then reruns nothing.
+    one then reruns nothing. Of a pretrained model, `origin` of its vocabulary and `pretrained` hold what the catalogue
+    says of it too, and `training` is there only where it is trained on.
     """
     whole = study.model_dump(mode="json")
     written = study.model_dump(mode="json", exclude_unset=True, exclude_none=True)
@@ -88,6 +91,17 @@ def as_dict(study: Study) -> dict:
         model |= {key: written["models"][name].get(key, {}) for key in ("architecture", "training")}
         if model["checkpoint"] is None:
             del model["checkpoint"]
+        if (entry := study.models[name].pretrained) is None:
+            del model["pretrained"]
+            continue
+        sizes = pretrained.sizes(entry, catalogue)
+        model["pretrained"] |= pretrained.facts(study, entry, catalogue)
+        model["pretrained"]["sizes"] = sizes and sizes.model_dump()
+        if not study.models[name].is_trained:
+            del model["training"]
+    for name, vocab in study.vocabs.items():
+        if vocab.type == "pretrained":
+            written["vocabs"][name]["origin"] = pretrained.facts(study, vocab, catalogue)
     return whole | {key: written[key] for key in ("corpora", "vocabs")}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import description, files, lineage
+from knnlm.artifacts import archives, description, files, lineage
 from knnlm.artifacts.cli import settings
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
@@ -30,17 +30,21 @@ class BuildVocabConfig:
     """Make a vocabulary from the train documents of one or several corpora."""
 
     corpora: tuple[Path, ...]
-    """corpora/{corpus} directories; only train is read"""
+    """corpora/{corpus} directories; only train is read (none for a pretrained model's vocabulary)"""
     out: Path
     """vocabs/{vocab} directory to write"""
     settings: str = "{}"
     """VocabSettings as JSON"""
+    sha256: str = ""
+    """expected digest of a pretrained model's archive, checked before it is opened"""
 
 
 def main(config: BuildVocabConfig) -> None:
     asked = settings(VocabSettings, config.settings, "vocab")
     if asked.file and asked.type != "pretrained" and not Path(asked.file).is_file():
         raise files.UserError(f"vocab: file: {asked.file}: no such file")
+    if config.sha256 and asked.file:
+        archives.check(Path(asked.file), config.sha256)
     lineage.agree(config.corpora)
     with files.atomic(config.out, directory=True) as tmp:
         made = build(config.corpora, asked, tmp)

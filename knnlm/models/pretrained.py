@@ -177,7 +177,7 @@ def load(directory: Path, device: str = "cpu") -> PretrainedLM:
 
 
 def read(
-    source: Path, words: Mapping[str, Any], own: Mapping[str, str], description: str = ""
+    source: Path, words: Mapping[str, Any], own: Mapping[str, str], description: str = "", licence: str = ""
 ) -> tuple[PretrainedLM, torch.dtype]:
     """A published model, from its folder or GGUF file, and the dtype that holds its weights exactly.
 
@@ -203,7 +203,7 @@ def read(
         taps=dict(own),
         notes=places.notes(settings["model_type"], settings),
         description=description,
-        licence=huggingface.licence(source),
+        licence=licence or huggingface.licence(source),
     )
     found = PretrainedLM(config, lm).eval()
     _try(found)

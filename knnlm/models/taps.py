@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from knnlm.artifacts.files import UserError
-from knnlm.settings import SECOND_LAST
+from knnlm.settings import SECOND_LAST, TAP
 
 EXAMPLE = 'taps: {ffn_input_ln: "model.layers.-1.mlp:input"}'
-OWN = re.compile(r"(?P<module>[A-Za-z_]\w*(\.(-?\d+|[A-Za-z_]\w*))*):(?P<side>input|output)")
+OWN = re.compile(TAP)
 NORMALISED = "output_ln"  # computed from `output`
 
 

@@ -1,12 +1,13 @@
-"""Train a Transformer LM (paper, Section 4.2), or the memorizing LM of Section 6."""
+"""Train a Transformer LM (paper, Section 4.2), the memorizing LM of Section 6, or a pretrained model further."""
 
 import json
 import logging
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from knnlm.models.windows import Windows
 from knnlm.settings import ModelConfig, TrainingSettings
 
 log = logging.getLogger("knnlm")
-SAVED_FLOATS = 4  # on disk for each parameter: its value, best value and momentum in the state, and the finished model
+# On disk for each parameter: its value, best value and momentum (of AdamW two) in the state, and the finished model.
+SAVED_FLOATS = {"nag": 4, "adamw": 5}
 SMALLEST_SCALE = 1.0  # of float16 losses; if gradients overflow even at this scale, training has diverged
 
 
@@ -42,20 +44,28 @@ class TrainConfig:
     """ModelConfig as JSON, without vocab_size"""
     training: str = "{}"
     """TrainingSettings as JSON"""
+    initial: Path | None = None
+    """directory of a model, a pretrained one for example, whose weights training goes on from: in place of
+    --architecture; dropout is the model's own"""
     seed: int = 1
 
 
 def main(config: TrainConfig) -> None:
     recipe = settings(TrainingSettings, config.training, "--training")
-    shared = lineage.agree((config.train, config.dev, config.vocab), "vocab")
+    inputs = {"train": config.train, "dev": config.dev, "vocab": config.vocab}
+    if config.initial:
+        inputs["initial"] = config.initial
+    shared = lineage.agree(inputs.values(), "vocab")
     size = files.read_json(description.check(config.vocab))["size"]
-    architecture = settings(
-        ModelConfig, json.dumps(json.loads(config.architecture) | {"vocab_size": size}), "--architecture"
-    )
+    start = _start(config, size, recipe.block)
     tokens = _tokens(config.train, config.vocab, size, recipe.train_tokens)
     dev = _tokens(config.dev, config.vocab, size)
-    facts = {"architecture": architecture.model_dump(), "training": recipe.model_dump(), "seed": config.seed}
-    fingerprint = json.dumps([*facts.values(), *map(description.digest, (config.train, config.dev))])
+    facts = {"architecture": start.model_dump()} if isinstance(start, ModelConfig) else {}
+    facts |= {"training": recipe.model_dump(), "seed": config.seed}
+    digests = [*map(description.digest, (config.train, config.dev))]
+    if config.initial:
+        digests.append(description.identity(config.initial))
+    fingerprint = json.dumps([*facts.values(), *digests])
     if recipe.deterministic:
         be_deterministic()
     distributed.start()
@@ -64,12 +74,13 @@ def main(config: TrainConfig) -> None:
         if _is_finished(config.out, fingerprint):  # by the process whose lock this one has waited for
             log.info("%s: already trained", config.out)
         else:
-            state = begin(architecture, recipe, config.seed)
-            files.check_room(config.out, SAVED_FLOATS * 4 * model.parameter_count(state.model))
+            state = begin(start, recipe, config.seed)
+            saved = SAVED_FLOATS[recipe.optimizer] * 4 * model.parameter_count(state.model)
+            files.check_room(config.out, saved)
             state.restore(resume / "state.pt", fingerprint)
             _train(state, tokens, dev, recipe, config.seed, lambda: state.save(resume / "state.pt", fingerprint))
             if distributed.rank() == 0:
-                _write(config, state, facts, shared, training_tokens=len(tokens), fingerprint=fingerprint)
+                _write(config.out, state, facts, inputs, shared, training_tokens=len(tokens), fingerprint=fingerprint)
         distributed.barrier()
         if distributed.rank() == 0:
             disk.remove(resume)
@@ -100,10 +111,13 @@ def be_deterministic() -> None:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
-def begin(architecture: ModelConfig, recipe: TrainingSettings, seed: int) -> Progress:
-    """A new training: every process has the same initial weights, and random numbers of its own for dropout."""
+def begin(start: ModelConfig | LanguageModel, recipe: TrainingSettings, seed: int) -> Progress:
+    """A new training, from weights drawn for an architecture or from those of a model.
+
+    Every process has the same initial weights, and random numbers of its own for dropout.
+    """
     torch.manual_seed(seed)
-    lm = LanguageModel(architecture).to(features.device())
+    lm = (LanguageModel(start) if isinstance(start, ModelConfig) else start).to(features.device())
     if distributed.rank():
         torch.manual_seed(seed + 1000003 * distributed.rank())
     half = recipe.precision == "float16"
@@ -114,10 +128,27 @@ def begin(architecture: ModelConfig, recipe: TrainingSettings, seed: int) -> Pro
     )
 
 
-def _write(config: TrainConfig, state: Progress, settings: dict, shared: dict, **facts: object) -> None:
+def _start(config: TrainConfig, vocab_size: int, block: int) -> ModelConfig | LanguageModel:
+    """What training begins with: an architecture, or a model that can read whole blocks."""
+    asked = json.loads(config.architecture)
+    if config.initial is None:
+        return settings(ModelConfig, json.dumps(asked | {"vocab_size": vocab_size}), "--architecture")
+    if asked:
+        raise UserError(f"--architecture: found {config.architecture}, but --initial has its own: keep one of the two")
+    lm: Any = model.load(config.initial)
+    if described := getattr(lm.config, "description", ""):
+        lm.config = replace(lm.config, description=f"{described}, trained further")
+    positions = getattr(lm.config, "positions", block)  # our own model's have no end
+    if block > positions:
+        raise UserError(
+            f"training.block: found {block}, but {config.initial} reads at most {positions} tokens: lower it to that"
+        )
+    return lm
+
+
+def _write(out: Path, state: Progress, settings: dict, inputs: dict, shared: dict, **facts: object) -> None:
     state.model.load_state_dict(state.kept)
-    inputs = {"train": config.train, "dev": config.dev, "vocab": config.vocab}
-    with files.atomic(config.out, directory=True) as tmp:
+    with files.atomic(out, directory=True) as tmp:
         model.save(state.model, tmp)
         (tmp / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in state.curve))
         facts["processes"] = distributed.processes()
@@ -190,7 +221,7 @@ def _backward_batch(
 ) -> Tensor:
     """Add one batch's gradients; returns its part of the mean loss over `all_tokens`, without waiting for a GPU."""
     lm, where = state.model, next(state.model.parameters()).device
-    inputs, targets, predicted = windows.batch(tokens, part, recipe.block)
+    inputs, targets, predicted = windows.batch(tokens, part, recipe.block, lm.eos)
     with features.autocast(where, recipe.precision):
         hidden = lm(torch.from_numpy(inputs)).flatten(0, 1)  # [B * T, D]
         if not predicted.all():  # the stream's last block is shorter

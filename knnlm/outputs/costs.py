@@ -13,7 +13,7 @@ WRITES = {  # folders of a study and the stages that write them, in the order of
     "corpora": ("prepare",),
     "vocabs": ("vocab",),
     "tokens": ("binarize",),
-    "models": ("train",),
+    "models": ("train", "finetune", "import_pretrained", "import_fairseq"),
     "keys": ("extract", "extract_keytypes"),
     "indexes": ("train_index", "add"),
     "searched": ("search", "merge"),

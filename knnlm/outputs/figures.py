@@ -55,27 +55,33 @@ End = tuple[float, str, str]  # height of a line's right end, label, color
 
 
 def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
-    """Figure 2: perplexity (a) and tuned λ (b) against the number of entries in the datastore."""
+    """Figure 2: perplexity (a) and tuned λ (b) against the number of entries in the datastore.
+
+    A study of one LM has no level line of a larger one.
+    """
     entries, rows = zip(*experiments.sizes(study), strict=True)
-    small, large = (study.perplexity("figure2", name) for name in ("base-small", "base-large"))
+    small, large = study.perplexity("figure2", "base-small"), None
+    if "base-large" in study.rows("figure2"):
+        large = study.perplexity("figure2", "base-large")
     measured, weights = [row["dev"]["perplexity"] for row in rows], [median(row["lmbda"]["knn"]) for row in rows]
     printed = {name: row["dev"] for name, row in paper["rows"].items()}
     scale = small / printed["base-small"]
     figure, axes = panel("entries in the datastore", "perplexity, dev", entries)
     axes.plot((0, *entries), (small, *measured), "o-", color=BLUE)
-    axes.axhline(large, color=VERMILION)
-    ends = [(measured[-1], "small LM + kNN", BLUE), (large, "large LM", VERMILION)]
-    ends += [
+    ends = [
+        (measured[-1], "LM + kNN" if large is None else "small LM + kNN", BLUE),
         muted(axes, "kNN", printed["knn"], scale, entries[-1]),
-        muted(axes, "large LM", printed["base-large"], scale),
     ]
+    if large is not None:
+        axes.axhline(large, color=VERMILION)
+        ends += [(large, "large LM", VERMILION), muted(axes, "large LM", printed["base-large"], scale)]
     margin(figure, ends)
     second, right = panel("entries in the datastore", "λ tuned on dev", entries, scaled=False)
     right.plot(entries, weights, "o-", color=BLUE)
     right.set_ylim(0, max(1.15 * max(weights), 0.1))
     numbers = [
         ("base-small", 0, small),
-        ("base-large", 0, large),
+        *([] if large is None else [("base-large", 0, large)]),
         *(("knn", *at) for at in zip(entries, measured, strict=True)),
     ]
     return {

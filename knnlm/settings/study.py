@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from knnlm.settings.base import Line, Name, PathText, Seed, Settings
 from knnlm.settings.indexes import Datastore, Index, RetrievalSettings
 from knnlm.settings.models import Model
-from knnlm.settings.sheet import CacheSettings, ExamplesSettings, MixtureSettings, NgramSettings
+from knnlm.settings.sheet import CacheSettings, ExamplesSettings, MixtureSettings, NgramSettings, Output
 from knnlm.settings.texts import Corpus, Vocab
 
 Folder = Annotated[PathText, AfterValidator(os.path.normpath)]
@@ -24,6 +24,12 @@ class Study(Settings):
         "downloads", description="folder of fetched archives; fill it beforehand to work without a network"
     )
     experiments: PathText = Field("config/experiments/paper.yaml", description="the experiment sheet")
+    titles: dict[Output, Line] = Field(
+        default_factory=dict, description="titles of tables whose text is not the paper's, by name: table1, …"
+    )
+    published: PathText | None = Field(
+        None, description="numbers of others that tables show in place of the paper's, as config/gpt2_numbers.yaml"
+    )
     archives: PathText = Field("config/archives.yaml", description="the catalogue of archives")
     seed: Seed = Field(1, description="of splits, shards, samples and resampling")
     keep: Literal["all", "needed"] = Field(

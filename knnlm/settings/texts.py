@@ -36,32 +36,57 @@ SourceKind = Literal[
     "books_folder",
     "huggingface_parquet",
 ]
+LANGUAGE_MODEL = "language_model"  # what an archive is read as that holds a pretrained model
+ReadAs = Literal[SourceKind, "language_model"]
 TEXT_FOLDERS = ("folder", "books_folder")
 VocabType = Literal["word", "sentencepiece", "bert", "pretrained"]
 OPTIONS_OF_TYPE = {
     "word": ("min_count", "max_size", "file"),
     "sentencepiece": ("size", "sample_words", "byte_fallback"),
     "bert": ("file",),
-    "pretrained": ("file", "member", "eos", "bos"),
+    "pretrained": ("archive", "path", "file", "member", "eos", "bos"),
 }
 ARCHIVE_NEEDS = {
     "wheel": ("requirement", "sha256"),
     "url": ("url", "sha256"),
     "huggingface": ("repository", "revision", "files"),
 }
+OF_LANGUAGE_MODEL = ("description", "licence", "member", "sizes")
 PlatformTag = Annotated[str, Matching("[a-z0-9_]+", "a platform tag, as manylinux_2_28_x86_64")]
+
+
+def must_have_one(archive: str | None, path: str | None) -> None:
+    """A source is an archive of the catalogue or a path, and not both."""
+    if archive is not None and path is not None:
+        raise disagreement("", "archive and path are both set; keep one")
+    if archive is None and path is None:
+        raise disagreement("", "needs one of the keys archive, path")
+
+
+class PretrainedSizes(Settings):
+    """How large a pretrained model is: what sizes the jobs of a study before its weights are read."""
+
+    parameters: int = Field(ge=1, description="weights in all")
+    layers: int = Field(ge=1, description="Transformer blocks")
+    dim: int = Field(ge=1, description="size of a token's representation, and so of a key")
+    vocab_size: int = Field(ge=1, description="tokens of its vocabulary")
+    positions: int | None = Field(None, ge=1, description="the longest window that it can read, in tokens")
 
 
 class Archive(Settings):
     """One file, or one folder of files, that `knnlm fetch` can download."""
 
     kind: Literal["wheel", "url", "huggingface"] = Field(description="where it comes from")
-    read_as: SourceKind | None = Field(None, description="the kind of source that reads it")
+    read_as: ReadAs | None = Field(None, description="the kind of source that reads it, or language_model")
     sha256: (
         Annotated[str, Matching("[0-9a-f]{64}", "64 digits 0-9a-f, or null for an address whose content changes")]
         | None
     ) = Field(None, description="checked before the file is used; null for an address whose content changes")
     words: Positive | None = Field(None, description="about so many words: what sizes its jobs")
+    description: Line | None = Field(None, description="language_model: one line about the model, for tables")
+    licence: Line | None = Field(None, description="language_model: under which its weights are published")
+    member: Line = Field("", description="language_model: regular expression of the model's name in the archive")
+    sizes: PretrainedSizes | None = Field(None, description="language_model: how large it is, which sizes its jobs")
     requirement: (
         Annotated[
             str,
@@ -78,19 +103,26 @@ class Archive(Settings):
     url: Annotated[str, Matching(r"https?://\S+", "an address that begins with http:// or https://")] | None = Field(
         None, description="url: the file's address"
     )
-    repository: Annotated[str, Matching("[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", "a dataset's owner/name")] | None = Field(
-        None, description="huggingface: a dataset's owner/name"
+    repository: Annotated[str, Matching("[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", "a repository's owner/name")] | None = Field(
+        None, description="huggingface: the owner/name of a dataset or a model"
     )
     revision: Annotated[str, Matching("[0-9a-f]{40}", "a commit of 40 digits 0-9a-f")] | None = Field(
         None, description="huggingface: a commit"
     )
     files: Annotated[str, Matching(r"[^-/\s]\S*", "a pattern of files, as folder/*.parquet")] | None = Field(
-        None, description="huggingface: a pattern of files"
+        None, description="huggingface: a pattern of files; of a language_model by default its weights and tokenizer"
     )
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> "Archive":
-        for key in ARCHIVE_NEEDS[self.kind]:
+        is_model = self.read_as == LANGUAGE_MODEL
+        needed = (*ARCHIVE_NEEDS[self.kind], *(OF_LANGUAGE_MODEL[:2] if is_model else ()))
+        for key in OF_LANGUAGE_MODEL:
+            if key in self.model_fields_set and not is_model:
+                raise disagreement(key, f"only an archive with `read_as: {LANGUAGE_MODEL}` has it; leave it out")
+        for key in needed:
+            if is_model and key == "files":
+                continue
             if key not in self.model_fields_set:
                 raise disagreement("", f"key {key!r} is missing")
             if getattr(self, key) is None and (self.kind, key) != ("url", "sha256"):
@@ -128,10 +160,7 @@ class Source(Settings):
 
     @model_validator(mode="after")
     def _is_readable(self) -> "Source":
-        if self.archive is not None and self.path is not None:
-            raise disagreement("", "archive and path are both set; keep one")
-        if self.archive is None and self.path is None:
-            raise disagreement("", "needs one of the keys archive, path")
+        must_have_one(self.archive, self.path)
         if self.archive is not None and self.kind in TEXT_FOLDERS:
             raise disagreement("archive", f"found {self.archive!r}; allowed: `path`, a folder of .txt files")
         for option, kind in (("verbatim", "folder"), ("member", "wikipedia_dump")):
@@ -239,13 +268,17 @@ class VocabText(Settings):
     @model_validator(mode="after")
     def _has_the_options_of_its_type(self) -> "VocabText":
         fields = type(self).model_fields
-        allowed = [key for key in ("type", "corpora", *OPTIONS_OF_TYPE[self.type]) if key in fields]
+        allowed = self._options()
         for key in fields:
             if key in self.model_fields_set and key not in (*allowed, "seed"):
                 raise disagreement("", f"found {key!r}{nearest(key, allowed)}")
-        if self.type in ("bert", "pretrained") and self.file is None:
+        if self.type in ("bert", "pretrained") and "file" in allowed and self.file is None:
             raise disagreement("", "key 'file' is missing")
         return self
+
+    def _options(self) -> list[str]:
+        """The keys that a vocabulary of this type can have."""
+        return ["type", *(key for key in OPTIONS_OF_TYPE[self.type] if key in type(self).model_fields)]
 
 
 class VocabSettings(VocabText):
@@ -258,4 +291,24 @@ class Vocab(VocabText):
     """A vocabulary of a study."""
 
     type: VocabType = Field(description="word (WikiText's conventions), sentencepiece (byte pairs), bert or pretrained")
-    corpora: Distinct[str] = Field(min_length=1, description="the training text that it is made from")
+    corpora: Distinct[str] = Field(
+        (), min_length=1, description="the training text that it is made from; needed but for pretrained"
+    )
+    file: PathText | None = Field(None, description="word: a published dict.txt; bert: its vocab.txt")
+    archive: str | None = Field(None, description="pretrained: name of the model's archive in the catalogue")
+    path: PathText | None = Field(
+        None, description="pretrained: the model's folder, GGUF file or wheel, instead of an archive"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> "Vocab":
+        if self.type == "pretrained":
+            must_have_one(self.archive, self.path)
+        elif not self.corpora:
+            raise disagreement("", "key 'corpora' is missing")
+        return self
+
+    def _options(self) -> list[str]:
+        if self.type == "pretrained":  # its text is the model's own
+            return [key for key in super()._options() if key != "file"]
+        return ["type", "corpora", *super()._options()[1:]]

@@ -2,13 +2,16 @@
 
 import hashlib
 import http.server
+import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from rehearsal import server as server_of_files
 
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import fetch
@@ -98,3 +101,26 @@ def test_a_failed_download_is_one_line(entry: dict, tmp_path: Path, monkeypatch:
 def test_an_unknown_archive_lists_those_of_the_catalogue(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no archive 'nonsense'; there are gensim, exllamav2"):
         fetch.read_catalogue(Path(__file__).parents[2] / "config/archives.yaml", "nonsense")
+
+
+def test_of_a_models_repository_only_what_is_read_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Models(server_of_files.Handler):
+        def do_GET(self) -> None:
+            return self.send_error(404) if "datasets/" in self.path else super().do_GET()
+
+        do_HEAD = do_GET
+
+    read = ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
+    for name in (*read, "pytorch_model.bin", "original/model.safetensors"):
+        path = tmp_path / "served/hub" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(CONTENT)
+    entry = {"kind": "huggingface", "read_as": "language_model", "description": "", "licence": "MIT"}
+    entry |= {"repository": "owner/model", "revision": "0123456789" * 4}
+    (tmp_path / "archives.yaml").write_text(yaml.safe_dump({"name": entry}))
+    monkeypatch.setattr(server_of_files, "Handler", Models)
+    command = [sys.executable, "-m", "knnlm", "fetch", "--archive", "name", "--out", str(tmp_path / "out")]
+    with server_of_files.serve(tmp_path / "served", "0123456789" * 4) as address:  # read when the library is imported
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        subprocess.run([*command, "--catalogue", str(tmp_path / "archives.yaml")], env=environment, check=True)
+    assert sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*")) == read

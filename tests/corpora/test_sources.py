@@ -121,9 +121,10 @@ def test_factbook_keeps_prose_that_is_not_boilerplate(tmp_path: Path) -> None:
     assert found[0].text.split("\n")[1:] == ["Background: Landa is a land of many hills & of few rivers"]
 
 
-def test_wikitext_is_kept_to_the_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["tokens", "raw"])
+def test_wikitext_is_kept_to_the_byte(tmp_path: Path, ending: str) -> None:
     token_file = " \n = One = \n \n text of @-@ one \n = = Part = = \n \n more \n \n = Two = \n \n two \n"
-    members = {f"wikitext-103/wiki.{split}.tokens": token_file for split in ("train", "valid", "test")}
+    members = {f"wikitext-103/wiki.{split}.{ending}": token_file for split in ("train", "valid", "test")}
     path = archive(tmp_path / "wikitext.zip", **members)
     found = list(sources.read({"kind": "wikitext103", "path": str(path)}, {}))
     assert [(d.title, d.split) for d in found[:2]] == [("One", "train"), ("Two", "train")]

@@ -483,3 +483,17 @@ def test_smollm2_reads_an_encyclopedia(tmp_path):
     for name in names:
         keys = np.concatenate([features.half(block.keys[name], name, "") for block in blocks])
         assert keys.shape == (len(tokens), 576) and np.isfinite(keys).all()
+
+
+def test_an_archive_with_another_digest_is_not_opened(tmp_path):
+    archive = tmp_path / "model.gguf"
+    archive.write_bytes(b"something else")
+    asked = json.dumps({"type": "pretrained", "file": str(archive)})
+    with pytest.raises(UserError, match=r"model.gguf: found sha256 \w+, expected 00: not opened"):
+        build_vocab.main(build_vocab.BuildVocabConfig((), tmp_path / "vocab", asked, sha256="00"))
+    published(tmp_path)
+    made(tmp_path, tmp_path / "good")
+    with pytest.raises(UserError, match=r"model.gguf: found sha256 \w+, expected 00: not opened"):
+        import_pretrained.main(
+            import_pretrained.ImportPretrainedConfig(archive, tmp_path / "good/vocab", tmp_path / "lm", sha256="00")
+        )

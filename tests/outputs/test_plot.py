@@ -52,6 +52,12 @@ def test_figure2_writes_its_numbers(tmp_path: Path):
     assert pd.read_csv(out / "figure2a.csv")["series"].tolist() == ["base-small", "base-large"] + ["knn"] * 4
 
 
+def test_figure2_of_one_lm_has_no_line_of_a_larger_one(tmp_path: Path):
+    rows = [row for row in synthetic.experiments()["figure2"] if row["name"] != "base-large"]
+    out = drawn(tmp_path, "figure2", rows)
+    assert pd.read_csv(out / "figure2a.csv")["series"].tolist() == ["base-small"] + ["knn"] * 4
+
+
 def test_figure5_leaves_out_infinite_perplexities(tmp_path: Path):
     assert pd.read_csv(drawn(tmp_path, "figure5") / "figure5.csv")["lmbda"].max() == 0.95
 

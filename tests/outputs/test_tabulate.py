@@ -110,3 +110,9 @@ def test_cost_sums_seconds_and_bytes_by_stage(tmp_path: Path):
 def test_a_table_without_its_experiment_is_one_clear_line(tmp_path: Path):
     with pytest.raises(UserError, match=r"give table9\.json"):
         tabulated(tmp_path, "table9")
+
+
+def test_what_is_said_of_pretrained_models_is_said_once():
+    row = {"model": "pythia", "description": "Pythia, 70M", "licence": "Apache-2.0", "notes": "two are the same"}
+    rows = [row, {"model": "own"}, row | {"name": "knn"}, {"model": "bare", "licence": "MIT"}]
+    assert tabulate.pretrained(rows) == ["pythia: Pythia, 70M; two are the same (Apache-2.0)."]

@@ -34,7 +34,10 @@ from knnlm.settings import (
     texts,
 )
 
-STUDIES = [f"config/{name}.yaml" for name in ("smoke", "mini", "onegpu", "paper", "your-corpus")]
+STUDIES = [
+    f"config/{name}.yaml"
+    for name in ("smoke", "mini", "onegpu", "paper", "your-corpus", "pretrained", "finetuned", "gpt2")
+]
 STUDIES += ["tests/data/fairseq/study.yaml"]
 
 
@@ -60,7 +63,13 @@ def test_the_readme_has_the_keys_of_every_part():
     ("name", "paths"),
     [
         ("study", STUDIES),
-        ("sheet", [f"config/experiments/{name}.yaml" for name in ("paper", "onegpu", "table1")]),
+        (
+            "sheet",
+            [
+                f"config/experiments/{name}.yaml"
+                for name in ("paper", "onegpu", "table1", "pretrained", "finetuned", "gpt2")
+            ],
+        ),
         ("archives", ["config/archives.yaml"]),
     ],
 )
@@ -75,7 +84,7 @@ def test_files_that_come_along_fit_their_schemas(name, paths):
     ("of_a_study", "of_a_command", "more"),
     [
         (Corpus, CorpusSettings, {"subset_of", "fraction", "token_shards"}),
-        (Vocab, VocabSettings, {"corpora"}),
+        (Vocab, VocabSettings, {"corpora", "archive", "path"}),
         (Index, IndexSettings, set()),
     ],
 )

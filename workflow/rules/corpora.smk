@@ -2,11 +2,12 @@
 
 PREPARED = [name for name, corpus in STUDY["corpora"].items() if "sources" in corpus]
 SUBSETS = [name for name, corpus in STUDY["corpora"].items() if "subset_of" in corpus]
+OWN_TOKENS = [name for name, vocab in STUDY["vocabs"].items() if vocab["type"] == "pretrained"]
 DATASETS = [name for name, archive in CATALOGUE.items() if archive["kind"] == "huggingface"]
 
 
 rule fetch:
-    """Download an archive of text and check its digest."""
+    """Download an archive of text or of a model and check its digest."""
     output:
         DOWNLOADS / "{archive}",
     log:
@@ -27,7 +28,7 @@ rule fetch:
 
 
 use rule fetch as fetch_dataset with:
-    """Download the files of a dataset to a folder and check their digests."""
+    """Download the files of a dataset or a model to a folder and check their digests."""
     output:
         directory(DOWNLOADS / "{archive}"),
     wildcard_constraints:
@@ -103,6 +104,8 @@ rule vocab:
         LOGS / "vocab/{vocab}.log",
     benchmark:
         BENCHMARKS / "vocab/{vocab}.jsonl"
+    wildcard_constraints:
+        vocab=one_of([name for name in STUDY["vocabs"] if name not in OWN_TOKENS]),
     threads: cpus("vocab")
     resources:
         **needs("vocab"),
@@ -114,6 +117,34 @@ rule vocab:
         "knnlm build_vocab"
         " --corpora {params.corpora:q}"
         " --settings {params.settings:q}"
+        " --out {params.out:q}"
+        " 2> {log:q}"
+
+
+rule pretrained_vocab:
+    """Take the vocabulary of a pretrained model from its archive."""
+    input:
+        lambda wildcards: STUDY["vocabs"][wildcards.vocab]["origin"]["path"],
+    output:
+        artifact(VOCAB, "vocab.json"),
+    log:
+        LOGS / "vocab/{vocab}.log",
+    benchmark:
+        BENCHMARKS / "vocab/{vocab}.jsonl"
+    wildcard_constraints:
+        vocab=one_of(OWN_TOKENS),
+    threads: cpus("vocab")
+    resources:
+        **needs("vocab"),
+    params:
+        settings=vocab_settings,
+        sha256=lambda wildcards: STUDY["vocabs"][wildcards.vocab]["origin"]["sha256"],
+        out=output_folder(),
+    shell:
+        "knnlm build_vocab"
+        " --corpora"
+        " --settings {params.settings:q}"
+        " --sha256={params.sha256:q}"
         " --out {params.out:q}"
         " 2> {log:q}"
 

@@ -35,12 +35,19 @@ def whole_corpus(wildcards):
     return artifact(f"{RESULTS}/corpora/{STUDY['corpora'][wildcards.corpus]['subset_of']}", *SPLIT_FILES)
 
 
+VOCAB_INPUTS = ("corpora", "archive", "path", "origin")
+
+
 def vocab_corpora(wildcards):
     return [f"{RESULTS}/corpora/{corpus}/meta.json" for corpus in STUDY["vocabs"][wildcards.vocab]["corpora"]]
 
 
 def vocab_settings(wildcards):
-    return as_json({"seed": STUDY["seed"]} | without(STUDY["vocabs"][wildcards.vocab], "corpora"))
+    """How the vocabulary is made; that of a pretrained model is read from the model's archive, or path."""
+    entry = {name: value for name, value in STUDY["vocabs"][wildcards.vocab].items() if name not in VOCAB_INPUTS}
+    if origin := STUDY["vocabs"][wildcards.vocab].get("origin"):
+        entry |= {"file": origin["path"], "member": origin["member"]}
+    return as_json({"seed": STUDY["seed"]} | entry)
 
 
 def token_shards(wildcards):
@@ -73,6 +80,26 @@ def dictionary(wildcards):
 
 def checkpoint(wildcards):
     return STUDY["models"][wildcards.model]["checkpoint"]
+
+
+def pretrained(name):
+    """A function of the wildcards: what the study or the catalogue says of a pretrained model."""
+    return lambda wildcards: STUDY["models"][wildcards.model]["pretrained"][name]
+
+
+def own_taps(wildcards):
+    """The places of key types that the study names itself."""
+    return as_json(STUDY["models"][wildcards.model]["pretrained"]["taps"])
+
+
+def initial(wildcards):
+    """The pretrained model that training goes on from: one of the study's models if it is the same."""
+    wanted = STUDY["models"][wildcards.model]
+    for name in PRETRAINED:
+        found = STUDY["models"][name]
+        if all(found[key] == wanted[key] for key in ("pretrained", "vocab")):
+            return filled(MODEL / "meta.json", {"model": name, "seed": found["seeds"][0]})
+    return filled(INITIAL / "meta.json", wildcards)
 
 
 def model_corpus(split):

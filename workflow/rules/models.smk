@@ -1,7 +1,9 @@
 # Tokens to models, their log-probabilities, and the keys of dev and test.
 
 IMPORTED = [name for name, model in STUDY["models"].items() if "checkpoint" in model]
-TRAINED = [name for name in STUDY["models"] if name not in IMPORTED]
+PRETRAINED = [name for name, model in STUDY["models"].items() if "pretrained" in model and "training" not in model]
+FINETUNED = [name for name, model in STUDY["models"].items() if "pretrained" in model and "training" in model]
+TRAINED = [name for name in STUDY["models"] if name not in (*IMPORTED, *PRETRAINED)]
 EVALUATION = {
     "model": input_folder("model"),
     "windows": model_setting("windows", "evaluation"),
@@ -37,6 +39,51 @@ rule import_fairseq:
         " 2> {log:q}"
 
 
+rule import_pretrained:
+    """Turn a published pretrained model into a model of this project."""
+    input:
+        archive=pretrained("path"),
+        vocab=vocab_file,
+    output:
+        artifact(MODEL, *MODEL_FILES),
+    log:
+        LOGS / "import_pretrained/{model}/seed{seed}.log",
+    benchmark:
+        BENCHMARKS / "import_pretrained/{model}/seed{seed}.jsonl"
+    wildcard_constraints:
+        model=one_of(PRETRAINED),
+    threads: cpus("import_pretrained")
+    resources:
+        **needs("import_pretrained"),
+    params:
+        **{name: pretrained(name) for name in ("member", "description", "licence", "sha256")},
+        vocab=input_folder("vocab"),
+        taps=own_taps,
+        out=output_folder(),
+    shell:
+        "knnlm import_pretrained"
+        " --archive {input.archive:q}"
+        " --vocab {params.vocab:q}"
+        " --member={params.member:q}"
+        " --taps {params.taps:q}"
+        " --description={params.description:q}"
+        " --licence={params.licence:q}"
+        " --sha256={params.sha256:q}"
+        " --out {params.out:q}"
+        " 2> {log:q}"
+
+
+use rule import_pretrained as import_initial with:
+    output:
+        artifact(INITIAL, *MODEL_FILES),
+    log:
+        LOGS / "import_initial/{model}.log",
+    benchmark:
+        BENCHMARKS / "import_initial/{model}.jsonl"
+    wildcard_constraints:
+        model=one_of(FINETUNED),
+
+
 rule train:
     """Train a language model; stopped, it continues from its last saved state."""
     input:
@@ -50,7 +97,7 @@ rule train:
     benchmark:
         BENCHMARKS / "train/{model}/seed{seed}.jsonl"
     wildcard_constraints:
-        model=one_of(TRAINED),
+        model=one_of([name for name in TRAINED if name not in FINETUNED]),
     priority: 10
     threads: cpus("train")
     resources:
@@ -63,6 +110,39 @@ rule train:
         " --train {input.train:q} --dev {input.dev:q}"
         " --vocab {input.vocab:q}"
         " --architecture {params.architecture:q} --training {params.training:q}"
+        " --seed {wildcards.seed:q}"
+        " --out {params.out:q}"
+        " 2> {log:q}"
+
+
+rule finetune:
+    """Train a pretrained model further; stopped, it continues from its last saved state."""
+    input:
+        train=model_corpus("train"),
+        dev=model_corpus("dev"),
+        vocab=vocab_file,
+        initial=initial,
+    output:
+        artifact(MODEL, *MODEL_FILES),
+    log:
+        LOGS / "finetune/{model}/seed{seed}.log",
+    benchmark:
+        BENCHMARKS / "finetune/{model}/seed{seed}.jsonl"
+    wildcard_constraints:
+        model=one_of(FINETUNED),
+    priority: 10
+    threads: cpus("train")
+    resources:
+        **needs("train", nodes=1),
+    params:
+        training=model_setting("training"),
+        initial=input_folder("initial"),
+        out=output_folder(),
+    shell:
+        "workflow/launch {resources.gpu:q}/{resources.nodes:q} train"
+        " --train {input.train:q} --dev {input.dev:q}"
+        " --vocab {input.vocab:q}"
+        " --initial {params.initial:q} --training {params.training:q}"
         " --seed {wildcards.seed:q}"
         " --out {params.out:q}"
         " 2> {log:q}"

@@ -1,6 +1,7 @@
 # Experiments to tables, figures and pages, and the targets that a reader of the paper would type.
 
 PAPER = "config/paper_numbers.yaml"
+PUBLISHED = [STUDY["published"]] if STUDY["published"] else []
 CAPTIONS = "workflow/report"
 STAGES = ("corpora", "vocabs", "tokens", "models", "keys", "indexes", "searched", "neighbors", "logprobs")
 EXAMPLE = next((row for row in STUDY["sheet"].get("table1", []) if row["name"] == "knn"), None)
@@ -31,6 +32,7 @@ rule table:
         experiments=[RESULTS / "experiments/{table}.json"],
         curves=curves_of,
         paper=PAPER,
+        published=PUBLISHED,
         code=TABULATE,
     output:
         written_table("{table}", "table.rst"),
@@ -40,13 +42,15 @@ rule table:
         table=one_of(TABLES),
     localrule: True
     params:
-        inputs=flags("experiments", "curves"),
+        inputs=flags("experiments", "curves", "published"),
+        title=lambda wildcards: STUDY["titles"].get(wildcards.table, ""),
         note=study_note,
         out=output_folder(),
     shell:
         "knnlm tabulate"
         " --table {wildcards.table:q}"
         " {params.inputs:q}"
+        " --title={params.title:q}"
         " --paper {input.paper:q}"
         " --note={params.note:q}"
         " --out {params.out:q}"
