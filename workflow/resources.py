@@ -211,7 +211,7 @@ class Formulas(Sizes):
         nprobe, factory = self.study["indexes"][w["index"]]["nprobe"], self.factory(w["index"])
         queries, k = self.queries(w["model"], w["corpus"]), self.study["retrieval"]["k"]
         scanned = self.shard_entries(w) * min(1, nprobe / (factory.lists or nprobe))
-        scan = "scan_fast" if self.study["indexes"][w["index"]]["factory"].endswith("x4fs") else "scan"
+        scan = "scan_fast" if "fs" in self.study["indexes"][w["index"]]["factory"] else "scan"
         hours = self.core_hours(queries * scanned, scan) + self.core_hours(queries * k, "neighbors")
         index = self.shard_entries(w) * factory.entry_bytes(self.dim(w)) * 1e-9
         ids = self.shard_entries(w) * 8e-9

@@ -21,6 +21,7 @@ from knnlm.artifacts.files import UserError, atomic
 from knnlm.settings import IndexSettings
 
 log = logging.getLogger("knnlm")
+PACKED = faiss.IndexIVFPQFastScan, faiss.IndexIVFRaBitQFastScan  # codes that are packed after they were computed
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 TIES = 32  # extra neighbors asked for, so that equal distances around the k-th can be ordered by id
 GPU_WIDEST = 2048  # neighbors that FAISS returns per query on a GPU
@@ -80,8 +81,8 @@ def add(index: Index, keys: np.ndarray) -> None:
     for chunk in _chunks(keys):
         lists = _nearest_lists(quantizer, chunk)  # [n]
         plain.add_core(len(chunk), faiss.swig_ptr(chunk), None, faiss.swig_ptr(lists))
-    if isinstance(index, faiss.IndexIVFPQFastScan):
-        packed: Any = faiss.IndexIVFPQFastScan(plain, index.bbs)
+    if isinstance(index, PACKED):
+        packed: Any = type(index)(plain, index.bbs)
         index.replace_invlists(packed.invlists, True)
         packed.own_invlists, index.ntotal = False, plain.ntotal  # the lists belong to `index` now
 
@@ -90,17 +91,24 @@ def _takes_lists(index: Index) -> TypeGuard[faiss.IndexIVF]:
     """Whether keys can be added together with the numbers of their lists.
 
     Otherwise FAISS chooses the lists itself: on a GPU, behind a transform such as OPQ, where the coarse quantiser is
-    approximate, and for packed ("fast scan") codes that are not a product quantiser's or not the index's first.
+    approximate, and for packed ("fast scan") codes that are not the index's first or of a kind that cannot be packed
+    afterwards.
     """
     if not isinstance(index, faiss.IndexIVF) or not isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat):
         return False
     if isinstance(index, faiss.IndexIVFFastScan):
-        return isinstance(index, faiss.IndexIVFPQFastScan) and not index.ntotal
+        return isinstance(index, PACKED) and not index.ntotal
     return True
 
 
 def _unpacked(index: faiss.IndexIVF) -> Any:
     """An index that can be filled list by list: for packed codes, an empty plain index with the same quantisers."""
+    if isinstance(index, faiss.IndexIVFRaBitQFastScan):
+        plain = faiss.IndexIVFRaBitQ(
+            index.quantizer, index.d, index.nlist, index.metric_type, True, index.rabitq.nb_bits
+        )
+        plain.rabitq, plain.by_residual, plain.is_trained = index.rabitq, index.by_residual, True
+        return plain
     if not isinstance(index, faiss.IndexIVFPQFastScan):
         return index
     pq = index.pq

@@ -8,12 +8,14 @@ PATTERN = (
     r"((OPQ[1-9]\d*(_(?P<opq>[1-9]\d*))?|PCAR?(?P<pca>[1-9]\d*)|RR(?P<rr>[1-9]\d*)),)?"
     r"(IVF(?P<lists>[1-9]\d*)(_HNSW[1-9]\d*)?,)?"
     r"(Flat|SQ(?P<scalar>4|6|8|fp16|bf16)|PQ(?P<parts>[1-9]\d*)(x(?P<bits>[4-9]|1[0-6]))?"
-    r"|PQ(?P<fast>[1-9]\d*)x4fs|HNSW(?P<links>[1-9]\d*)(,Flat)?)"
+    r"|PQ(?P<fast>[1-9]\d*)x4fsr?|RaBitQ(fs)?(?P<rabitq>[2-9]?)|HNSW(?P<links>[1-9]\d*)(,Flat)?)"
 )
 ALLOWED = (
-    "FAISS factory strings [OPQm | PCAd | RRd,][IVFn,]code with the code Flat, SQfp16, SQ8, PQmxb, PQmx4fs or HNSWm"
+    "FAISS factory strings [OPQm | PCAd | RRd,][IVFn,]code with the code Flat, SQfp16, SQ8, PQmxb, PQmx4fs[r], "
+    "RaBitQ[fs][b] or HNSWm"
 )
 SCALAR_BITS = {"4": 4, "6": 6, "8": 8, "fp16": 16, "bf16": 16}  # for each component of a key
+RABITQ_BYTES = {True: 8, False: 20}  # factors stored with each RaBitQ code, of one bit a component or of more
 ID_BYTES = 8  # an index holds a 64-bit row number with each code
 
 
@@ -30,6 +32,8 @@ class Factory(NamedTuple):
     """of each sub-quantiser, or of each component where there is no product quantiser"""
     links: int
     """of each entry in an HNSW graph, 0 where there is none"""
+    factors: int
+    """bytes that RaBitQ stores with each code to estimate distances from it, 0 for other codes"""
 
     @classmethod
     @lru_cache(maxsize=64)
@@ -41,12 +45,15 @@ class Factory(NamedTuple):
         reduced = found["opq"] or found["pca"] or found["rr"]
         parts = found["parts"] or found["fast"]
         bits = found["bits"] or (4 if found["fast"] else 8) if parts else SCALAR_BITS.get(found["scalar"], 32)
+        if found["rabitq"] is not None:
+            bits = found["rabitq"] or 1
         return cls(
             lists=int(found["lists"] or 0),
             reduced=int(reduced) if reduced else None,
             parts=int(parts or 0),
             bits=int(bits),
             links=2 * int(found["links"] or 0),
+            factors=RABITQ_BYTES[int(bits) == 1] if found["rabitq"] is not None else 0,
         )
 
     @property
@@ -60,4 +67,4 @@ class Factory(NamedTuple):
 
     def entry_bytes(self, keys: int) -> float:
         """Bytes of one entry of an index over keys of so many dimensions, its row number included."""
-        return (self.parts or self.dimension(keys)) * self.bits / 8 + 4 * self.links + ID_BYTES
+        return (self.parts or self.dimension(keys)) * self.bits / 8 + self.factors + 4 * self.links + ID_BYTES

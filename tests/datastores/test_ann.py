@@ -9,6 +9,7 @@ from knnlm.datastores.train_index import sample
 from knnlm.settings import IndexSettings
 
 D = 16
+RABITQ = ["RaBitQ", "IVF16,RaBitQ", "IVF16,RaBitQ4", "IVF16,RaBitQfs", "IVF16,RaBitQfs4"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_inner_products_come_back_negated_and_ascending(data):
     np.testing.assert_allclose(exact.distances(keys, queries, rows, inner_product=True), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("factory", ["Flat", "SQfp16", "IVF32,PQ8x8", "IVF32,PQ8x4fs", "IVF32,Flat"])
+@pytest.mark.parametrize("factory", ["Flat", "SQfp16", "IVF32,PQ8x8", "IVF32,PQ8x4fs", "IVF32,Flat", *RABITQ])
 def test_training_twice_gives_the_same_neighbors(data, factory):
     keys, queries = data
     first, second = (ann.search(build(keys, factory), queries, 20, np.arange(len(keys))) for _ in range(2))
@@ -73,7 +74,7 @@ def test_training_twice_gives_the_same_neighbors(data, factory):
     np.testing.assert_array_equal(first[0], second[0])
 
 
-@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "IVF16,PQ8x8", "IVF16,PQ8x4fs"])
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "IVF16,PQ8x8", "IVF16,PQ8x4fs", *RABITQ])
 def test_equal_distances_are_ordered_by_id_at_the_cut_too(data, factory):
     keys = np.repeat(data[0][:500], 6, axis=0)  # every key six times: ties everywhere
     ids = np.random.default_rng(1).permutation(len(keys)).astype(np.int64)
@@ -86,7 +87,7 @@ def test_equal_distances_are_ordered_by_id_at_the_cut_too(data, factory):
         np.testing.assert_array_equal(distances[q], all_distances[q][order])
 
 
-@pytest.mark.parametrize("factory", ["IVF64,PQ8x8", "IVF64,PQ8x4fs", "IVF64,SQfp16", "IVF1,Flat"])
+@pytest.mark.parametrize("factory", ["IVF64,PQ8x8", "IVF64,PQ8x4fsr", "IVF64,SQfp16", "IVF1,Flat", *RABITQ[1:]])
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_an_entry_between_two_lists_falls_where_it_falls_alone(data, tmp_path, factory, metric):
     settings = IndexSettings(factory=factory, metric=metric)

@@ -63,7 +63,23 @@ def arrays(directory: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
-@pytest.mark.parametrize("factory", ["Flat", "SQfp16", "IVF16,PQ8x8", "IVF16,PQ8x4fs"])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        "Flat",
+        "SQfp16",
+        "IVF16,PQ8x8",
+        "IVF16,PQ8x4fs",
+        "RaBitQ",
+        "RaBitQ4",
+        "RaBitQfs",
+        "IVF16,PQ8x4fsr",
+        "IVF16,RaBitQ",
+        "IVF16,RaBitQ2",
+        "IVF16,RaBitQfs",
+        "IVF16,RaBitQfs2",
+    ],
+)
 def test_sharded_retrieval_equals_one_index_bit_for_bit(datastore, tmp_path, factory, metric):
     settings = {"factory": factory, "metric": metric, "nprobe": 5, "sample": 1000}
     one = arrays(retrieve(datastore, tmp_path / "one", 1, settings))

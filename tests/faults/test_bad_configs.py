@@ -209,9 +209,9 @@ def test_outputs_of_a_sheet_are_among_the_papers_numbers():
     assert set(yaml.safe_load(Path(SHEET).read_text())) == set(OUTPUTS)
 
 
-SINGLE = ["Flat", "SQfp16", "SQ8", "PQ8", "HNSW8", "HNSW8,Flat", "PCAR16,PQ8", "RR32,Flat"]
+SINGLE = ["Flat", "SQfp16", "SQ8", "PQ8", "HNSW8", "HNSW8,Flat", "PCAR16,PQ8", "RR32,Flat", "RaBitQ", "RaBitQfs2"]
 LISTS = ["IVF4,Flat", "IVF4,SQfp16", "IVF4,SQbf16", "IVF4,PQ8x8", "IVF4,PQ8x4fs", "OPQ8_32,IVF4,PQ8x4"]
-LISTS += ["PCA32,IVF4,Flat", "IVF4_HNSW8,Flat"]
+LISTS += ["PCA32,IVF4,Flat", "IVF4_HNSW8,Flat", "IVF4,PQ8x4fsr", "RR64,IVF4,RaBitQ", "IVF4,RaBitQfs", "IVF4,RaBitQfs3"]
 
 
 @pytest.mark.parametrize("factory", SINGLE + LISTS)
@@ -228,10 +228,14 @@ def test_sizes_of_a_factory():
     assert of("lists", "IVF4096,PQ64x8", "OPQ16_64,IVF256_HNSW32,PQ16", "Flat") == [4096, 256, 0]
     assert of("parts", "IVF64,PQ16x4fs", "OPQ16,PQ8", "SQ8") == [16, 8, 0]
     assert of("bits", "IVF64,PQ16x4fs", "OPQ16,PQ8", "PQ8x5", "SQ8", "SQfp16", "Flat") == [4, 8, 5, 8, 16, 32]
+    assert of("bits", "RaBitQ", "IVF64,RaBitQ4", "IVF64,RaBitQfs", "IVF64,RaBitQfs8") == [1, 4, 1, 8]
     reduced = "OPQ16_32,PQ16", "OPQ16,PQ16", "PCAR48,Flat", "RR16,Flat"
     assert [Factory.parse(factory).dimension(64) for factory in reduced] == [32, 64, 48, 16]
 
 
-@pytest.mark.parametrize("factory", ["IVF4,Flat", "IVF4,SQfp16", "IVF4,SQ6", "IVF4,PQ8x8", "IVF4,PQ8x4", "IVF4,SQ4"])
+CODES = ["Flat", "SQfp16", "SQ6", "PQ8x8", "PQ8x4", "SQ4", "RaBitQ", "RaBitQ2", "RaBitQ9", "RaBitQfs", "RaBitQfs4"]
+
+
+@pytest.mark.parametrize("factory", [f"IVF4,{code}" for code in CODES])
 def test_bytes_of_an_entry_are_those_of_faiss(factory):
     assert Factory.parse(factory).entry_bytes(64) == ann.entry_bytes(ann.faiss.index_factory(64, factory))
