@@ -237,23 +237,21 @@ def order_ties(distances: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> None
     distances [Q, K], ascending; rows [Q, K] int64, -1 where missing; ids [n] int64, the id of each row.
     """
     for q in numba.prange(len(rows)):
+        near, found = distances[q], rows[q]
+        order = np.empty(len(found), np.int64)  # [K] ids, all read at once: no read waits for another
+        for i in range(len(found)):
+            order[i] = ids[found[i]] if found[i] >= 0 else -1
         start = 0
-        for end in range(1, rows.shape[1] + 1):
-            if end < rows.shape[1] and rows[q, end] >= 0 and distances[q, end] == distances[q, start]:
+        for end in range(1, len(found) + 1):
+            if end < len(found) and found[end] >= 0 and near[end] == near[start]:
                 continue
-            _sort_by_id(rows[q, start:end], ids)
+            if end - start > SHORT:
+                found[start:end] = found[start:end][np.argsort(order[start:end])]
+            else:
+                for i in range(start + 1, end):  # by insertion: quantized distances come in runs of a few equal ones
+                    row, its_id, place = found[i], order[i], i
+                    while place > start and order[place - 1] > its_id:
+                        found[place], order[place] = found[place - 1], order[place - 1]
+                        place -= 1
+                    found[place], order[place] = row, its_id
             start = end
-
-
-@numba.njit(cache=True)
-def _sort_by_id(rows, ids):
-    """In place; by insertion if short: quantized distances come in runs of a few equal ones."""
-    if len(rows) > SHORT:
-        rows[:] = rows[np.argsort(ids[rows])]
-        return
-    for i in range(1, len(rows)):
-        row = rows[i]
-        while i > 0 and ids[rows[i - 1]] > ids[row]:
-            rows[i] = rows[i - 1]
-            i -= 1
-        rows[i] = row
