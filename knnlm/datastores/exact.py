@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from llvmlite import ir
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from knnlm.artifacts import devices
@@ -15,6 +16,9 @@ FREE_SHARE = 0.7  # of a GPU's free memory, for keys; the rest is for comparing 
 COPIED = 1 << 28  # bytes of keys sent to a GPU at a time
 SPARSE = 8  # a piece of the keys is read whole if at least one row in so many may be asked for
 PARTS = 4096  # parts of the keys, read one after another
+TOGETHER = 1 << 22  # pairs compared part by part at a time: enough for each part, and little memory
+AHEAD = 8  # pairs whose keys are on their way from memory while one is compared
+LINE = 64  # bytes that a processor reads from memory at a time
 
 
 def distances(keys: np.ndarray, queries: np.ndarray, rows: np.ndarray, inner_product: bool = False) -> np.ndarray:
@@ -52,6 +56,7 @@ def rerank(
     """
     width, dimension, total = rows.shape[1], shards[0].shape[1], sum(map(len, shards))
     out, flat = np.full(rows.shape, np.inf, np.float32), rows.ravel()
+    flat_out = out.ravel()
     if flat.size and int(flat.max()) >= total:
         raise ValueError(f"row {int(flat.max()):,} is beyond the {total:,} keys")
     if memory is None:
@@ -68,7 +73,10 @@ def rerank(
         keys, local = _read(piece, local)
         if device == "cpu":
             keys = keys if keys.flags.owndata else np.array(keys)  # a memory map would be read again, out of order
-            _fused(keys.view(np.uint16), queries, local, pairs, width, inner_product, out.ravel())
+            for first in range(0, len(pairs), TOGETHER):
+                rows_here, pairs_here = (array[first : first + TOGETHER] for array in (local, pairs))
+                near = _reading_order(rows_here, len(keys))
+                _fused(keys.view(np.uint16), queries, rows_here[near], pairs_here[near], width, inner_product, flat_out)
         else:
             _compare(_on_device(keys, device), queries, local, pairs, width, inner_product, out.ravel())
     return out
@@ -149,6 +157,21 @@ def _single(_typing, _bits):
     return numba.float32(numba.uint16), code
 
 
+@intrinsic
+def _fetch(_typing, _address):
+    """Ask for the memory at an address, uint64, without waiting for it."""
+
+    def code(context, builder, _signature, arguments):
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        reading, often, data = number(0), number(3), number(1)
+        builder.call(function, [builder.inttoptr(arguments[0], pointer), reading, often, data])
+        return context.get_dummy_value()
+
+    return numba.void(numba.uint64), code
+
+
 @numba.njit(cache=True)
 def _reading_order(rows, count):
     """Positions of the rows that are not missing, grouped by part of the keys, so that a disk is read in one direction.
@@ -175,10 +198,14 @@ def _by_piece(rows: np.ndarray, firsts: np.ndarray) -> tuple[np.ndarray, np.ndar
 
     firsts [pieces + 1] int64: the first row of each piece, and the number of rows. Positions ascend within a piece.
     """
+    dtype = np.uint32 if len(rows) < 1 << 32 else np.int64
+    if len(firsts) == 2:
+        order = np.flatnonzero(rows >= 0).astype(dtype)
+        return order, np.array([0, len(order)])
     starts = np.zeros(len(firsts), np.int64)
     _count(rows, firsts, starts)
     starts = np.cumsum(starts)
-    order = np.empty(starts[-1], np.uint32 if len(rows) < 1 << 32 else np.int64)
+    order = np.empty(starts[-1], dtype)
     _place(rows, firsts, starts.copy(), order)
     return order, starts
 
@@ -204,7 +231,12 @@ def _place(rows, firsts, next_place, order):
 @numba.njit(parallel=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _fused(keys, queries, rows, pairs, width, inner_product, out):
     """Fill `out` [Q*K] at the positions `pairs` [P], from the keys' `rows` [P], without a copy of the keys."""
+    first, size = keys.ctypes.data, keys.strides[0]  # the address of the first key, and bytes from one to the next
     for i in numba.prange(len(pairs)):
+        if i + AHEAD < len(rows):
+            address = first + rows[i + AHEAD] * size
+            for line in range(0, size, LINE):
+                _fetch(np.uint64(address + line))
         pair = np.int64(pairs[i])
         key, query = keys[rows[i]], queries[pair // width]  # [d], [d]
         total = np.float32(0)
