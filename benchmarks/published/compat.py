@@ -21,6 +21,8 @@ def put_back() -> None:
         setattr(np, name, kind)
     load = torch.load
     torch.load = lambda *given, **named: load(*given, **({"weights_only": False} | named))  # its own checkpoints
+    full = torch.full
+    torch.full = lambda size, value, **named: full(size, value, **({"dtype": torch.get_default_dtype()} | named))
     if not torch.cuda.is_available():
         torch.Tensor.cuda = lambda tensor, *_, **__: tensor  # knnlm.py moves tensors to a GPU without asking
 

@@ -143,8 +143,6 @@ def search(index: Index, queries: np.ndarray, k: int, ids: np.ndarray) -> tuple[
     On a GPU, FAISS returns 2,048 candidates at most: entries beyond those that tie with the k-th are not seen.
     Raises UserError when k > n, or k > 2,048 on a GPU.
     """
-    from knnlm.datastores.neighbors import order_ties  # numba, which training and adding do not need
-
     check_dimension(index, queries, "queries")
     total = index.ntotal
     if k > total:
@@ -156,18 +154,24 @@ def search(index: Index, queries: np.ndarray, k: int, ids: np.ndarray) -> tuple[
             "on the CPU (CUDA_VISIBLE_DEVICES= by hand, `set-resources: search: gpu: 0` in a profile)"
         )
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    distances = np.full((len(queries), k), np.inf, np.float32)  # [Q, k]
-    rows = np.full((len(queries), k), -1, np.int64)  # [Q, k]
-    pending, width = np.arange(len(queries)), min(widest, k + TIES)
-    while len(pending):
-        near, nearest, bound = _candidates(index, queries[pending], width)  # [q, width] twice, [q]
-        order_ties(near, nearest, ids)
-        distances[pending], rows[pending] = near[:, :k], nearest[:, :k]
-        # An entry that was left out may tie with the k-th: ask for more candidates, unless there are none.
-        unsure = (near[:, k - 1] >= bound) & (nearest[:, -1] >= 0)
-        pending = pending[unsure] if width < widest else pending[:0]
+    width = min(widest, k + TIES)
+    near, nearest, unsure = _ordered(index, queries, k, width, ids)
+    distances, rows = np.ascontiguousarray(near), np.ascontiguousarray(nearest)  # [Q, k] each
+    pending = np.flatnonzero(unsure)
+    while len(pending) and width < widest:
         width = min(widest, 2 * width)
+        distances[pending], rows[pending], unsure = _ordered(index, queries[pending], k, width, ids)
+        pending = pending[unsure]
     return distances, rows
+
+
+def _ordered(index: Index, queries: np.ndarray, k: int, width: int, ids: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The `k` nearest of `width` candidates: distances and rows [q, k], and whether one left out may tie, [q]."""
+    from knnlm.datastores.neighbors import order_ties  # numba, which training and adding do not need
+
+    near, rows, bound = _candidates(index, queries, width)  # [q, width] twice, [q]
+    order_ties(near, rows, ids)
+    return near[:, :k], rows[:, :k], (near[:, k - 1] >= bound) & (rows[:, -1] >= 0)
 
 
 def _candidates(index: Index, queries: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -179,8 +183,10 @@ def _candidates(index: Index, queries: np.ndarray, width: int) -> tuple[np.ndarr
     """
     near, rows = _with_blas(isinstance(index, faiss.IndexFlat), index.search, queries, width)
     sign = -1 if is_inner_product(index) else 1
-    near *= sign
-    near[rows < 0] = np.inf
+    if sign < 0:
+        near *= sign
+    if (rows[:, -1] < 0).any():  # missing ones come last
+        near[rows < 0] = np.inf
     bound = near[:, -1].copy()
     if isinstance(index, faiss.IndexFlat):
         pointers = (faiss.swig_ptr(array) for array in (near, rows))

@@ -67,7 +67,7 @@ def find(work: resume.Work, index: ann.Index, queries: np.ndarray, k: int, ids: 
             if work.is_done(str(start), rows[block], distances[block]):
                 continue
             distances[block], found = ann.search(index, np.asarray(queries[block], np.float32), k, ids)  # [B, K]
-            rows[block] = np.where(found < 0, neighbors.missing(rows), found)
+            rows[block] = found  # -1 becomes the largest number, a missing neighbor's
             work.done(str(start), rows[block], distances[block])
             if signals and block.stop < len(queries):
                 raise stopping.stopped(f"{block.stop:,} of {len(queries):,} queries")
