@@ -306,7 +306,7 @@ def entries(index: ann.Index) -> dict[int, bytes]:
 
 
 @needs_faiss
-@pytest.mark.parametrize("k", [1056, 2048])
+@pytest.mark.parametrize("k", [1152, 2048])
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_searching_gives_the_cpus_neighbors(clustered, on_cpu, metric: str, k: int) -> None:
     queries, ids = clustered[1], np.arange(N)

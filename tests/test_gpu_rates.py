@@ -71,7 +71,7 @@ def test_indexes_are_trained_filled_and_searched(parts):
     found = parts["indexing"]
     assert cases(found["training"], "seed") == [(1,), (2,), (1,)]
     assert found["seeds_differ_by"] > found["same_seed_differs_by"]
-    sides = [(side, k) for k in (1056, 2048) for side in ("GPU", "CPU")]
+    sides = [(side, k) for k in (1152, 2048) for side in ("GPU", "CPU")]
     assert cases(found["searching"], "on", "k") == sides
     assert all(row["shared_neighbors"] > 0.95 for row in found["gpu_beside_cpu"])
     assert all(0.3 < row["recall"] <= 1 for row in found["searching"])

@@ -18,7 +18,7 @@ from knnlm.models import model
 from knnlm.models.model import LanguageModel
 from knnlm.settings import MAIN_KEYTYPE, IndexSettings
 
-WIDTHS = (1056, 2048)  # neighbors asked for; 2,048 is the most that FAISS returns on a GPU
+WIDTHS = (1152, 2048)  # neighbors asked for; 2,048 is the most that FAISS returns on a GPU
 EXACTLY = 64  # queries whose true neighbors are computed
 WARM_UP = 1000  # keys
 CPU_SAMPLE = 20_000  # keys that an index is trained on where FAISS has no GPU

@@ -23,7 +23,8 @@ from knnlm.settings import IndexSettings
 log = logging.getLogger("knnlm")
 PACKED = faiss.IndexIVFPQFastScan, faiss.IndexIVFRaBitQFastScan  # codes that are packed after they were computed
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
-TIES = 32  # extra neighbors asked for, so that equal distances around the k-th can be ordered by id
+TIES = 32  # extra neighbors asked for at least, so that equal distances around the k-th can be ordered by id,
+TIES_SHARE = 1 / 8  # and this share of k: distances of 4-bit codes are equal by the dozen there
 GPU_WIDEST = 2048  # neighbors that FAISS returns per query on a GPU
 SHARED_MEMORY = 48 << 10  # bytes of a block on every GPU, where FAISS keeps the table of a query's distances to codes
 HALF_MAX = float(np.finfo(np.float16).max)
@@ -103,17 +104,18 @@ def _takes_lists(index: Index) -> TypeGuard[faiss.IndexIVF]:
 
 def _unpacked(index: faiss.IndexIVF) -> Any:
     """An index that can be filled list by list: for packed codes, an empty plain index with the same quantisers."""
+    plain: Any
+    given = index.quantizer, index.d, index.nlist
     if isinstance(index, faiss.IndexIVFRaBitQFastScan):
-        plain = faiss.IndexIVFRaBitQ(
-            index.quantizer, index.d, index.nlist, index.metric_type, True, index.rabitq.nb_bits
-        )
-        plain.rabitq, plain.by_residual, plain.is_trained = index.rabitq, index.by_residual, True
-        return plain
-    if not isinstance(index, faiss.IndexIVFPQFastScan):
+        quantizer: Any = index.rabitq
+        plain = faiss.IndexIVFRaBitQ(*given, index.metric_type, True, quantizer.nb_bits)
+        plain.rabitq = quantizer
+    elif isinstance(index, faiss.IndexIVFPQFastScan):
+        plain = faiss.IndexIVFPQ(*given, index.pq.M, index.pq.nbits, index.metric_type)
+        plain.pq = index.pq
+    else:
         return index
-    pq = index.pq
-    plain = faiss.IndexIVFPQ(index.quantizer, index.d, index.nlist, pq.M, pq.nbits, index.metric_type)
-    plain.pq, plain.by_residual, plain.is_trained = pq, index.by_residual, True
+    plain.by_residual, plain.is_trained = index.by_residual, True
     return plain
 
 
@@ -154,7 +156,7 @@ def search(index: Index, queries: np.ndarray, k: int, ids: np.ndarray) -> tuple[
             "on the CPU (CUDA_VISIBLE_DEVICES= by hand, `set-resources: search: gpu: 0` in a profile)"
         )
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    width = min(widest, k + TIES)
+    width = min(widest, k + max(TIES, int(TIES_SHARE * k)))
     near, nearest, unsure = _ordered(index, queries, k, width, ids)
     distances, rows = np.ascontiguousarray(near), np.ascontiguousarray(nearest)  # [Q, k] each
     pending = np.flatnonzero(unsure)

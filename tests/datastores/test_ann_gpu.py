@@ -190,7 +190,7 @@ def test_a_gpu_is_asked_for_2048_candidates_at_most(data, gpu, monkeypatch):
     copy, ids = ann.on_gpus(index, data[1]), np.arange(3000)
     for k in (1024, 2048):
         ann.search(copy, data[1], k, ids)
-    assert widths[0] == 1056 and max(widths) == 2048
+    assert widths[0] == 1152 and max(widths) == 2048
     with pytest.raises(files.UserError, match="k is 2,049, FAISS returns 2,048 neighbors at most on a GPU"):
         ann.search(copy, data[1], 2049, ids)
     assert ann.search(index, data[1], 2049, ids)[0].shape == (20, 2049)
