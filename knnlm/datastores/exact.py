@@ -50,20 +50,22 @@ def rerank(
     None means most of what a GPU has free. Returns [Q, K] float32, inf where missing.
 
     Bytes read for each query are at most 2 d n / Q, with n keys in all, and about 2 d K if that is much less. Besides
-    the pieces, 24 bytes are held for each of the Q K pairs, rows and result included, and 4 d for each query.
+    the pieces, 24 bytes are held for each of the Q K pairs, rows and result included, 4 d for each query, and 0.1 GB.
     On "cpu" the result equals that of `distances` bit for bit whatever `memory` is. PyTorch computes on other devices,
     in float32, in another order of summation.
     """
     width, dimension, total = rows.shape[1], shards[0].shape[1], sum(map(len, shards))
     out, flat = np.full(rows.shape, np.inf, np.float32), rows.ravel()
-    flat_out = out.ravel()
     if flat.size and int(flat.max()) >= total:
         raise ValueError(f"row {int(flat.max()):,} is beyond the {total:,} keys")
     if memory is None:
         memory = total * 2 * dimension if device == "cpu" else int(FREE_SHARE * devices.free_memory(device))
     pieces = list(_pieces(shards, max(1, memory // (2 * dimension))))
-    order, ends = _by_piece(flat, np.array([piece.first for piece in pieces] + [total]))
     queries = np.ascontiguousarray(queries, dtype=np.float32)
+    if device == "cpu" and len(pieces) == 1 and _read_whole(pieces[0], np.count_nonzero(flat >= 0)):
+        _part_by_part(pieces[0].keys, queries, flat, None, width, inner_product, out.ravel())
+        return out
+    order, ends = _by_piece(flat, np.array([piece.first for piece in pieces] + [total]))
     for piece, start, end in zip(pieces, ends, ends[1:], strict=False):
         pairs = order[start:end]
         if not len(pairs):
@@ -72,11 +74,7 @@ def rerank(
         local -= piece.first
         keys, local = _read(piece, local)
         if device == "cpu":
-            keys = keys if keys.flags.owndata else np.array(keys)  # a memory map would be read again, out of order
-            for first in range(0, len(pairs), TOGETHER):
-                rows_here, pairs_here = (array[first : first + TOGETHER] for array in (local, pairs))
-                near = _reading_order(rows_here, len(keys))
-                _fused(keys.view(np.uint16), queries, rows_here[near], pairs_here[near], width, inner_product, flat_out)
+            _part_by_part(keys, queries, local, pairs, width, inner_product, out.ravel())
         else:
             _compare(_on_device(keys, device), queries, local, pairs, width, inner_product, out.ravel())
     return out
@@ -104,10 +102,33 @@ def _read(piece: Piece, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Where few are asked for, these alone are read, in ascending order.
     """
-    if len(local) * SPARSE >= len(piece.keys):
+    if _read_whole(piece, len(local)):
         return piece.keys, local
     once, places = np.unique(local, return_inverse=True)
     return piece.keys[once], places
+
+
+def _read_whole(piece: Piece, asked: int) -> bool:
+    """Whether a piece is read whole for so many rows."""
+    return asked * SPARSE >= len(piece.keys)
+
+
+def _part_by_part(
+    keys: np.ndarray,
+    queries: np.ndarray,
+    local: np.ndarray,
+    pairs: np.ndarray | None,
+    width: int,
+    inner_product: bool,
+    out: np.ndarray,
+) -> None:
+    """As `_fused`, for rows `local` [P] in any order, -1 where missing; without `pairs`, they are all [Q*K]."""
+    keys = keys if keys.flags.owndata else np.array(keys)  # a memory map would be read again, out of order
+    for start in range(0, len(local), TOGETHER):
+        here = slice(start, start + TOGETHER)
+        near = _reading_order(local[here], len(keys))
+        which = near + start if pairs is None else pairs[here][near]
+        _fused(keys.view(np.uint16), queries, local[here][near], which, width, inner_product, out)
 
 
 def _on_device(keys: np.ndarray, device: str) -> Any:
@@ -198,14 +219,10 @@ def _by_piece(rows: np.ndarray, firsts: np.ndarray) -> tuple[np.ndarray, np.ndar
 
     firsts [pieces + 1] int64: the first row of each piece, and the number of rows. Positions ascend within a piece.
     """
-    dtype = np.uint32 if len(rows) < 1 << 32 else np.int64
-    if len(firsts) == 2:
-        order = np.flatnonzero(rows >= 0).astype(dtype)
-        return order, np.array([0, len(order)])
     starts = np.zeros(len(firsts), np.int64)
     _count(rows, firsts, starts)
     starts = np.cumsum(starts)
-    order = np.empty(starts[-1], dtype)
+    order = np.empty(starts[-1], np.uint32 if len(rows) < 1 << 32 else np.int64)
     _place(rows, firsts, starts.copy(), order)
     return order, starts
 
