@@ -62,7 +62,7 @@ def rerank(
         memory = total * 2 * dimension if device == "cpu" else int(FREE_SHARE * devices.free_memory(device))
     pieces = list(_pieces(shards, max(1, memory // (2 * dimension))))
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    if device == "cpu" and len(pieces) == 1 and _read_whole(pieces[0], np.count_nonzero(flat >= 0)):
+    if device == "cpu" and len(pieces) == 1 and _read_whole(pieces[0], int(np.count_nonzero(flat >= 0))):
         _part_by_part(pieces[0].keys, queries, flat, None, width, inner_product, out.ravel())
         return out
     order, ends = _by_piece(flat, np.array([piece.first for piece in pieces] + [total]))
