@@ -101,7 +101,7 @@ def measure(splits: list[Split], config: RerankConfig) -> None:
         todo = [
             (split, near, part)
             for split, near, part in zip(splits, nearest, parts, strict=True)
-            if not split.work.is_done(step, near[here[part]])
+            if not split.work.is_done(step, where(near, here[part]))
         ]
         if todo:
             description.check(shard / "keys.npy")
@@ -109,9 +109,14 @@ def measure(splits: list[Split], config: RerankConfig) -> None:
             measured = exact.rerank([keys], queries, rows, held, device, inner_product)  # [Q, K]
         for split, near, part in todo:
             np.copyto(near, measured[part], where=here[part])
-            split.work.done(step, near[here[part]])
+            split.work.done(step, where(near, here[part]))
     for split, near in zip(splits, nearest, strict=True):
         near[split.found.rows == neighbors.missing(split.found.rows)] = np.inf
+
+
+def where(near: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """The distances of a shard's neighbors, without a copy where they are all."""
+    return near if here.all() else near[here]
 
 
 def place_rows(rows: np.ndarray, first: int, count: int, local: np.ndarray) -> None:
