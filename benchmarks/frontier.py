@@ -33,7 +33,7 @@ PAPER = "IVF1024,PQ64x8", 32  # the paper's index at the scale of the mini study
 NPROBES = (1, 2, 4, 8, 16, 32)
 CODES = ("PQ64x8", "PQ32x8", "PQ64x4fs", "PQ64x4fsr", "PQ32x4fs", "PQ32x4fsr", "SQ8", "SQfp16")
 CODES += ("RaBitQ", "RaBitQfs", "RaBitQfs2", "RaBitQfs4")
-FACTORIES = ("Flat", *(f"IVF1024,{code}" for code in CODES), "IVF4096,PQ64x4fs", "IVF4096,RaBitQfs", "RaBitQ", "HNSW16")
+FACTORIES = ("Flat", *(f"IVF1024,{code}" for code in CODES), "IVF2048,PQ64x4fs", "IVF4096,PQ64x4fs", "RaBitQ", "HNSW16")
 COLUMNS = ("index", "nprobe", "bytes a key", "build, s", "recall", "queries/s", "with exact distances")
 COLUMNS += ("× the paper's", "perplexity, exact", "λ", "perplexity, index's", "λ", "")
 
