@@ -47,6 +47,18 @@ def test_reranking_equals_distances_bit_for_bit_within_any_memory(shards, asked,
         assert found.tobytes() == expected[some].tobytes()
 
 
+@pytest.mark.parametrize("together", [1, 97, 1 << 22])
+@pytest.mark.parametrize("memory", [2 * D * 13, None])
+def test_pairs_may_be_compared_in_any_number_of_blocks(shards, asked, monkeypatch, memory, together):
+    monkeypatch.setattr(exact, "TOGETHER", together)
+    queries, keys = asked[0], np.concatenate(shards)
+    rows = np.random.default_rng(2).integers(-1, len(keys), (60, 40))
+    found = exact.rerank([keys], queries, rows, memory)
+    expected = np.square(queries[:, None].astype(np.float64) - keys[rows]).sum(2)
+    np.testing.assert_allclose(found, np.where(rows < 0, np.inf, expected), rtol=1e-5)
+    assert found.tobytes() == exact.distances(keys, queries, rows).tobytes()
+
+
 @pytest.mark.parametrize("inner_product", [False, True])
 @pytest.mark.parametrize("memory", LIMITS)
 def test_reranking_by_pytorch_is_the_same_but_for_rounding(shards, asked, small, monkeypatch, memory, inner_product):

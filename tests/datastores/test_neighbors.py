@@ -229,3 +229,15 @@ def test_a_mistake_leaves_nothing_behind(tmp_path):
         work.done("first", np.zeros(1))
         raise files.UserError("a mistake")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("levels", [1, 3, 40, 10_000])
+def test_runs_of_equal_distances_are_sorted_by_id_and_missing_neighbors_stay_last(levels):
+    rng = np.random.default_rng(levels)
+    ids = rng.permutation(5000) * 3  # [n]
+    distances = np.sort(rng.integers(0, levels, (30, 200)), axis=1).astype(np.float32)  # runs of one up to all 200
+    rows = np.stack([rng.choice(5000, 200, replace=False) for _ in range(30)])
+    distances[:10, 150:], rows[:10, 150:] = np.inf, -1
+    expected = [row[np.lexsort((ids[row], near, row < 0))] for row, near in zip(rows, distances, strict=True)]
+    neighbors.order_ties(distances, rows, ids)
+    np.testing.assert_array_equal(rows, expected)
