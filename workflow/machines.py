@@ -9,14 +9,17 @@ from math import inf
 from typing import Any
 
 
+def lift_limit_of_cores(workflow: Any) -> None:
+    """Let a cluster's jobs have their own node's cores: the default profile's `cores: all` are this machine's."""
+    if workflow.global_resources["_nodes"].value is not None:
+        workflow.global_resources["_cores"] = sys.maxsize
+
+
 class Machines:
     """The settings of the running workflow that its profile or its command line gave."""
 
     def __init__(self, workflow: Any = None) -> None:
         self.workflow = workflow
-        if workflow and workflow.global_resources["_nodes"].value is not None:
-            # Jobs go to a cluster: the default profile's `cores: all`, this machine's, would limit each job's threads.
-            workflow.global_resources["_cores"] = sys.maxsize
 
     def default(self, name: str) -> Any:
         """An entry of default-resources as it was written, or None."""

@@ -10,7 +10,7 @@ import yaml
 sys.path[:0] = [str(Path(workflow.basedir) / "workflow"), workflow.basedir]
 from knnlm.settings import HELD_OUT as SPLITS
 from knnlm.settings import MAIN_KEYTYPE, OTHER_KEYTYPES
-from machines import Machines
+from machines import Machines, lift_limit_of_cores
 from references import source_is_there
 from resources import Formulas, directives
 from study import StudyError, load, rows, scores_needed, temperatures
@@ -22,6 +22,7 @@ try:
 except StudyError as error:
     sys.exit(f"error: {error}")
 
+lift_limit_of_cores(workflow)
 MACHINES = Machines(workflow)
 CATALOGUE = yaml.safe_load(Path(STUDY["archives"]).read_text(encoding="utf-8"))
 
