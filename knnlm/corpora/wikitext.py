@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sacremoses import MosesTokenizer
 
+NUMERIC = re.compile(r"\d|<unk>")
 NUMBER = re.compile(r"(?<=\d)([,.])(?=\d)")
 OPENING, CLOSING = set("([{£$€#“‘"), set(".,;:!?)]}%…")
 CONTRACTION = re.compile(r"['’](s|t|re|ve|ll|d|m|S)$")
@@ -50,9 +51,18 @@ def separate_numbers(tokens: Iterable[str]) -> list[str]:
 
 
 def detokenize(tokens: Iterable[str]) -> str:
-    """Readable text: words and numbers are joined again, punctuation is attached, and `</s>` ends a line."""
+    """Readable text: words and numbers are joined again, punctuation is attached, and `</s>` ends a line.
+
+    `@,@` and `@.@` join only numbers (and unknown words, which may be numbers): a language model writes them elsewhere.
+    """
     text, attached, quoted = "", True, False  # attached: no space before the next token; quoted: within "…"
+    before, separated = "0", False  # the token before, at first a number's; separated: a separator after no number
     for token in tokens:
+        if token in ("@,@", "@.@"):
+            separated = not NUMERIC.search(before)
+        elif before in ("@,@", "@.@") and (separated or not NUMERIC.search(token)):
+            attached = False
+        before = token
         if token == "</s>":
             text, attached, quoted = text + "\n", True, False
         elif re.fullmatch(r"@.+@", token):

@@ -240,6 +240,11 @@ def load(path: Path, nprobe: int | None = None) -> Index:
     return index
 
 
+def use_threads(count: int) -> None:
+    """Search with so many threads from now on, in this process."""
+    faiss.omp_set_num_threads(count)
+
+
 def gpus(needed: bool = True) -> int:
     """How many GPUs FAISS may use.
 

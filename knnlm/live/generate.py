@@ -1,4 +1,16 @@
-"""Generate text from the kNN-LM, the LM or kNN alone, and explain each word on request."""
+"""Generate text from the kNN-LM, the LM or kNN alone, and explain each word on request.
+
+With `--json` each prompt gives one line of JSON:
+
+    prompt      the text that was continued, as it was read
+    text        the prompt and its continuation
+    ended       whether the end of a text was drawn
+    words       of each token drawn: {"token", "logprob", "from_knn", "neighbors"}
+                logprob     {"mixture", "lm", "knn"} of the token, nats, before temperature and top_p; null for p = 0
+                from_knn    the part of its probability that its neighbors contributed, 0 to 1
+                neighbors   the heaviest stored contexts, as `knnlm query --json` gives them
+    mode, lmbda, temperature, top_p, seed    how it was drawn; lmbda is the weight of kNN in the mixture
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +21,8 @@ import numpy as np
 
 from knnlm.artifacts.cli import progress
 from knnlm.artifacts.files import UserError
-from knnlm.live import layout, passages, sampling
+from knnlm.corpora import vocab
+from knnlm.live import layout, passages, sampling, terminal
 from knnlm.live.retrieval import Next, Retriever
 
 MODES = ("mixture", "lm", "knn")
@@ -21,12 +34,14 @@ class GenerateConfig:
 
     study: Path
     """folder of a finished study, as results/smoke"""
-    prompt: str = ""
-    """what the text begins with"""
+    prompt: str | None = None
+    """what the text begins with; without it, each line of standard input is a prompt"""
+    json: bool = False
+    """print one line of JSON for each prompt; the module's docstring names its fields"""
     mode: str = "mixture"
     """mixture, lm or knn"""
     words: int = 60
-    """tokens to generate"""
+    """tokens to generate, if the text does not end before"""
     lmbda: float | None = None
     """weight of kNN in the mixture; by default the one tuned on dev"""
     temperature: float = 1.0
@@ -34,9 +49,11 @@ class GenerateConfig:
     top_p: float = 0.9
     """draw only from the most probable words that together have this probability"""
     seed: int = 1
-    """seed of the draws"""
+    """seed of the draws, for each prompt anew"""
     explain: bool = False
     """print for each word its probabilities, and the LM or the stored context that contributed most"""
+    neighbors: int = 3
+    """stored contexts of each word in JSON"""
     output: str = "table1"
     """the experiment that has the row"""
     row: str = "knn"
@@ -47,10 +64,11 @@ class GenerateConfig:
             raise UserError(f"--mode {self.mode}: expected one of {', '.join(MODES)}")
         if self.lmbda is not None and not 0 <= self.lmbda <= 1:
             raise UserError(f"--lmbda {self.lmbda}: expected a weight between 0 and 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.words < 1:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.words < 1 or self.neighbors < 0:
             raise UserError(
-                f"found --temperature {self.temperature}, --top-p {self.top_p} and --words {self.words}; expected "
-                "--temperature from 0, --top-p above 0 and at most 1, --words from 1"
+                f"found --temperature {self.temperature}, --top-p {self.top_p}, --words {self.words} and --neighbors "
+                f"{self.neighbors}; expected --temperature from 0, --top-p above 0 and at most 1, --words from 1, "
+                "--neighbors from 0"
             )
 
 
@@ -73,28 +91,65 @@ def main(config: GenerateConfig) -> None:
     tuned = source.lmbda if config.lmbda is None else config.lmbda
     lmbda = {"mixture": tuned, "lm": 0.0, "knn": 1.0}[config.mode]
     train = passages.Passages(source, before=8, after=0)
-    prompt = passages.encode(train.vocab, config.prompt)
-    steps = list(progress(generate(config, Retriever(source), prompt, lmbda), "generate", config.words, "word"))
-    print(train.vocab.detokenize([*prompt, *(step.word for step in steps)]))
-    if config.explain:
-        print(f"\n{'word':<16} {'mixture':>9} {'p_LM':>9} {'p_kNN':>9}  from")
-        print("\n".join(explained(step, train) for step in steps))
+    retriever, end = Retriever(source), end_of_text(train.vocab)
+    terminal.one_thread_if_small(retriever.lm)
+    for prompt in terminal.prompts(config.prompt):
+        tokens = passages.encode(train.vocab, prompt)
+        steps = list(progress(generate(config, retriever, tokens, lmbda, end), "generate", config.words, "word"))
+        text = train.vocab.detokenize([*tokens, *(step.word for step in steps)]).rstrip("\n")
+        if config.json:
+            ended = steps[-1].word == end
+            terminal.show_json(
+                {"prompt": train.vocab.detokenize(tokens), "text": text, "ended": ended}
+                | facts(steps, train, config, lmbda)
+            )
+            continue
+        print(text, flush=True)
+        if config.explain:
+            print(f"\n{'word':<16} {'mixture':>9} {'p_LM':>9} {'p_kNN':>9}  from")
+            print("\n".join(explained(step, train) for step in steps), flush=True)
 
 
-def generate(config: GenerateConfig, retriever: Retriever, prompt: list[int], lmbda: float) -> Iterator[Step]:
-    """Words after `prompt`, each drawn from its distribution after all before it; one seed gives the same words."""
-    draws, tokens = np.random.default_rng(config.seed), list(prompt)
+def end_of_text(words: vocab.Vocab) -> int | None:
+    """The token that ends a text; None for a vocabulary of words, whose `</s>` ends every line."""
+    return None if isinstance(words, vocab.WordVocab) else words.eos
+
+
+def generate(
+    config: GenerateConfig, retriever: Retriever, prompt: list[int], lmbda: float, end: int | None = None
+) -> Iterator[Step]:
+    """Words after `prompt`, each drawn from its distribution after all before it; one seed gives the same words.
+
+    The text stops after the token `end`. A word costs one step of the model (see `Reading`).
+    """
+    draws, text, unread = np.random.default_rng(config.seed), retriever.begin(), [retriever.lm.eos, *prompt]
     for _ in range(config.words):
-        expected = retriever.next(tokens)
+        expected = retriever.read(text, unread)
         probabilities = sampling.nucleus(sampling.tempered(expected.mixed(lmbda), config.temperature), config.top_p)
         word = int(draws.choice(len(probabilities), p=probabilities))
-        tokens.append(word)
+        unread = [word]
         yield Step(word, expected, lmbda)
+        if word == end:
+            return
+
+
+def facts(steps: list[Step], train: passages.Passages, config: GenerateConfig, lmbda: float) -> dict:
+    """The words as JSON, and how they were drawn."""
+    words = []
+    for step in steps:
+        columns = {"mixture": step.next.mixed(lmbda), "lm": step.next.lm, "knn": step.next.knn}
+        logprob = {name: terminal.nats(p[step.word]) for name, p in columns.items()}
+        words.append(
+            {"token": train.vocab.tokens([step.word])[0], "logprob": logprob, "from_knn": step.from_knn}
+            | {"neighbors": train.facts(step.next.nearest, config.neighbors)}
+        )
+    drawn = {name: getattr(config, name) for name in ("mode", "temperature", "top_p", "seed")}
+    return {"words": words, "lmbda": lmbda} | drawn
 
 
 def explained(step: Step, train: passages.Passages) -> str:
     """One line: the word, its probabilities, and the LM or the stored context that contributed most to it."""
-    name, near = train.vocab.tokens([step.word])[0], step.next.nearest
+    name, near = train.word(step.word), step.next.nearest
     numbers = [probability[step.word] for probability in (step.next.mixed(step.lmbda), step.next.lm, step.next.knn)]
     line = f"{name:<16.16} " + " ".join(f"{number:9.2g}" for number in numbers)
     if step.from_knn < 0.5:

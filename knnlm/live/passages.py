@@ -1,5 +1,6 @@
 """Stored contexts as readable text: the words around an entry, and the title of its document."""
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from knnlm.artifacts import lineage, npy
 from knnlm.corpora import vocab
 from knnlm.live.layout import KnnLM
+from knnlm.live.retrieval import Nearest
 
 
 class Passage(NamedTuple):
@@ -38,6 +40,19 @@ class Passages:
         stop = min(entry + 1 + self.after, int(end))
         parts = [self.text(*cut) for cut in ((start, entry), (entry, entry + 1), (entry + 1, stop))]
         return Passage(*parts, self.titles[document])
+
+    def word(self, token: int) -> str:
+        """A token by itself, as people read it: ↵ for the end of a line, and no @ around WikiText's separators."""
+        name = self.vocab.tokens([token])[0]
+        return "↵" if token == self.vocab.eos else re.sub(r"^@(.+)@$", r"\1", name)
+
+    def facts(self, near: Nearest, count: int) -> list[dict]:
+        """The `count` heaviest neighbors for JSON: weight, distance, entry, before, target, after, title."""
+        return [
+            {"weight": float(near.weights[i]), "distance": float(near.distances[i]), "entry": int(near.ids[i])}
+            | self.at(int(near.ids[i]))._asdict()
+            for i in np.argsort(-near.weights, kind="stable")[:count]
+        ]
 
     def text(self, start: int, stop: int) -> str:
         """The tokens from `start` to `stop` in one line, each end of a line as `line_end`."""

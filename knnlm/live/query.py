@@ -1,4 +1,17 @@
-"""Show the nearest stored contexts of a sentence of your own, in the terminal."""
+"""Show the nearest stored contexts of a sentence of your own, in the terminal or as JSON.
+
+With `--json` each context gives one line of JSON:
+
+    context     the text as it was read
+    tokens      its tokens, as the vocabulary prints them
+    next        {"mixture", "lm", "knn"}: the most probable next tokens, [{"token", "logprob"}], nats
+    lmbda       the weight of kNN in the mixture
+    distance    which one: "exact" (from the stored keys), "quantized" (the index's own) or "quantized_sqrt" (its root);
+                squared L2, or negated inner products where the index has those
+    neighbors   the heaviest first: [{"weight", "distance", "entry", "before", "target", "after", "title"}], in which
+                weight is the share of p_kNN and entry the position in the datastore's text
+    seconds     time of the answer
+"""
 
 import sys
 import time
@@ -7,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.live import layout, passages
+from knnlm.artifacts.files import UserError
+from knnlm.live import layout, passages, terminal
 from knnlm.live.retrieval import Nearest, Next, Retriever
 
 
@@ -17,8 +31,10 @@ class QueryConfig:
 
     study: Path
     """folder of a finished study, as results/smoke"""
-    context: str
-    """the beginning of a sentence; - reads one context from each line of standard input"""
+    context: str | None = None
+    """the beginning of a sentence; without it, each line of standard input is one"""
+    json: bool = False
+    """print one line of JSON for each context; the module's docstring names its fields"""
     output: str = "table1"
     """the experiment that has the row"""
     row: str = "knn"
@@ -30,19 +46,51 @@ class QueryConfig:
     words: int = 8
     """number of next words shown"""
 
+    def __post_init__(self) -> None:
+        if self.neighbors < 0 or self.words < 0:
+            raise UserError(f"found --neighbors {self.neighbors} and --words {self.words}; expected numbers from 0")
+
 
 def main(config: QueryConfig) -> None:
     source = layout.find(config.study, config.output, config.row, config.seed)
     retriever, train = Retriever(source), passages.Passages(source)
+    terminal.one_thread_if_small(retriever.lm)
     retriever.next(passages.encode(train.vocab, "a"))  # compiles functions, so that no query waits for it
-    for context in sys.stdin if config.context == "-" else [config.context]:
+    for context in terminal.prompts(config.context):
         started = time.perf_counter()
         tokens = passages.encode(train.vocab, context)
         following = retriever.next(tokens)
+        if config.json:
+            answer = facts(following, source, train, tokens, config)
+            terminal.show_json(answer | {"seconds": time.perf_counter() - started})
+            continue
         print(f"\n{train.vocab.detokenize(tokens)} …\n")
         print(expected(following, source.lmbda, train, config.words))
         print(nearest(following.nearest, train, config.neighbors))
         print(f"{len(following.nearest.ids):,} neighbors in {time.perf_counter() - started:.2f} s", file=sys.stderr)
+
+
+def facts(
+    following: Next, source: layout.KnnLM, train: passages.Passages, tokens: list[int], config: QueryConfig
+) -> dict:
+    """The answer as JSON, without its time."""
+    columns = {"mixture": following.mixed(source.lmbda), "lm": following.lm, "knn": following.knn}
+    likeliest = {name: np.argsort(-p, kind="stable")[: config.words] for name, p in columns.items()}
+    return {
+        "context": train.vocab.detokenize(tokens),
+        "tokens": train.vocab.tokens(tokens),
+        "next": {
+            name: [
+                {"token": train.vocab.tokens([word])[0], "logprob": terminal.nats(p[word])}
+                for word in likeliest[name]
+                if p[word] > 0
+            ]
+            for name, p in columns.items()
+        },
+        "lmbda": source.lmbda,
+        "distance": source.store["distance"],
+        "neighbors": train.facts(following.nearest, config.neighbors),
+    }
 
 
 def expected(following: Next, lmbda: float, train: passages.Passages, count: int) -> str:
@@ -52,7 +100,7 @@ def expected(following: Next, lmbda: float, train: passages.Passages, count: int
     orders = [np.argsort(-p, kind="stable")[:count] for p in columns.values()]
     for words in zip(*orders, strict=True):
         cells = [
-            f"{p[word]:7.4f} {train.vocab.tokens([word])[0]:<18.18}" if p[word] > 0 else ""
+            f"{p[word]:7.4f} {train.word(word):<18.18}" if p[word] > 0 else ""
             for word, p in zip(words, columns.values(), strict=True)
         ]
         lines.append("  ".join(f"{cell:<26}" for cell in cells).rstrip())

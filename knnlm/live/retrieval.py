@@ -34,6 +34,31 @@ class Next(NamedTuple):
             return np.exp(mixture.mix([lmbda], [np.log(self.knn)], np.log(self.lm)))
 
 
+class Reading:
+    """A text as the model reads it: the window, and what attention keeps of it, so that a word costs one step.
+
+    Of a long beginning the model reads the end that fits its window. A window that becomes full while words are added
+    is refilled with its last half, which costs one pass over so many tokens.
+    """
+
+    def __init__(self, lm: model.LanguageModel, longest: int) -> None:
+        self.lm, self.longest = lm, longest
+        self.window: list[int] = []
+        self.cache = lm.cache()
+
+    @torch.inference_mode()
+    def read(self, tokens: list[int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Read further tokens: what the model returns after the last one, [1, D], and its key types, [D] each."""
+        new = tokens[-self.longest :]
+        if self.window and len(self.window) + len(tokens) > self.longest:
+            new = [*self.window, *tokens][-max(1, self.longest // 2) :]
+            self.window, self.cache = [], self.lm.cache()
+        taps: dict[str, torch.Tensor] = {}
+        output = self.lm(torch.tensor([new], device=features.device()), taps, self.cache)  # [1, T, D]
+        self.window += new
+        return output[:, -1], {name: tap[0, -1] for name, tap in taps.items()}
+
+
 class Retriever:
     """The LM, indexes and keys of a row, loaded once.
 
@@ -56,25 +81,27 @@ class Retriever:
 
     def next(self, tokens: list[int]) -> Next:
         """What follows `tokens`, which begin a text; of a long one only the end that fits the study's windows."""
-        return self.after([self.lm.eos, *tokens][-self.longest :])
+        return self.read(self.begin(), [self.lm.eos, *tokens])
 
     def after(self, inputs: list[int]) -> Next:
         """What follows `inputs`, the window exactly as the model reads it."""
-        query, lm = self.context(inputs)
-        nearest = self.nearest(query)
+        return self.read(self.begin(), inputs)
+
+    def begin(self) -> Reading:
+        """A text of which nothing has been read, for `read`."""
+        return Reading(self.lm, self.longest)
+
+    @torch.inference_mode()
+    def read(self, text: Reading, tokens: list[int]) -> Next:
+        """What follows when `text` goes on with `tokens`; the first of a text is the token that ends documents."""
+        output, keys = text.read(tokens)
+        lm = self.lm.logprob(output)[0].double().exp().cpu().numpy()
+        lm /= lm.sum()
+        nearest = self.nearest(keys[self.store["keytype"]].float().cpu().numpy())
         words, shares = knn.distribution(nearest.distances, nearest.values, self.store["temperature"])
         near = np.zeros(len(lm))
         near[words] = shares
         return Next(lm, near, nearest)
-
-    @torch.inference_mode()
-    def context(self, inputs: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The key of `inputs`, float32 [D], and the LM's probabilities of what follows, float64 [V]."""
-        read = torch.tensor([inputs], device=features.device())  # [1, T]
-        taps: dict[str, torch.Tensor] = {}
-        output = self.lm(read, taps)[:, -1]  # [1, D]
-        lm = self.lm.logprob(output)[0].double().exp().cpu().numpy()
-        return taps[self.store["keytype"]][0, -1].float().cpu().numpy(), lm / lm.sum()
 
     def nearest(self, query: np.ndarray) -> Nearest:
         """The k nearest entries of `query` [D] over all shards, the same that `search` and `merge` find."""

@@ -30,11 +30,18 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: dict[str, Tensor] | None = None) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; `past` has the keys and values of the tokens before and receives those of x."""
         batch, time, dim = x.shape
         q, k, v = self.qkv(x).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [B, heads, T, d]
+        mask = None
+        if past:
+            k, v = torch.cat([past["k"], k], dim=2), torch.cat([past["v"], v], dim=2)  # [B, heads, before + T, d]
+            mask = torch.ones(time, k.shape[2], dtype=torch.bool, device=x.device).tril(k.shape[2] - time)
+        if past is not None:
+            past.update(k=k, v=v)
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        attended = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
         return self.out(attended.transpose(1, 2).reshape(batch, time, dim))
 
 
@@ -56,10 +63,12 @@ class Layer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, taps: dict[str, Tensor] | None = None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; `taps` receives {keytype: [B, T, D]}."""
+    def forward(
+        self, x: Tensor, taps: dict[str, Tensor] | None = None, past: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; `taps` receives {keytype: [B, T, D]}; `past` is that of the attention."""
         attention_input = self.attention_norm(x)
-        ffn_residual = x + F.dropout(self.attention(attention_input), self.config.dropout, self.training)
+        ffn_residual = x + F.dropout(self.attention(attention_input, past), self.config.dropout, self.training)
         ffn_input = self.ffn_norm(ffn_residual)
         hidden = F.dropout(F.relu(self.ffn_in(ffn_input)), self.config.activation_dropout, self.training)
         output = ffn_residual + F.dropout(self.ffn_out(hidden), self.config.dropout, self.training)
@@ -94,9 +103,16 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self._positions: Tensor | None = None
 
-    def forward(self, tokens: Tensor, taps: dict[str, Tensor] | None = None) -> Tensor:
+    def cache(self) -> list[dict[str, Tensor]]:
+        """For `forward`: what each layer's attention keeps of the tokens read so far; nothing yet."""
+        return [{} for _ in self.layers]
+
+    def forward(
+        self, tokens: Tensor, taps: dict[str, Tensor] | None = None, cache: list[dict[str, Tensor]] | None = None
+    ) -> Tensor:
         """tokens int64 [B, T] -> features [B, T, D], the input of the softmax.
 
+        With a `cache`, the tokens follow those that were read with it before, at the cost of the new ones only.
         Tokens may be in the CPU's memory where the model is on a GPU; an adaptive embedding then does not wait for it.
         Into `taps`, an empty dict, go the key types of the last layer by name, and those of the second-last layer with
         the suffix `-second_last`; each is [B, T, D].
@@ -104,12 +120,14 @@ class LanguageModel(nn.Module):
         where = next(self.parameters()).device
         if isinstance(self.embedding, nn.Embedding):
             tokens = tokens.to(where, non_blocking=True)
-        x = math.sqrt(self.config.dim) * self.embedding(tokens) + self._sinusoids(tokens.shape[1], where)
+        before = cache[0]["k"].shape[2] if cache and cache[0] else 0
+        sinusoids = self._sinusoids(before + tokens.shape[1], where)[before:]
+        x = math.sqrt(self.config.dim) * self.embedding(tokens) + sinusoids
         x = F.dropout(x, self.config.dropout, self.training)
         recorded: list[dict[str, Tensor]] = []
-        for layer in self.layers:
+        for layer, past in zip(self.layers, cache or [None] * len(self.layers), strict=True):
             recorded.append({})
-            x = layer(x, recorded[-1] if taps is not None and len(recorded) > len(self.layers) - 2 else None)
+            x = layer(x, recorded[-1] if taps is not None and len(recorded) > len(self.layers) - 2 else None, past)
         if taps is not None:
             taps |= recorded[-1]
             if len(recorded) > 1:

@@ -80,7 +80,11 @@ class PretrainedLM(nn.Module):
             if config.layers > 1 or not name.endswith(SECOND_LAST):
                 self._record(name, tap)
 
-    def forward(self, tokens: Tensor, taps: dict[str, Tensor] | None = None) -> Tensor:
+    def cache(self) -> Any:
+        """For `forward`: what attention keeps of the tokens read so far; nothing yet."""
+        return huggingface.transformers().DynamicCache(config=self.lm.config)
+
+    def forward(self, tokens: Tensor, taps: dict[str, Tensor] | None = None, cache: Any = None) -> Tensor:
         """tokens int64 [B, T] -> features [B, T, D], which follow the final norm and are the input of the head.
 
         Into `taps`, an empty dict, go the key types of the last layer by name, and those of the second-last layer with
@@ -89,18 +93,20 @@ class PretrainedLM(nn.Module):
         scale, as the paper's model has none there.
 
         Where the model begins every text with a token of its own, that token is read in place of the end of the
-        document before, and in place of the window's first token. Raises UserError for a window that is too long.
+        document before, and in place of the window's first token. With a `cache`, the tokens follow those that were
+        read with it before, at the cost of the new ones only. Raises UserError for a window that is too long.
         """
-        if tokens.shape[1] > self.config.positions:
+        before = cache.get_seq_length() if cache is not None else 0
+        if (length := before + tokens.shape[1]) > self.config.positions:
             raise UserError(
-                f"a window of {tokens.shape[1]} tokens is longer than the {self.config.positions} that this model can "
+                f"a window of {length} tokens is longer than the {self.config.positions} that this model can "
                 "read: lower windows.new or windows.context"
             )
-        tokens = self._read(tokens.to(self.head.weight.device, non_blocking=True))
+        tokens = self._read(tokens.to(self.head.weight.device, non_blocking=True), begins=not before)
         body: Any = self.lm.base_model
         self._recorded = {} if taps is not None else None
         try:
-            features = body(input_ids=tokens, use_cache=False).last_hidden_state
+            features = body(input_ids=tokens, past_key_values=cache, use_cache=cache is not None).last_hidden_state
             if taps is not None and self._recorded is not None:
                 taps |= {name: tensor.view(*tokens.shape, -1) for name, tensor in self._recorded.items()}
                 for suffix in ("", SECOND_LAST):
@@ -110,12 +116,13 @@ class PretrainedLM(nn.Module):
             self._recorded = None
         return features
 
-    def _read(self, tokens: Tensor) -> Tensor:
-        """The tokens with the one that begins every text put where `forward` says."""
+    def _read(self, tokens: Tensor, begins: bool = True) -> Tensor:
+        """The tokens with the one that begins every text put where `forward` says; `begins`: they begin a window."""
         if self.config.bos is None:
             return tokens
         tokens = torch.where(tokens == self.eos, self.config.bos, tokens)
-        tokens[:, 0] = self.config.bos
+        if begins:
+            tokens[:, 0] = self.config.bos
         return tokens
 
     def target_logprob(self, features: Tensor, targets: Tensor) -> Tensor:

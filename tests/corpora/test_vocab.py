@@ -59,6 +59,22 @@ def test_tokens_read_as_text_again() -> None:
     assert detokenize([*TOKENS, "</s>", "Next"]) == TEXT.replace("2004–05", "2004 – 05") + "\nNext"
 
 
+@pytest.mark.parametrize(
+    "tokens, text",
+    [
+        ("about 3 @,@ 500 @.@ 25 of", "about 3,500.25 of"),
+        ("@,@ 500 men", ",500 men"),
+        ("3 @,@ <unk> men , <unk> @.@ 5", "3,<unk> men, <unk>.5"),
+        ("began @,@ creating", "began, creating"),
+        ("in 2004 @,@ creating @,@ 500 @,@ ( all ) @.@", "in 2004, creating, 500, (all)."),
+        ("3 @,@ @,@ the @-@ end", "3,, the-end"),
+        ("a @.@ </s> The", "a.\nThe"),
+    ],
+)
+def test_separators_of_numbers_join_nothing_else(tokens: str, text: str) -> None:
+    assert detokenize(tokens.split()) == text
+
+
 def test_dictionary_is_ordered_by_count_and_padded_to_eights() -> None:
     words = WordVocab.build(Counter({"b": 2, "a": 2, "c": 3, "<unk>": 9, "rare": 1}), VocabSettings(min_count=2))
     assert words.words[:8] == ["<s>", "<pad>", "</s>", "<unk>", "c", "a", "b", "madeupword0000"]

@@ -1,6 +1,9 @@
 """Next-word distributions, what is drawn from them, and what query and generate print."""
 
+import io
+import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import tinystudy
 
 from knnlm.artifacts import files, npy
 from knnlm.datastores import neighbors
-from knnlm.live import generate, layout, passages, query, sampling
+from knnlm.live import generate, layout, passages, query, sampling, terminal
 from knnlm.live.retrieval import Retriever
 from knnlm.outputs import illustrate, scored
 
@@ -92,6 +95,113 @@ def test_query_prints_neighbors_with_their_targets(study, capsys):
     out = capsys.readouterr().out
     assert "the quick brown fox …" in out and "mixture, λ = " in out
     assert sum("[" in line and "(Story <" in line for line in out.splitlines()) == 3
+
+
+def test_query_as_json_has_the_numbers_of_the_distributions(study, retriever, capsys):
+    query.main(query.QueryConfig(study=study, context="the quick brown", json=True, neighbors=4, words=5))
+    answer = json.loads(capsys.readouterr().out)
+    source = layout.find(study)
+    train = passages.Passages(source)
+    found = retriever.next(passages.encode(train.vocab, "the quick brown"))
+    ids = {name: i for i, name in enumerate(train.vocab.tokens(range(len(found.lm))))}
+    assert (answer["context"], answer["lmbda"]) == ("the quick brown", source.lmbda)
+    assert answer["tokens"] == ["the", "quick", "brown"]
+    for name, p in {"mixture": found.mixed(source.lmbda), "lm": found.lm, "knn": found.knn}.items():
+        best = sorted(p[p > 0], reverse=True)[:5]
+        assert [np.exp(one["logprob"]) for one in answer["next"][name]] == pytest.approx(best, rel=1e-5)
+        for one in answer["next"][name]:
+            assert p[ids[one["token"]]] == pytest.approx(np.exp(one["logprob"]), rel=1e-5)
+    assert len(answer["neighbors"]) == 4
+    order = np.argsort(-found.nearest.weights, kind="stable")
+    for one, i in zip(answer["neighbors"], order, strict=False):
+        assert one["weight"] == pytest.approx(found.nearest.weights[i], rel=1e-5)
+        assert one["distance"] == pytest.approx(found.nearest.distances[i], rel=1e-4)
+        assert ids[one["target"]] == found.nearest.values[i]
+
+
+@pytest.mark.parametrize("flag", [None, "-"])
+def test_without_a_prompt_each_line_of_standard_input_is_one(study, capsys, monkeypatch, flag):
+    lines = "the quick\n\nthe lazy dog\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    query.main(query.QueryConfig(study=study, context=flag, json=True))
+    assert [json.loads(line)["context"] for line in capsys.readouterr().out.splitlines()] == [
+        "the quick",
+        "the lazy dog",
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    generate.main(generate.GenerateConfig(study=study, prompt=flag, words=3, json=True))
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["prompt"] for answer in answers] == ["the quick", "the lazy dog"]
+    assert all(len(answer["words"]) == 3 and not answer["ended"] for answer in answers)
+
+
+def test_generated_words_as_json_are_those_of_the_text(study, capsys):
+    text = printed(capsys, study, seed=3).strip()
+    answer = json.loads(printed(capsys, study, seed=3, json=True))
+    assert answer["text"] == text and answer["seed"] == 3 and answer["mode"] == "mixture"
+    for word in answer["words"]:
+        lm, knn, mixture = (
+            np.exp(-np.inf if (v := word["logprob"][n]) is None else v) for n in ("lm", "knn", "mixture")
+        )
+        assert mixture == pytest.approx(answer["lmbda"] * knn + (1 - answer["lmbda"]) * lm, rel=1e-6)
+        assert word["from_knn"] == pytest.approx(answer["lmbda"] * knn / mixture, rel=1e-6)
+        assert len(word["neighbors"]) == 3
+
+
+def test_a_text_stops_after_the_token_that_ends_it(study, retriever):
+    config = generate.GenerateConfig(study=study, words=40, top_p=1.0)
+    train = passages.Passages(layout.find(study))
+    prompt = passages.encode(train.vocab, "the quick")
+    words = [step.word for step in generate.generate(config, retriever, prompt, 0.3)]
+    assert len(words) == 40
+    end = words[7]
+    stopped = [step.word for step in generate.generate(config, retriever, prompt, 0.3, end)]
+    assert stopped == words[: words.index(end) + 1]
+    assert generate.end_of_text(train.vocab) is None  # a vocabulary of words, whose </s> ends every line
+
+
+def test_a_word_costs_one_step_and_a_full_window_is_refilled_with_its_last_half(retriever, monkeypatch):
+    read, forward = [], retriever.lm.forward
+
+    def counted(tokens, *rest):
+        read.append(tokens.shape[1])
+        return forward(tokens, *rest)
+
+    monkeypatch.setattr(retriever.lm, "forward", counted)
+    longest, text = retriever.longest, retriever.begin()
+    tokens = [5 + i % 7 for i in range(longest + 3)]
+    retriever.read(text, tokens[: longest - 2])
+    for i in range(longest - 2, longest):
+        retriever.read(text, [tokens[i]])
+    found = retriever.read(text, [tokens[longest]])
+    assert read == [longest - 2, 1, 1, longest // 2]
+    again = retriever.after(tokens[longest + 1 - longest // 2 : longest + 1])
+    np.testing.assert_allclose(found.lm, again.lm, rtol=1e-4, atol=1e-7)
+    assert found.nearest.ids.tolist() == again.nearest.ids.tolist()
+
+
+def test_step_by_step_is_as_at_once(retriever):
+    tokens = [5 + (3 * i) % 11 for i in range(20)]
+    text = retriever.begin()
+    for i, token in enumerate(tokens):
+        stepped = retriever.read(text, [token])
+        whole = retriever.after(tokens[: i + 1])
+        np.testing.assert_allclose(stepped.lm, whole.lm, rtol=1e-4, atol=1e-7)
+        assert stepped.nearest.ids.tolist() == whole.nearest.ids.tolist()
+
+
+@pytest.mark.parametrize(("environment", "size", "expected"), [("", 10, 1), ("2", 10, None), ("", 10**9, None)])
+def test_small_models_take_one_thread(monkeypatch, environment, size, expected):
+    chosen = []
+    monkeypatch.setattr(terminal.torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(terminal.numba, "set_num_threads", chosen.append)
+    monkeypatch.setattr(terminal.ann, "use_threads", chosen.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if environment:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    model = SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: size)])
+    terminal.one_thread_if_small(model)
+    assert chosen == ([expected] * 3 if expected else [])
 
 
 def test_a_folder_that_is_no_study_is_one_clear_line(tmp_path):

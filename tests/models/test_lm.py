@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from knnlm.artifacts import files, npy
 from knnlm.artifacts.files import UserError
 from knnlm.datastores import extract
 from knnlm.models import evaluate, features, model, train
+from knnlm.settings import ModelConfig
 
 ARCHITECTURE = dict(
     layers=2, dim=16, ffn_dim=32, heads=2, adaptive_cutoffs=[20, 40], dropout=0.1, attention_dropout=0.0
@@ -156,6 +158,23 @@ def test_evaluation_scores_every_token_and_agrees_with_the_full_distribution(tra
     np.testing.assert_allclose(full.exp().sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(logprob, full[torch.arange(len(tokens)), tokens], atol=1e-4)
     assert np.load(tmp_path / "q" / "keys.npy").dtype == np.float32
+
+
+@pytest.mark.parametrize("options", [{"adaptive_cutoffs": []}, {}])
+@torch.inference_mode()
+def test_reading_word_by_word_gives_the_same_as_reading_at_once(options):
+    torch.manual_seed(1)
+    lm = model.LanguageModel(ModelConfig(**ARCHITECTURE | dict(vocab_size=64) | options)).eval()
+    ids, whole = torch.randint(2, 64, (2, 30)), {}
+    expected, cache = lm(ids, whole), lm.cache()
+    for first, last in [(0, 9), (9, 10), (10, 14), *((i, i + 1) for i in range(14, 30))]:
+        recorded = {}
+        output = lm(ids[:, first:last], recorded, cache)
+        torch.testing.assert_close(output, expected[:, first:last], atol=1e-5, rtol=1e-5)
+        for keytype, tensor in recorded.items():
+            torch.testing.assert_close(tensor, whole[keytype][:, first:last], atol=1e-5, rtol=1e-5)
+    assert recorded.keys() == whole.keys()
+    assert torch.equal(lm(ids, None, lm.cache()), expected)  # the first tokens are read as without a cache, to the bit
 
 
 def test_keys_beyond_half_precision_are_refused(monkeypatch):

@@ -247,6 +247,35 @@ def test_a_windows_keys_do_not_depend_on_its_batch(name, tmp_path):
         np.testing.assert_allclose(moved[key], value, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("bos", ["", "<s>"])
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_reading_word_by_word_gives_the_same_as_reading_at_once(name, bos, tmp_path):
+    published(tmp_path, name, bos=bos)
+    lm, ids, whole = made(tmp_path, tmp_path), some_tokens(40), {}  # beyond Mistral's sliding window
+    ids[:, [0, 20]] = lm.eos
+    expected, cache = lm(ids, whole), lm.cache()
+    for first, last in [(0, 9), (9, 10), (10, 14), *((i, i + 1) for i in range(14, 40))]:
+        recorded = {}
+        output = lm(ids[:, first:last], recorded, cache)
+        for keytype, tensor in recorded.items():
+            torch.testing.assert_close(tensor, whole[keytype][:, first:last], atol=1e-4, rtol=1e-4)
+        for row in range(2):
+            torch.testing.assert_close(
+                lm.logprob(output[row]), lm.logprob(expected[row, first:last]), atol=1e-4, rtol=1e-4
+            )
+
+
+@torch.inference_mode()
+def test_a_cache_is_no_way_to_read_more_than_the_model_can(tmp_path):
+    published(tmp_path, "gpt2")
+    lm = made(tmp_path, tmp_path)
+    cache = lm.cache()
+    lm(some_tokens(64), None, cache)
+    with pytest.raises(UserError, match="a window of 65 tokens is longer than the 64"):
+        lm(some_tokens(1), None, cache)
+
+
 @torch.inference_mode()
 def test_the_token_before_every_text_stands_where_the_model_was_trained_to_read_it(tmp_path):
     theirs = published(tmp_path, bos="<s>")
