@@ -111,7 +111,8 @@ def test_operations_are_counted_as_in_the_plan(words):
     import resources
 
     model = part.full().architecture
-    study = SimpleNamespace(architecture=lambda _: model, study={"models": {"wikitext": {"vocab": "words"}}})
+    models = {"wikitext": {"vocab": "words"}}
+    study = SimpleNamespace(architecture=lambda _: model, pretrained=lambda _: None, study={"models": models})
     assert resources.Sizes.flops(study, "wikitext", 3072, words) == part.operations(model, 3072, words)
 
 
