@@ -218,9 +218,9 @@ def row_scores(row, seed, split):
     paths = {"lm": f"{base}/lm/{run}/logprob.npy"}
     if row["datastore"]:
         searched = f"{run}/{row['datastore']}/{row['keytype']}/{row['index']}/first{row['shards']}of{row['of']}"
-        paths["knn"] = f"{base}/knn/{searched}"
-        if row["temperature"] != "tune":
-            paths["knn"] += f"/{row['distance']}-k{row['k']}-t{row['temperature']:g}.npy"
+        tried = f"{base}/knn/{searched}"
+        one = "" if row["temperature"] == "tune" else f"{row['distance']}-k{row['k']}-t{row['temperature']:g}.npy"
+        paths["knn"] = f"{tried}/{one}" if one else tried
     if row["cache"]:
         paths["cache"] = f"{base}/cache/{run}"
     if row["ngram"]:
