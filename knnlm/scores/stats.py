@@ -1,6 +1,6 @@
 """Medians of perplexities over seeds, and bootstrap intervals over documents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -25,18 +25,9 @@ def interval(
     if len(documents) < FEWEST or not np.isfinite(logprob).all():
         return None
     sums, counts = document_sums(logprob, documents)
-    result = bootstrap(
-        (sums, counts),
-        lambda s, c, axis: np.exp(-s.sum(axis) / c.sum(axis)),
-        paired=True,
-        vectorized=True,
-        batch=200,
-        n_resamples=resamples,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
+    return list(
+        _percentiles(lambda s, c, axis: np.exp(-s.sum(axis) / c.sum(axis)), (sums, counts), resamples, seed, confidence)
     )
-    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
 def total(values: np.ndarray, resamples: int = 1000, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:
@@ -45,17 +36,25 @@ def total(values: np.ndarray, resamples: int = 1000, seed: int = 0, confidence: 
     Of two rows that score the same documents the values are the differences of their log-likelihoods, so that the
     bootstrap is paired.
     """
-    result = bootstrap(
-        (values,),
-        np.sum,
+    return _percentiles(np.sum, (values,), resamples, seed, confidence)
+
+
+def _percentiles(
+    statistic: Callable, of_documents: tuple[np.ndarray, ...], resamples: int, seed: int, confidence: float
+) -> tuple[float, float]:
+    """Bootstrap interval of a statistic of arrays [D], whose documents are drawn together; the same seed, the same."""
+    found = bootstrap(
+        of_documents,
+        statistic,
+        paired=True,
         vectorized=True,
         batch=200,
         n_resamples=resamples,
         confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(seed),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def median(per_seed: Sequence[float]) -> tuple[float, int]:
