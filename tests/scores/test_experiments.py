@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from knnlm.scores import experiments
@@ -57,3 +58,23 @@ def test_rows_of_one_vocabulary_compare_per_token():
     found = study(("pieces", "pieces"))
     assert found.gain("table1", "knn") == 50 - 9
     assert found.row("table1", "knn")["curve"]["dev"] == [9, 3, None]
+
+
+@pytest.mark.parametrize("weights", [{"knn": 1, "base": -1}, {"base": 1, "knn": -1}, {"k8": 2, "base": -1, "knn": -1}])
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_differences_are_nats_a_token_with_intervals_over_documents(weights: dict, split: str) -> None:
+    rng, documents, tokens = np.random.default_rng(len(weights)), 40, {"dev": 700, "test": 900}
+    rows = [
+        {
+            "name": name,
+            **{part: {"nats": rng.gamma(9, 5, documents).tolist(), "tokens": tokens[part]} for part in tokens},
+        }
+        for name in ("base", "knn", "k8")
+    ]
+    study = experiments.Study({"figure4": {"experiment": "figure4", "rows": rows}}, {})
+    found = study.difference("figure4", weights, split)
+    of_document = [-sum(weights.get(r["name"], 0) * r[split]["nats"][d] for r in rows) for d in range(documents)]
+    assert found.value == pytest.approx(sum(of_document) / tokens[split])
+    drawn = rng.choice(of_document, (20000, documents)).sum(axis=1) / tokens[split]
+    spread = np.std(drawn)
+    assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=0.25 * spread)
