@@ -8,18 +8,9 @@ from pathlib import Path
 from knnlm.artifacts import description, files
 from knnlm.artifacts.archives import check
 from knnlm.artifacts.cli import settings
-from knnlm.corpora.corpus import (
-    Entry,
-    deduplicate,
-    overlaps,
-    shorten,
-    split_documents,
-    spool,
-    text_of,
-    without_near_duplicates,
-    write_split,
-)
+from knnlm.corpora.corpus import Entry, deduplicate, shorten, spool, text_of, write_split
 from knnlm.corpora.sources import read
+from knnlm.corpora.splits import overlaps, split_documents, without_near_duplicates
 from knnlm.settings import SPLITS, CorpusSettings
 
 log = logging.getLogger("knnlm")

@@ -12,7 +12,8 @@ from knnlm.artifacts import cli
 from knnlm.artifacts.description import described
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import prepare, subset
-from knnlm.corpora.corpus import Entry, deduplicate, random_documents, read_documents, split_documents
+from knnlm.corpora.corpus import Entry, deduplicate, random_documents, read_documents
+from knnlm.corpora.splits import split_documents
 from knnlm.corpora.text import lead, normalise
 from knnlm.settings import SPLITS, CorpusSettings
 
