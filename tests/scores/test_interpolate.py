@@ -77,7 +77,24 @@ def test_each_documents_nats_are_the_mean_over_seeds(study):
     mean = np.mean(np.log(rows["knn"]["test"]["per_seed"]))
     assert sum(rows["knn"]["test"]["nats"]) / N["test"] == pytest.approx(mean, abs=1e-6)
     assert len(rows["knn"]["lmbda_resampled"]) == 200 and rows["knn-cache"]["lmbda_resampled"] is None
-    assert min(rows["knn"]["lmbda_resampled"]) <= max(rows["knn"]["lmbda"]["knn"])
+
+
+@pytest.mark.parametrize("middle", [0, 1, 2])
+def test_weights_are_tuned_on_resamples_of_dev_of_the_median_seed(study, tmp_path, middle):
+    sheet, rng = study["rows"][1], np.random.default_rng(middle)
+    lowered = np.roll([1.0, 0.0, 3.0], middle)  # nats: the seed at `middle` is neither the best nor the worst
+    row = dict(sheet, seeds=[1, 2, 3], model_dirs=sheet["model_dirs"][:1] * 3, lm={}, components={"knn": {}})
+    for split, tokens in N.items():
+        for name, of_row in (("lm", row["lm"]), ("knn", row["components"]["knn"])):
+            of_row[split] = [str(tmp_path / f"third-{name}-{split}-{seed}.npy") for seed in row["seeds"]]
+            for path, nats in zip(of_row[split], lowered, strict=True):
+                np.save(path, np.log(rng.beta(1, 3, tokens)).astype(np.float32) - np.float32(nats))
+    study["rows"] = [row]
+    found, starts = measured(study)["knn"], np.load(study["documents"]["wikitext"]["dev"])
+    assert found["best_seed"] == row["seeds"][middle]
+    lm, knn = (np.load(paths["dev"][middle]) for paths in (row["lm"], row["components"]["knn"]))
+    expected = mixture.tune_resampled(np.linspace(0, 1, 101), knn, lm, starts, 200, 1)
+    assert found["lmbda_resampled"] == expected.tolist()
 
 
 def test_weights_are_tuned_on_dev_and_applied_to_test(study):

@@ -102,14 +102,14 @@ def test_tuning_looks_at_a_few_hundred_mixtures_however_many_targets_there_are(m
     assert 231 < sum(tried) < 500  # 231 of the coarse grid, then at most six directions a step
 
 
-@pytest.mark.parametrize(("seed", "resamples"), [(0, 20), (7, 30)])
-def test_weights_tuned_on_resamples_are_those_of_the_resampled_tokens(seed: int, resamples: int) -> None:
-    (component,), lm = vectors(seed, 1, 90)
+@pytest.mark.parametrize(("seed", "resamples", "length"), [(0, 20, 1), (7, 30, 1), (3, 25, 40)])
+def test_weights_tuned_on_resamples_are_those_of_the_resampled_tokens(seed: int, resamples: int, length: int) -> None:
+    (component,), lm = vectors(seed, 1, 90 * length)
     component[5] = -np.inf  # so that λ = 1 is impossible wherever its document is drawn
-    starts, grid = np.array([0, 7, 30, 31, 60]), np.linspace(0, 1, 11)
+    starts, grid = length * np.array([0, 7, 30, 31, 60]), np.linspace(0, 1, 41 if length > 1 else 11)
     tuned = mixture.tune_resampled(grid, component, lm, starts, resamples, seed)
     counts = np.random.default_rng(seed).multinomial(5, [0.2] * 5, size=resamples)
-    pieces = np.split(np.arange(90), starts[1:])
+    pieces = np.split(np.arange(90 * length), starts[1:])
     for drawn, lmbda in zip(counts, tuned, strict=True):
         tokens = np.concatenate([pieces[d] for d in range(5) for _ in range(drawn[d])])
         expected = [mixture.mix([x], [component[tokens]], lm[tokens]).sum() for x in grid]
