@@ -106,7 +106,8 @@ class PretrainedLM(nn.Module):
         body: Any = self.lm.base_model
         self._recorded = {} if taps is not None else None
         try:
-            features = body(input_ids=tokens, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+            past = {} if cache is None else {"cache": cache}
+            features = body(input_ids=tokens, use_cache=bool(past), **past).last_hidden_state
             if taps is not None and self._recorded is not None:
                 taps |= {name: tensor.view(*tokens.shape, -1) for name, tensor in self._recorded.items()}
                 for suffix in ("", SECOND_LAST):
