@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from knnlm.scores.experiments import Difference, Missing, Study, neighbors, sizes
+from knnlm.scores.experiments import Difference, Missing, NoInterval, Study, neighbors, sizes
 from knnlm.settings import LAYER_KEYTYPES as KEYTYPES
 from knnlm.settings import MAIN_KEYTYPE, SECOND_LAST
 
@@ -27,10 +27,19 @@ judges: dict[str, Callable[[Study], "Judgement"]] = {}
 
 
 class Comparison(NamedTuple):
-    """A difference that the claim says is above zero, and what it compares."""
+    """A difference that the claim says is above zero, and what it compares; or why it has no interval."""
 
     text: str
-    difference: Difference
+    difference: Difference | None
+    lacking: str = ""
+
+    @property
+    def above(self) -> bool:
+        return self.difference is not None and self.difference.low > 0
+
+    @property
+    def below(self) -> bool:
+        return self.difference is not None and self.difference.high < 0
 
 
 class Judgement(NamedTuple):
@@ -66,9 +75,7 @@ def judge(paper: Mapping, study: Study) -> list[Verdict]:
         except Missing as missing:
             ours, verdict, reason, comparisons = "–", OPEN, str(missing), ()
         texts = {key: claim[key] for key in ("output", "section", "quote", "paper", "criterion")}
-        intervals = "; ".join(
-            f"{text} {_signed(value)} [{_signed(low)}, {_signed(high)}]" for text, (value, low, high) in comparisons
-        )
+        intervals = "; ".join(map(_with_interval, comparisons))
         verdicts.append(Verdict(id=name, ours=ours, intervals=intervals, verdict=verdict, reason=reason, **texts))
     return verdicts
 
@@ -183,11 +190,11 @@ def enough_entries(study: Study) -> Judgement:
     if not few:
         raise Missing(f"figure2 has no datastore of at most {ENOUGH:.0%} of the entries")
     compared = [_better(study, "figure2", row["name"], "base-large") for _, row in few]
-    found = next((i for i, one in enumerate(compared) if one.difference.low > 0), len(few) - 1)
+    found = next((i for i, one in enumerate(compared) if one.above), len(few) - 1)
     entries, row = few[found]
     best = last["dev"]["perplexity"]
     ours = f"{entries / whole:.0%} of the entries: {row['dev']['perplexity']:.2f} against {large:.2f}"
-    return _says(ours if compared[found].difference.low > 0 else f"{ours}, all of them {best:.2f}", compared[found])
+    return _says(ours if compared[found].above else f"{ours}, all of them {best:.2f}", compared[found])
 
 
 @claim
@@ -203,7 +210,7 @@ def lambda_grows(study: Study) -> Judgement:
     ours = " → ".join(f"{median(row['lmbda']['knn']):.2f}" for row in stores)
     ends = _larger_lmbda(stores[-1], stores[0], paired=True)
     falls = [_larger_lmbda(after, before, paired=True) for before, after in pairwise(stores)]
-    fallen = [one for one in falls if one.difference.high < 0]
+    fallen = [one for one in falls if one.below]
     return _says(ours, *(fallen or [ends]))
 
 
@@ -271,8 +278,8 @@ def k_eight(study: Study) -> Judgement:
     ours = f"k=8 {signed(-eight)}, k={largest} {signed(-full)} from {base:.2f}"
     if full <= 0:
         return Judgement(ours, OPEN, "kNN gives no gain to share")
-    half = study.difference("figure4", {"k8": 2, "base": -1, f"k{largest}": -1})
-    return _says(ours, Comparison(f"twice k8's gain over k{largest}'s", half))
+    twice = {"k8": 2, "base": -1, f"k{largest}": -1}
+    return _says(ours, _compared(study, f"twice k8's gain over k{largest}'s", "figure4", twice, "dev"))
 
 
 @claim
@@ -311,14 +318,23 @@ def memorizing_mix(study: Study) -> Judgement:
 
 def _says(ours: str, *comparisons: Comparison) -> Judgement:
     """Held where each difference's interval is above zero, not held where one's is below; else within noise."""
-    differences = [one.difference for one in comparisons]
-    below, above = any(one.high < 0 for one in differences), all(one.low > 0 for one in differences)
+    for one in comparisons:
+        if one.lacking:
+            return Judgement(ours, OPEN, one.lacking)
+    below, above = any(one.below for one in comparisons), all(one.above for one in comparisons)
     return Judgement(ours, FAILED if below else HELD if above else NOISE, comparisons=comparisons)
 
 
 def _better(study: Study, output: str, name: str, base: str, split: str = "dev") -> Comparison:
     """By how much the log-likelihood of row `name` is above that of row `base`."""
-    return Comparison(f"{name} over {base}", study.difference(output, {name: 1, base: -1}, split))
+    return _compared(study, f"{name} over {base}", output, {name: 1, base: -1}, split)
+
+
+def _compared(study: Study, text: str, output: str, weights: Mapping[str, float], split: str) -> Comparison:
+    try:
+        return Comparison(text, study.difference(output, weights, split))
+    except NoInterval as reason:
+        return Comparison(text, None, str(reason))
 
 
 def _larger_lmbda(row: dict, base: dict, paired: bool) -> Comparison:
@@ -343,8 +359,12 @@ def _last_point(study: Study) -> dict:
     return curve[-1]
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+def _with_interval(one: Comparison) -> str:
+    """As in "knn over base +0.049 [+0.036, +0.064]"."""
+    if one.difference is None:
+        return ""
+    value, low, high = (f"{number:+.3f}".replace("-", "−") for number in one.difference)
+    return f"{one.text} {value} [{low}, {high}]"
 
 
 def _sizes(study: Study) -> list[tuple[int, dict]]:

@@ -21,6 +21,10 @@ class Missing(Exception):
     """A number that this study did not measure."""
 
 
+class NoInterval(Missing):
+    """Too few documents for an interval."""
+
+
 class Difference(NamedTuple):
     """A difference of log-likelihoods, nats a token, with its 95% interval from a paired bootstrap over documents."""
 
@@ -79,7 +83,8 @@ class Study:
     def difference(self, output: str, weights: Mapping[str, float], split: str = "dev") -> Difference:
         """The sum over rows of a weight times the row's log-likelihood: {"knn": 1, "base": -1} for kNN over the base.
 
-        Several seeds count by their mean. Raises Missing where a row was not measured or documents are too few.
+        Several seeds count by their mean. Raises Missing where a row was not measured, NoInterval for too few
+        documents.
         """
         rows = {name: self.row(output, name).get(split) or {} for name in weights}
         for name, measured in rows.items():
@@ -90,7 +95,7 @@ class Study:
         if len(documents) > 1:
             raise Missing(f"{output}: {', '.join(weights)} score different documents")
         if min(documents) < stats.FEWEST:
-            raise Missing(f"{min(documents)} documents are too few for an interval")
+            raise NoInterval(f"{min(documents)} documents are too few for an interval")
         sums = -np.sum([weight * nats[name] for name, weight in weights.items()], axis=0)
         tokens = next(iter(rows.values()))["tokens"]
         low, high = stats.total(sums)

@@ -106,6 +106,7 @@ def test_too_few_documents_judge_nothing():
         row["test"] |= {"nats": row["test"]["nats"][:9]}
     found = verdicts(measured)["books"]
     assert (found.verdict, found.reason) == (OPEN, "9 documents are too few for an interval")
+    assert (found.ours, found.intervals) == ("81.60 → 77.52 (−4.08)", "")
 
 
 @pytest.mark.parametrize(("text", "expected"), [(9_000_000, OPEN), (10_000_000, FAILED)])
