@@ -10,45 +10,25 @@ from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
-import numpy as np
-
-from knnlm.scores.experiments import Difference, Missing, NoInterval, Study, neighbors, sizes
+from knnlm.outputs.verdicts import (
+    HELD,
+    OPEN,
+    Judgement,
+    better,
+    compared,
+    larger_lmbda,
+    says,
+    with_interval,
+)
+from knnlm.scores.experiments import Missing, Study, neighbors, sizes
 from knnlm.settings import LAYER_KEYTYPES as KEYTYPES
 from knnlm.settings import MAIN_KEYTYPE, SECOND_LAST
 
-HELD, FAILED = "held", "did not hold"
-NOISE = "within noise"  # the interval has both signs
-OPEN = "cannot be judged at this scale"
 ZERO_LOSS = 0.1  # nats a token; a training loss below it counts as zero
 ENOUGH = 0.6  # of the datastore's entries; the paper's 1.6B of 2.87B are 0.56
 MUCH_MORE = 10  # times the text; the paper's Wiki-3B has 30 times that of Wiki-100M
 MEMORIZED = 0.9  # of the training text; the paper's memorizing LM saw all of it
 judges: dict[str, Callable[[Study], "Judgement"]] = {}
-
-
-class Comparison(NamedTuple):
-    """A difference that the claim says is above zero, and what it compares; or why it has no interval."""
-
-    text: str
-    difference: Difference | None
-    lacking: str = ""
-
-    @property
-    def above(self) -> bool:
-        return self.difference is not None and self.difference.low > 0
-
-    @property
-    def below(self) -> bool:
-        return self.difference is not None and self.difference.high < 0
-
-
-class Judgement(NamedTuple):
-    """What a study says about one claim: its numbers as text, what they rest on, the verdict and a reason for it."""
-
-    ours: str
-    verdict: str
-    reason: str = ""
-    comparisons: tuple[Comparison, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -75,7 +55,7 @@ def judge(paper: Mapping, study: Study) -> list[Verdict]:
         except Missing as missing:
             ours, verdict, reason, comparisons = "–", OPEN, str(missing), ()
         texts = {key: claim[key] for key in ("output", "section", "quote", "paper", "criterion")}
-        intervals = "; ".join(map(_with_interval, comparisons))
+        intervals = "; ".join(map(with_interval, comparisons))
         verdicts.append(Verdict(id=name, ours=ours, intervals=intervals, verdict=verdict, reason=reason, **texts))
     return verdicts
 
@@ -91,7 +71,7 @@ def lower(output: str, name: str, base: str, split: str) -> Callable[[Study], Ju
 
     def compare(study: Study) -> Judgement:
         before, after = study.perplexity(output, base, split), study.perplexity(output, name, split)
-        return _says(change(before, after), _better(study, output, name, base, split))
+        return says(change(before, after), better(study, output, name, base, split))
 
     return compare
 
@@ -157,28 +137,28 @@ judges |= {
 @claim
 def cache_small(study: Study) -> Judgement:
     cache, knn = (study.gain("table1", name, split="test") for name in ("cache", "knn"))
-    return _says(
+    return says(
         f"cache {signed(-cache)}, kNN {signed(-knn)}",
-        _better(study, "table1", "cache", "base", "test"),
-        _better(study, "table1", "knn", "cache", "test"),
+        better(study, "table1", "cache", "base", "test"),
+        better(study, "table1", "knn", "cache", "test"),
     )
 
 
 @claim
 def cache_additive(study: Study) -> Judgement:
     both, knn, cache = (study.perplexity("table1", name, "test") for name in ("knn-cache", "knn", "cache"))
-    return _says(
+    return says(
         f"{both:.2f} against {knn:.2f} and {cache:.2f}",
-        *(_better(study, "table1", "knn-cache", alone, "test") for alone in ("knn", "cache")),
+        *(better(study, "table1", "knn-cache", alone, "test") for alone in ("knn", "cache")),
     )
 
 
 @claim
 def size_monotone(study: Study) -> Judgement:
     stores = [row for _, row in _sizes(study)]
-    return _says(
+    return says(
         " → ".join(f"{row['dev']['perplexity']:.2f}" for row in stores),
-        *(_better(study, "figure2", after["name"], before["name"]) for before, after in pairwise(stores)),
+        *(better(study, "figure2", after["name"], before["name"]) for before, after in pairwise(stores)),
     )
 
 
@@ -189,47 +169,47 @@ def enough_entries(study: Study) -> Judgement:
     few = [(n, row) for n, row in smaller if n <= ENOUGH * whole]
     if not few:
         raise Missing(f"figure2 has no datastore of at most {ENOUGH:.0%} of the entries")
-    compared = [_better(study, "figure2", row["name"], "base-large") for _, row in few]
+    compared = [better(study, "figure2", row["name"], "base-large") for _, row in few]
     found = next((i for i, one in enumerate(compared) if one.above), len(few) - 1)
     entries, row = few[found]
     best = last["dev"]["perplexity"]
     ours = f"{entries / whole:.0%} of the entries: {row['dev']['perplexity']:.2f} against {large:.2f}"
-    return _says(ours if compared[found].above else f"{ours}, all of them {best:.2f}", compared[found])
+    return says(ours if compared[found].above else f"{ours}, all of them {best:.2f}", compared[found])
 
 
 @claim
 def not_saturated(study: Study) -> Judgement:
     before, after = (row for _, row in _sizes(study)[-2:])
     ours = f"last step {change(before['dev']['perplexity'], after['dev']['perplexity'])}"
-    return _says(ours, _better(study, "figure2", after["name"], before["name"]))
+    return says(ours, better(study, "figure2", after["name"], before["name"]))
 
 
 @claim
 def lambda_grows(study: Study) -> Judgement:
     stores = [row for _, row in _sizes(study)]
     ours = " → ".join(f"{median(row['lmbda']['knn']):.2f}" for row in stores)
-    ends = _larger_lmbda(stores[-1], stores[0], paired=True)
-    falls = [_larger_lmbda(after, before, paired=True) for before, after in pairwise(stores)]
+    ends = larger_lmbda(stores[-1], stores[0], paired=True)
+    falls = [larger_lmbda(after, before, paired=True) for before, after in pairwise(stores)]
     fallen = [one for one in falls if one.below]
-    return _says(ours, *(fallen or [ends]))
+    return says(ours, *(fallen or [ends]))
 
 
 @claim
 def domain_training(study: Study) -> Judgement:
     books, knn, wiki = (study.perplexity("table4", name, "test") for name in ("in-domain", "knn", "base"))
-    return _says(
+    return says(
         f"in-domain {books:.2f}, adapted {knn:.2f}, unadapted {wiki:.2f}",
-        _better(study, "table4", "in-domain", "knn", "test"),
-        _better(study, "table4", "knn", "base", "test"),
+        better(study, "table4", "in-domain", "knn", "test"),
+        better(study, "table4", "knn", "base", "test"),
     )
 
 
 @claim
 def keys_help(study: Study) -> Judgement:
     base, keys = study.perplexity("table5", "base"), _last_layer(study)
-    return _says(
+    return says(
         f"{min(keys.values()):.2f} to {max(keys.values()):.2f}, base {base:.2f}",
-        *(_better(study, "table5", name, "base") for name in keys),
+        *(better(study, "table5", name, "base") for name in keys),
     )
 
 
@@ -238,16 +218,16 @@ def keys_ffn(study: Study) -> Judgement:
     keys = _last_layer(study)
     best = min(keys, key=keys.__getitem__)
     ours = f"{MAIN_KEYTYPE} {keys[MAIN_KEYTYPE]:.2f}, best {best} {keys[best]:.2f}"
-    return _says(ours, *(_better(study, "table5", MAIN_KEYTYPE, name) for name in keys if name != MAIN_KEYTYPE))
+    return says(ours, *(better(study, "table5", MAIN_KEYTYPE, name) for name in keys if name != MAIN_KEYTYPE))
 
 
 @claim
 def keys_normalised(study: Study) -> Judgement:
     places = ("output", "ffn_input", "mhsa_input")
     pairs = [(study.perplexity("table5", f"{place}_ln"), study.perplexity("table5", place)) for place in places]
-    return _says(
+    return says(
         ", ".join(f"{a:.2f} / {b:.2f}" for a, b in pairs),
-        *(_better(study, "table5", f"{place}_ln", place) for place in places),
+        *(better(study, "table5", f"{place}_ln", place) for place in places),
     )
 
 
@@ -259,15 +239,15 @@ def keys_second_last(study: Study) -> Judgement:
         raise Missing("table5 has no second-last layer")
     last, second = (min(found, key=found.__getitem__) for found in (keys, measured))
     ours = f"last {keys[last]:.2f}, second-last {measured[second]:.2f}"
-    return _says(ours, _better(study, "table5", last, second))
+    return says(ours, better(study, "table5", last, second))
 
 
 @claim
 def k_monotone(study: Study) -> Judgement:
     points = _several(neighbors(study), "k")
-    return _says(
+    return says(
         ", ".join(f"k={k} {value:.2f}" for k, value in points),
-        *(_better(study, "figure4", f"k{after}", f"k{before}") for (before, _), (after, _) in pairwise(points)),
+        *(better(study, "figure4", f"k{after}", f"k{before}") for (before, _), (after, _) in pairwise(points)),
     )
 
 
@@ -279,7 +259,7 @@ def k_eight(study: Study) -> Judgement:
     if full <= 0:
         return Judgement(ours, OPEN, "kNN gives no gain to share")
     twice = {"k8": 2, "base": -1, f"k{largest}": -1}
-    return _says(ours, _compared(study, f"twice k8's gain over k{largest}'s", "figure4", twice, "dev"))
+    return says(ours, compared(study, f"twice k8's gain over k{largest}'s", "figure4", twice, "dev"))
 
 
 @claim
@@ -287,7 +267,7 @@ def lambda_domain(study: Study) -> Judgement:
     inside, outside = (study.row("figure5", name) for name in ("in-domain", "out-of-domain"))
     values = [median(row["lmbda"]["knn"]) for row in (inside, outside)]
     ours = "λ {:.2f} in domain, {:.2f} out of domain".format(*values)
-    return _says(ours, _larger_lmbda(outside, inside, paired=False))
+    return says(ours, larger_lmbda(outside, inside, paired=False))
 
 
 @claim
@@ -297,7 +277,7 @@ def ngram(study: Study) -> Judgement:
         raise Missing("figure7 has no n-gram order")
     best = max(orders, key=lambda name: study.gain("figure7", name))
     ours = f"n-gram {signed(-study.gain('figure7', best))}, kNN {signed(-study.gain('figure7', 'knn'))}"
-    return _says(ours, _better(study, "figure7", "knn", best))
+    return says(ours, better(study, "figure7", "knn", best))
 
 
 @claim
@@ -313,42 +293,7 @@ def memorizing_zero(study: Study) -> Judgement:
 def memorizing_mix(study: Study) -> Judgement:
     memorizing, knn = study.gain("memorizing", "memorizing"), study.gain("memorizing", "knn")
     ours = f"{signed(-memorizing)} against {signed(-knn)}"
-    return _says(ours, _better(study, "memorizing", "knn", "memorizing"))
-
-
-def _says(ours: str, *comparisons: Comparison) -> Judgement:
-    """Held where each difference's interval is above zero, not held where one's is below; else within noise."""
-    for one in comparisons:
-        if one.lacking:
-            return Judgement(ours, OPEN, one.lacking)
-    below, above = any(one.below for one in comparisons), all(one.above for one in comparisons)
-    return Judgement(ours, FAILED if below else HELD if above else NOISE, comparisons=comparisons)
-
-
-def _better(study: Study, output: str, name: str, base: str, split: str = "dev") -> Comparison:
-    """By how much the log-likelihood of row `name` is above that of row `base`."""
-    return _compared(study, f"{name} over {base}", output, {name: 1, base: -1}, split)
-
-
-def _compared(study: Study, text: str, output: str, weights: Mapping[str, float], split: str) -> Comparison:
-    try:
-        return Comparison(text, study.difference(output, weights, split))
-    except NoInterval as reason:
-        return Comparison(text, None, str(reason))
-
-
-def _larger_lmbda(row: dict, base: dict, paired: bool) -> Comparison:
-    """By how much the row's λ is above the base's, both tuned again on each resample of the documents of dev.
-
-    Rows that score the same documents were resampled alike, so that differences are taken within each resample.
-    """
-    drawn = [np.array(one.get("lmbda_resampled") or [], float) for one in (row, base)]
-    if not all(map(len, drawn)):
-        raise Missing(f"{row['name']}: λ was not tuned on resampled documents")
-    differences = drawn[0] - drawn[1] if paired else np.subtract.outer(*drawn)
-    low, high = np.quantile(differences, [0.025, 0.975])
-    value = median(row["lmbda"]["knn"]) - median(base["lmbda"]["knn"])
-    return Comparison(f"λ of {row['name']} over {base['name']}", Difference(value, float(low), float(high)))
+    return says(ours, better(study, "memorizing", "knn", "memorizing"))
 
 
 def _last_point(study: Study) -> dict:
@@ -357,14 +302,6 @@ def _last_point(study: Study) -> dict:
     if not curve:
         raise Missing("no learning curve of the memorizing LM")
     return curve[-1]
-
-
-def _with_interval(one: Comparison) -> str:
-    """As in "knn over base +0.049 [+0.036, +0.064]"."""
-    if one.difference is None:
-        return ""
-    value, low, high = (f"{number:+.3f}".replace("-", "−") for number in one.difference)
-    return f"{one.text} {value} [{low}, {high}]"
 
 
 def _sizes(study: Study) -> list[tuple[int, dict]]:

@@ -7,7 +7,7 @@ import synthetic
 import yaml
 
 from knnlm.outputs import claims
-from knnlm.outputs.claims import FAILED, HELD, NOISE, OPEN
+from knnlm.outputs.verdicts import FAILED, HELD, NOISE, OPEN
 from knnlm.scores import experiments as study
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ PICTURES = [file for files in FIGURES.values() for file in files]
 TABULATED = ("outputs/tabulate.py", "outputs/tables.py", "outputs/markdown.py")
 SHOWN = ("live/layout.py", "live/passages.py", "outputs/scored.py")
 PAGE = ("outputs/pages.py", "outputs/markdown.py")
-TABULATE = code_of(*TABULATED, "outputs/claims.py", "scores/experiments.py")
+TABULATE = code_of(*TABULATED, "outputs/claims.py", "outputs/verdicts.py", "scores/experiments.py")
 
 
 rule table:

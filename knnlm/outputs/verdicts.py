@@ -1,0 +1,82 @@
+"""What decides a claim: differences of log-likelihoods or of weights, with intervals from resampled documents."""
+
+from collections.abc import Mapping
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from knnlm.scores.experiments import Difference, Missing, NoInterval, Study
+
+HELD, FAILED = "held", "did not hold"
+NOISE = "within noise"  # the interval has both signs
+OPEN = "cannot be judged at this scale"
+
+
+class Comparison(NamedTuple):
+    """A difference that the claim says is above zero, and what it compares; or why it has no interval."""
+
+    text: str
+    difference: Difference | None
+    lacking: str = ""
+
+    @property
+    def above(self) -> bool:
+        return self.difference is not None and self.difference.low > 0
+
+    @property
+    def below(self) -> bool:
+        return self.difference is not None and self.difference.high < 0
+
+
+class Judgement(NamedTuple):
+    """What a study says about one claim: its numbers as text, what they rest on, the verdict and a reason for it."""
+
+    ours: str
+    verdict: str
+    reason: str = ""
+    comparisons: tuple[Comparison, ...] = ()
+
+
+def says(ours: str, *comparisons: Comparison) -> Judgement:
+    """Held where each difference's interval is above zero, not held where one's is below; else within noise."""
+    for one in comparisons:
+        if one.lacking:
+            return Judgement(ours, OPEN, one.lacking)
+    below, above = any(one.below for one in comparisons), all(one.above for one in comparisons)
+    return Judgement(ours, FAILED if below else HELD if above else NOISE, comparisons=comparisons)
+
+
+def better(study: Study, output: str, name: str, base: str, split: str = "dev") -> Comparison:
+    """By how much the log-likelihood of row `name` is above that of row `base`."""
+    return compared(study, f"{name} over {base}", output, {name: 1, base: -1}, split)
+
+
+def compared(study: Study, text: str, output: str, weights: Mapping[str, float], split: str) -> Comparison:
+    """The weighted sum of the rows' log-likelihoods, or why it has no interval (see `Study.difference`)."""
+    try:
+        return Comparison(text, study.difference(output, weights, split))
+    except NoInterval as reason:
+        return Comparison(text, None, str(reason))
+
+
+def larger_lmbda(row: dict, base: dict, paired: bool) -> Comparison:
+    """By how much the row's λ is above the base's, both tuned again on each resample of the documents of dev.
+
+    Rows that score the same documents were resampled alike, so that differences are taken within each resample.
+    """
+    drawn = [np.array(one.get("lmbda_resampled") or [], float) for one in (row, base)]
+    if not all(map(len, drawn)):
+        raise Missing(f"{row['name']}: λ was not tuned on resampled documents")
+    differences = drawn[0] - drawn[1] if paired else np.subtract.outer(*drawn)
+    low, high = np.quantile(differences, [0.025, 0.975])
+    value = median(row["lmbda"]["knn"]) - median(base["lmbda"]["knn"])
+    return Comparison(f"λ of {row['name']} over {base['name']}", Difference(value, float(low), float(high)))
+
+
+def with_interval(one: Comparison) -> str:
+    """As in "knn over base +0.049 [+0.036, +0.064]"."""
+    if one.difference is None:
+        return ""
+    value, low, high = (f"{number:+.3f}".replace("-", "−") for number in one.difference)
+    return f"{one.text} {value} [{low}, {high}]"
