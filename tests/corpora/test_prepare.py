@@ -236,6 +236,22 @@ def assert_overlap_is_described(corpus: Path) -> None:
         assert stated["sources"] == {"folder": {key: stated[key] for key in ("ngrams", "documents")}}
 
 
+@pytest.mark.parametrize(("most", "fits"), [(0.1, True), (0.0999, False)])
+def test_a_document_that_shares_exactly_the_limit_may_be_held_out(most: float, fits: bool, tmp_path: Path) -> None:
+    texts = {}
+    for i in range(12):  # one of the ten 8-grams of each is its neighbor's too
+        words = article(i, 17).split()
+        words[4:12] = article(50 + i // 2, 8).split()
+        texts[f"t{i}"] = " ".join(words)
+    source = write_folder(tmp_path / "texts", **texts)
+    sizes = {"dev_words": 34, "test_words": 34, "held_out_overlap": most}
+    if fits:
+        assert len(titles_of(make(tmp_path / "out", source, **sizes), "dev")) == 2
+    else:
+        with pytest.raises(UserError, match="leaves documents of 0 words"):
+            make(tmp_path / "out", source, **sizes)
+
+
 def test_overlap_that_too_few_documents_keep_below_is_one_line(tmp_path: Path) -> None:
     same = {f"t{i}": f"{article(i, 25)}\n{article(99)}" for i in range(20)}
     with pytest.raises(UserError, match=r"held_out_overlap: 0\.1 leaves documents of 0 words .* ask for 180"):

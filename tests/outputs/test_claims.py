@@ -140,6 +140,22 @@ def test_weights_are_compared_on_resamples(shift: float, expected: str):
     assert verdicts(measured)["lambda-domain"].verdict == OPEN
 
 
+@pytest.mark.parametrize(("lower", "expected"), [(2, HELD), (10, NOISE)])
+def test_an_interval_leaves_out_a_fortieth_at_each_end(lower: int, expected: str):
+    measured = made()
+    outside = measured.experiments["figure5"]["rows"][1]
+    outside["lmbda_resampled"] = [0.65] * (100 - lower) + [0.1] * lower
+    assert verdicts(measured)["lambda-domain"].verdict == expected
+
+
+def test_a_weight_that_falls_at_one_step_does_not_grow():
+    measured = made()
+    third = measured.experiments["figure2"]["rows"][4]
+    third["lmbda_resampled"] = [0.35] * 30  # below the second's 0.4, above the first's 0.3
+    found = verdicts(measured)["lambda-grows"]
+    assert (found.verdict, found.intervals.split(" over ")[0]) == (FAILED, f"λ of {third['name']}")
+
+
 def test_fewer_entries_suffice_when_one_smaller_datastore_beats_the_large_lm():
     found = verdicts(made({"figure2": {"size4of8": 119.0}}))["enough-entries"]
     assert (found.verdict, found.ours) == (HELD, "50% of the entries: 119.00 against 120.00")
