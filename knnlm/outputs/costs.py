@@ -1,11 +1,15 @@
 """The table of computational cost: jobs, time, memory and disk of each stage (the paper's section 3)."""
 
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
+from knnlm.artifacts import files
 from knnlm.outputs.tables import number, text
 
 WRITES = {  # folders of a study and the stages that write them, in the order of the table
@@ -21,16 +25,27 @@ WRITES = {  # folders of a study and the stages that write them, in the order of
     "logprobs": ("evaluate", "evaluate_keytypes", "score_knn", "score_cache", "score_ngram"),
     "experiments": ("interpolate",),
 }
-MEASURES = {"seconds": "Seconds", "longest": "Longest job, s", "peak_mb": "Peak memory, MB", "bytes": "On disk, MB"}
+BYTES = ("written", "peak_bytes", "bytes")
+MEASURES = {
+    "seconds": "Seconds",
+    "longest": "Longest job, s",
+    "peak_mb": "Peak memory, MB",
+    "written": "Written, MB",
+    "peak_bytes": "Most at once, MB",
+    "bytes": "On disk, MB",
+}
 
 
-def cost(benchmarks: Iterable[Path], artifacts: Iterable[Path], paper: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
+def cost(benchmarks: Iterable[Path], artifacts: Collection[Path], paper: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The numbers, one row a stage and one for all, and the table as shown.
 
     `benchmarks` are Snakemake's benchmark files or folders of them, `artifacts` the folders whose bytes are counted,
-    and `paper` has what the paper says about a stage.
+    and `paper` has what the paper says about a stage. Files that were deleted count as their descriptions say.
     """
-    numbers = stages(jobs(benchmarks), {path.name: size(path) for path in artifacts})
+    used = last_uses(artifacts)
+    found = {path.name: list(lifetimes(path, used)) for path in artifacts}
+    sizes = {name: volume(kept) for name, kept in found.items()}
+    numbers = stages(jobs(benchmarks), sizes, volume([file for kept in found.values() for file in kept]))
     numbers["paper"] = [paper.get(stage) for stage in numbers["stage"]]
     shown: dict[str, object] = {
         "Stage": numbers["stage"],
@@ -38,7 +53,7 @@ def cost(benchmarks: Iterable[Path], artifacts: Iterable[Path], paper: Mapping) 
         "Jobs": numbers["jobs"].map(str),
     }
     for column, heading in MEASURES.items():
-        form, unit = "{:,.0f}" if column == "peak_mb" else "{:,.1f}", 1e6 if column == "bytes" else 1
+        form, unit = "{:,.0f}" if column == "peak_mb" else "{:,.1f}", 1e6 if column in BYTES else 1
         shown[heading] = [number(value / unit, form) for value in numbers[column]]
     return numbers, pd.DataFrame(shown | {"Paper": numbers["paper"].map(text)})
 
@@ -49,10 +64,10 @@ def jobs(benchmarks: Iterable[Path]) -> pd.DataFrame:
     return pd.concat([_benchmark(path) for path in found] or [pd.DataFrame(columns=["stage", "s", "max_rss"])])
 
 
-def stages(jobs: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:
+def stages(jobs: pd.DataFrame, sizes: Mapping[str, dict], whole: dict) -> pd.DataFrame:
     """One row for each stage that ran, in the order of the pipeline, and one for all of them.
 
-    The bytes of a folder that several stages write are counted in the row of the first.
+    The bytes of a folder that several stages write are counted in the row of the first; `whole` has those of all.
     """
     folders = {stage: folder for folder, names in WRITES.items() for stage in names}
     others = sorted(set(jobs["stage"]) - set(folders))
@@ -60,14 +75,54 @@ def stages(jobs: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:
     for stage in [*folders, *others]:
         if len(ran := jobs[jobs["stage"] == stage]):
             folder = folders.get(stage, "")
-            records.append(_record(stage, folder, ran) | {"bytes": counted.pop(folder, math.nan)})
-    total = sum(record["bytes"] for record in records if not math.isnan(record["bytes"]))
-    return pd.DataFrame([*records, _record("all", "", jobs) | {"bytes": total}])
+            records.append(_record(stage, folder, ran) | counted.pop(folder, dict.fromkeys(BYTES, math.nan)))
+    return pd.DataFrame([*records, _record("all", "", jobs) | whole])
 
 
-def size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+class File(NamedTuple):
+    """A file that a study wrote: its bytes, and when it was there (seconds)."""
+
+    size: int
+    made: float
+    gone: float
+    """infinite for a file that is still there"""
+
+
+def lifetimes(folder: Path, used: Mapping[Path, float]) -> Iterator[File]:
+    """Every file below a folder, those that were deleted as well: descriptions stay and name them.
+
+    A deleted file is taken to have gone when it was last `used`. What jobs wrote beside their outputs, and deleted
+    themselves, is in no description.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield File(path.stat().st_size, path.stat().st_mtime, math.inf)
+    for meta in folder.rglob("*meta.json"):
+        made = meta.stat().st_mtime
+        for name, output in files.read_json(meta)["outputs"].items():
+            if not (path := meta.parent / name).exists():
+                yield File(output["bytes"], made, max(made, *(used.get(place, made) for place in (path, path.parent))))
+
+
+def last_uses(folders: Iterable[Path]) -> dict[Path, float]:
+    """When the last artifact below these folders was made from each of its inputs, files or folders."""
+    used: dict[Path, float] = {}
+    for meta in (meta for folder in folders for meta in folder.rglob("*meta.json")):
+        for source in files.read_json(meta)["inputs"].values():
+            path = Path(os.path.normpath(meta.parent / source["path"]))
+            used[path] = max(used.get(path, 0), meta.stat().st_mtime)
+    return used
+
+
+def volume(written: Collection[File]) -> dict[str, int]:
+    """The bytes of files: written in all, the most there at once, and there now."""
+    changes = [(file.made, file.size) for file in written] + [(file.gone, -file.size) for file in written]
+    changes.sort(key=lambda change: (change[0], -change[1]))  # what is made from a file is there before that goes
+    return {
+        "written": sum(file.size for file in written),
+        "peak_bytes": max(accumulate(size for _, size in changes), default=0),
+        "bytes": sum(file.size for file in written if file.gone == math.inf),
+    }
 
 
 def _record(stage: str, folder: str, jobs: pd.DataFrame) -> dict:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pandas as pd
 import pytest
 import synthetic
 
+from knnlm.artifacts import description
 from knnlm.artifacts.files import UserError
 from knnlm.outputs import tabulate
 from knnlm.scores import experiments
@@ -103,8 +105,37 @@ def test_cost_sums_seconds_and_bytes_by_stage(tmp_path: Path):
     numbers = pd.read_csv(out / "cost.csv", index_col="stage")
     assert numbers.index.tolist() == ["train", "extract", "all"]
     assert numbers.loc["train", ["jobs", "seconds", "longest"]].tolist() == [2, 12.5, 10.0]
-    assert numbers.loc["extract", ["seconds", "bytes"]].tolist() == [4.0, 1000]
+    assert numbers.loc["extract", ["seconds", "written", "peak_bytes", "bytes"]].tolist() == [4.0, 1000, 1000, 1000]
     assert numbers.loc["all", "seconds"] == 16.5
+
+
+@pytest.mark.parametrize(("order", "peak"), [("one after another", 700 + 300), ("both at once", 2 * 700 + 300)])
+def test_cost_counts_deleted_files_and_the_most_that_lay_there_at_once(tmp_path: Path, order: str, peak: int):
+    """Two sets of keys of 700 bytes each, deleted once an index of 300 bytes was made from it; one index is deleted."""
+    times = {"keys/a": 10, "indexes/a": 20, "keys/b": 30 if order == "one after another" else 15, "indexes/b": 40}
+    metas = 0
+    for name, time in times.items():
+        folder, source = tmp_path / name, name.replace("indexes", "keys")
+        folder.mkdir(parents=True)
+        data = folder / "data.bin"
+        data.write_bytes(b"0" * (700 if name.startswith("keys") else 300))
+        inputs = {"keys": tmp_path / source} if source != name else {}
+        description.write_meta(folder, "any", {}, inputs)
+        if name != "indexes/b":
+            data.unlink()
+        meta = folder / "meta.json"
+        os.utime(meta, (time, time))
+        metas += meta.stat().st_size
+    benchmark = tmp_path / "benchmarks/extract/a.jsonl"
+    benchmark.parent.mkdir(parents=True)
+    benchmark.write_text(json.dumps({"s": 1, "max_rss": 1}) + "\n")
+    os.utime(tmp_path / "indexes/b/data.bin", (40, 40))
+    artifacts = (tmp_path / "keys", tmp_path / "indexes")
+    out = tabulated(tmp_path, "cost", benchmarks=(benchmark,), artifacts=artifacts)
+    found = pd.read_csv(out / "cost.csv", index_col="stage").loc["all"]
+    assert found["written"] == pytest.approx(2 * 700 + 2 * 300 + metas, rel=1e-5)
+    assert found["bytes"] == pytest.approx(300 + metas, rel=1e-5)
+    assert peak <= found["peak_bytes"] <= peak + metas
 
 
 def test_a_table_without_its_experiment_is_one_clear_line(tmp_path: Path):
