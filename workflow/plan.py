@@ -7,6 +7,8 @@ time limit is longer. `--gpus N` says on how many GPUs the study will run, `--ra
 
 import argparse
 import heapq
+import itertools
+import math
 import os
 import re
 import subprocess
@@ -44,6 +46,7 @@ class Job:
 
     rule: str
     cpus: int = 1
+    priority: int = 0
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     resources: dict[str, float] = field(default_factory=dict)
@@ -86,6 +89,8 @@ def jobs(lines: Iterable[str]) -> list[Job]:
             continue
         elif match := re.match(r"threads: (\d+)", line):
             found[-1].cpus = int(match[1])
+        elif match := re.match(r"priority: (\d+)", line):
+            found[-1].priority = int(match[1])
         elif match := re.match(r"(input|output): (.*)", line):
             getattr(found[-1], f"{match[1]}s").extend(match[2].split(", "))
         elif line.startswith("resources: "):
@@ -99,7 +104,7 @@ def costs(planned: list[Job]) -> dict[tuple[str, str], dict[str, float]]:
     """For each stage and rule: jobs, hours of GPUs and cores, the longest job, the largest memory all disk (GB)."""
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: dict.fromkeys(COLUMNS, 0.0))
     for job in planned:
-        rule = re.sub(r"^(stream)_.*|^(\w+)_(keytypes?|seed|passing|quantized)$", r"\1\2", job.rule)
+        rule = re.sub(r"^(stream)_.*|^(\w+?)(_(keytypes|seed|passing|quantized|dev|\d+))+$", r"\1\2", job.rule)
         cost = found[STAGE.get(rule, "outputs"), rule if rule in STAGE else "tables, figures"]
         cost["jobs"] += 1
         cost["gpu_hours"] += job.hours * job.gpus
@@ -111,11 +116,11 @@ def costs(planned: list[Job]) -> dict[tuple[str, str], dict[str, float]]:
     return found
 
 
-def schedule(planned: list[Job], gpus: int) -> list[tuple[float, float]]:
-    """When each job starts and ends (hours) with so many GPUs and as many cores as are asked for.
+def schedule(planned: list[Job], gpus: int, cores: float = math.inf) -> list[tuple[float, float]]:
+    """When each job starts and ends (hours) with so many GPUs and cores.
 
-    A job starts as soon as its files and GPUs are there, the longest first. One that wants more GPUs than there are
-    takes all, and longer.
+    A job starts as soon as its files, GPUs and cores are there, that of the highest priority first, then the longest.
+    One that wants more GPUs than there are takes all, and longer.
     """
     maker = {path: number for number, job in enumerate(planned) for path in job.outputs}
     waits = [{maker[path] for path in job.inputs if path in maker} - {number} for number, job in enumerate(planned)]
@@ -126,17 +131,20 @@ def schedule(planned: list[Job], gpus: int) -> list[tuple[float, float]]:
     ready = [number for number, needed in enumerate(waits) if not needed]
     times = [(0.0, 0.0)] * len(planned)
     running: list[tuple[float, int]] = []
-    free, now = gpus, 0.0
+    free, idle, now = gpus, cores, 0.0
     while ready or running:
-        for number in sorted(ready, key=lambda n: -planned[n].hours):
-            if (asked := min(planned[number].gpus, gpus)) <= free:
+        for number in sorted(ready, key=lambda n: (-planned[n].priority, -planned[n].hours)):
+            asked = min(planned[number].gpus, gpus)
+            if asked <= free and min(planned[number].cpus, cores) <= idle:
                 free -= asked
+                idle -= min(planned[number].cpus, cores)
                 ready.remove(number)
                 slower = planned[number].gpus / asked if asked else 1
                 times[number] = now, now + planned[number].hours * slower
                 heapq.heappush(running, (times[number][1], number))
         now, ended = heapq.heappop(running)
         free += min(planned[ended].gpus, gpus)
+        idle += min(planned[ended].cpus, cores)
         for number in needed_by[ended]:
             waits[number].discard(ended)
             if not waits[number]:
@@ -145,7 +153,12 @@ def schedule(planned: list[Job], gpus: int) -> list[tuple[float, float]]:
 
 
 def peak_disk(planned: list[Job], times: list[tuple[float, float]]) -> float:
-    """The most that lies on disk at once (GB), when the jobs run at these times.
+    """The most that lies on disk at once (GB), when the jobs run at these times."""
+    return max(disk(planned, times), default=0.0)
+
+
+def disk(planned: list[Job], times: list[tuple[float, float]]) -> list[float]:
+    """What lies on disk (GB) after each change, when the jobs run at these times; at the end, what is left.
 
     What a job writes counts from its start: its outputs in equal parts for their folders, and within a folder for its
     files but the description. A temporary file goes when the last job that reads it ends, the rest with the job itself.
@@ -166,11 +179,8 @@ def peak_disk(planned: list[Job], times: list[tuple[float, float]]) -> float:
             size = (job.gigabytes - job.scratch) / len(folders) / len(paths)
             changes += [(start, size) for _ in paths]
             changes += [(last[path], -size) for path in paths if path in temporary]
-    there = most = 0.0
-    for _, change in sorted(changes):  # at one moment, files are removed before others are begun
-        there += change
-        most = max(most, there)
-    return most
+    # At one moment, files are removed before others are begun.
+    return list(itertools.accumulate(change for _, change in sorted(changes)))
 
 
 def count(number: int, name: str) -> str:
@@ -178,7 +188,7 @@ def count(number: int, name: str) -> str:
     return f"{number} {name}{'' if number == 1 else 's'}"
 
 
-def table(planned: list[Job], gpus: int) -> str:
+def table(planned: list[Job], gpus: int, cores: float = math.inf) -> str:
     """The costs by rule, and below them what the whole needs."""
     found = costs(planned)
     lines = [("{:<12}{:<18}" + "{:>11}" * 4 + "{:>12}" + "{:>13}" * 2).format(*HEADS)]
@@ -187,13 +197,14 @@ def table(planned: list[Job], gpus: int) -> str:
     for stage, rule in sorted(found, key=lambda key: order.index(key[0])):
         lines.append(row.format(stage, rule, *(found[stage, rule][column] for column in COLUMNS)))
     whole = [(max if column in ("longest", "memory") else sum)(c[column] for c in found.values()) for column in COLUMNS]
-    longest, times = max(planned, key=lambda job: job.hours), schedule(planned, gpus)
+    longest, times = max(planned, key=lambda job: job.hours), schedule(planned, gpus, cores)
+    there = disk(planned, times)
     wall, many = max(end for _, end in times), count(gpus, "GPU")
     return "\n".join(
         [
             *lines,
             row.format("all", "", *whole),
-            f"peak disk with {many}: {peak_disk(planned, times):,.0f} GB",
+            f"peak disk with {many}: {max(there):,.0f} GB, left: {there[-1]:,.0f} GB",
             f"longest job: {longest.rule}, {longest.hours:,.1f} h on "
             f"{count(longest.gpus, 'GPU') if longest.gpus else count(longest.cpus, 'core')}",
             f"wall time with {many}: {wall:,.0f} h, or {wall / 24:,.1f} days",
@@ -204,16 +215,16 @@ def table(planned: list[Job], gpus: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, default=8, help="GPUs that the study may use at once")
+    parser.add_argument("--cores", type=int, help="cores that it may use at once; by default as many as jobs ask for")
     parser.add_argument("--rates", help="a JSON or YAML file of measured rates, in place of workflow/rates.yaml")
     options, snakemake = parser.parse_known_args()
     environment = os.environ | ({"KNNLM_RATES": os.path.abspath(options.rates)} if options.rates else {})
-    cores = ["--cores", str(CORES)]  # before what was given, which overrules it
-    command = [sys.executable, "-m", "snakemake", "--dry-run", *cores, *snakemake]
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", str(options.cores or CORES), *snakemake]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if run.returncode:
         sys.exit(run.stderr)
     planned = [job for job in jobs((run.stdout + run.stderr).splitlines()) if job.rule != "all"]
-    print(table(planned, options.gpus) if planned else "Nothing to be done.")
+    print(table(planned, options.gpus, options.cores or math.inf) if planned else "Nothing to be done.")
 
 
 if __name__ == "__main__":
