@@ -55,7 +55,7 @@ def sides(folder: Path, scale: float, stage: str) -> Sides:
         "rerank": [lambda: rerank.main(rerank.RerankConfig((merged,), tuple(shards), (queries,), (final,)))],
         "score": [
             lambda: score_knn.main(
-                score_knn.ScoreKnnConfig((final,), (queries,), (folder / "scores",), json.dumps(scores))
+                score_knn.ScoreKnnConfig((final,), (queries,), (folder / "scores",), (json.dumps(scores),))
             )
         ],
     }

@@ -108,7 +108,7 @@ def score(study: Path, tokens: Path, queries: dict, logprobs: dict, final: tuple
         score_cache.main(score_cache.ScoreCacheConfig(queries[split], documents, cached, sizes=(50,), thetas=(0.1,)))
     knn = {split: path / "knn/fox/seed1/fox/ffn_input_ln/fine/first2of2" for split, path in logprobs.items()}
     scores = '[["exact", 16, 1]]'
-    score_knn.main(score_knn.ScoreKnnConfig(final, tuple(queries.values()), tuple(knn.values()), scores))
+    score_knn.main(score_knn.ScoreKnnConfig(final, tuple(queries.values()), tuple(knn.values()), (scores,)))
     rows, documents = sheet(study)
     out = study / "experiments/table1.json"
     interpolate.main(interpolate.InterpolateConfig(rows, documents, out, '{"resamples": 10}'))

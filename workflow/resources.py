@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import rates
 from machines import Machines
 from sizes import BYTES_PER_WORD, Sizes
+from study import other_keytypes, rows, splits_wanted
 
 from knnlm.settings import TrainingSettings
 
 MOST_KEYS_GB = 64
+MOST_TOGETHER_GB = 8  # keys of several types that lie on disk together where they are deleted
 MOST_CPUS, CPUS_PER_GPU, MOST_GPUS = 16, 4, 8
 BASE_MINUTES, BASE_GB = 20, 2.0
 MOST_GROWTH = 4  # a later retry asks for no more memory: it is one of a job that goes on where it stopped
@@ -59,9 +61,9 @@ class Needs(NamedTuple):
 class Formulas(Sizes):
     """One method for each rule, of the rule's wildcards."""
 
-    def __init__(self, study: dict, other_keytypes: int) -> None:
+    def __init__(self, study: dict) -> None:
         super().__init__(study)
-        self.other_keytypes, self.rates = other_keytypes, rates.load()
+        self.other_keytypes, self.rates = other_keytypes(study), rates.load()
 
     def dim(self, w: Mapping) -> int:
         return (self.pretrained(w["model"]) or self.architecture(w["model"])).dim
@@ -156,14 +158,28 @@ class Formulas(Sizes):
 
     import_initial = import_pretrained
 
+    def asked(self, w: Mapping) -> float:
+        """Queries of dev and, where an output shows it, of test."""
+        return self.queries(w["model"], w["corpus"]) / 2 * len(splits_wanted(self.study, w))
+
+    def keytypes_together(self) -> int:
+        """How many other key types are extracted in one pass; where keys are deleted, those of at most so many GB."""
+        stored = {
+            (row["model"], row["datastore"]) for row in rows(self.study) if row.get("keytype") in self.other_keytypes
+        }
+        largest = max((self.entries(*one, 1) * self.dim({"model": one[0]}) * 2e-9 for one in stored), default=0)
+        if self.study["keep"] == "all" or largest == 0:
+            return max(1, len(self.other_keytypes))
+        return max(1, math.floor(MOST_TOGETHER_GB / largest))
+
     def evaluate(self, w: Mapping, keytypes: int = 1) -> Needs:
-        queries = self.queries(w["model"], w["corpus"])
+        queries = self.asked(w)
         hours = self.forward(w["model"], queries, "evaluation", words=keytypes == 1)
         memory = 4 + 2 * self.weights_gb(w["model"])
         return self.work(hours, memory, queries * keytypes * 4e-9 * self.dim(w), gpus=1)
 
     def evaluate_keytypes(self, w: Mapping) -> Needs:
-        return self.evaluate(w, self.other_keytypes)
+        return self.evaluate(w, len(self.other_keytypes))
 
     def extract(self, w: Mapping, keytypes: int = 1) -> Needs:
         entries = self.entries(w["model"], w["corpus"], float(w["shards"]))
@@ -172,15 +188,16 @@ class Formulas(Sizes):
         return self.work(hours, memory, entries * (keytypes * 2 * self.dim(w) + 12) * 1e-9, gpus=1)
 
     def extract_keytypes(self, w: Mapping) -> Needs:
-        """Of all other key types in one pass."""
-        return self.extract(w, self.other_keytypes)
+        """Of other key types in one pass."""
+        return self.extract(w, min(self.keytypes_together(), len(self.other_keytypes)))
 
     def train_index(self, w: Mapping) -> Needs:
         index = self.study["indexes"][w["index"]]
         sample = min(index["sample"], self.tokens(self.study["models"][w["model"]]["vocab"], w["datastore"]))
         flops = 50 * sample * (self.factory(w["index"]).lists + 256) * self.dim(w)  # 25 iterations
         keys = sample * self.dim(w) * 2e-9
-        return self.work(self.core_hours(flops, "matrix"), 6 * keys, 0.1, read=2 * keys)  # whole pages
+        trained = (self.factory(w["index"]).lists + 256) * self.dim(w) * 4e-9  # centroids
+        return self.work(self.core_hours(flops, "matrix"), 6 * keys, trained, read=2 * keys)  # whole pages
 
     def adding(self, w: Mapping) -> tuple[float, float]:
         """Operations to add a shard's keys to an index, and the index's GB."""
@@ -209,7 +226,7 @@ class Formulas(Sizes):
 
     def search(self, w: Mapping) -> Needs:
         nprobe, factory = self.study["indexes"][w["index"]]["nprobe"], self.factory(w["index"])
-        queries, k = self.queries(w["model"], w["corpus"]), self.study["retrieval"]["k"]
+        queries, k = self.asked(w), self.study["retrieval"]["k"]
         scanned = self.shard_entries(w) * min(1, nprobe / (factory.lists or nprobe))
         scan = "scan_fast" if "fs" in self.study["indexes"][w["index"]]["factory"] else "scan"
         hours = self.core_hours(queries * scanned, scan) + self.core_hours(queries * k, "neighbors")
@@ -218,7 +235,7 @@ class Formulas(Sizes):
         return self.work(hours, 2 + index + ids, queries * k * 8e-9, read=index + ids)
 
     def merge(self, w: Mapping) -> Needs:
-        cells, first = self.queries(w["model"], w["corpus"]) * self.study["retrieval"]["k"], int(w["first"])
+        cells, first = self.asked(w) * self.study["retrieval"]["k"], int(w["first"])
         hours = self.core_hours(cells * first, "merge")
         return self.work(hours, 0, cells * 8e-9, read=cells * first * 8e-9, serial=True)
 
@@ -228,13 +245,13 @@ class Formulas(Sizes):
 
     def rerank(self, w: Mapping) -> Needs:
         """The keys of each shard are read twice, once to check them."""
-        pairs, first = self.queries(w["model"], w["corpus"]) * self.study["retrieval"]["k"], int(w["first"])
+        pairs, first = self.asked(w) * self.study["retrieval"]["k"], int(w["first"])
         hours = self.core_hours(pairs * self.dim(w) * 2, "gather")
         keys = first * self.shard_entries(w) * self.dim(w) * 2e-9
-        return self.work(hours, self.keys_held(w) + pairs * 32e-9, pairs * 12e-9, read=2 * keys)
+        return self.work(hours, self.keys_held(w) + pairs * 32e-9, pairs * 8e-9, read=2 * keys)
 
     def score_knn(self, w: Mapping) -> Needs:
-        queries, k = self.queries(w["model"], w["corpus"]), self.study["retrieval"]["k"]
+        queries, k = self.asked(w), self.study["retrieval"]["k"]
         values = int(w["first"]) * self.shard_entries(w) * 4e-9  # read at random
         return self.work(self.core_hours(queries * k, "score"), 8192 * k * 60e-9 + values, queries * 80e-9, read=values)
 

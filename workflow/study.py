@@ -13,7 +13,7 @@ import pretrained
 from checking import StudyError, check, read
 from references import check_retrieval, check_rows, check_study, named
 
-from knnlm.settings import MAIN_KEYTYPE, Archive, Catalogue, Row, Sheet, Study
+from knnlm.settings import HELD_OUT, MAIN_KEYTYPE, OTHER_KEYTYPES, REPORTED, Archive, Catalogue, Row, Sheet, Study
 
 
 def load(config: dict, configfiles: Iterable[str | Path] = ()) -> dict:
@@ -30,7 +30,8 @@ def load(config: dict, configfiles: Iterable[str | Path] = ()) -> dict:
     check_study(study, catalogue)
     completed = {
         output: [
-            complete_row(study, row, f"{study.experiments}: {output}[{number}]") for number, row in enumerate(rows)
+            complete_row(study, row, f"{study.experiments}: {output}[{number}]") | {"splits": list(REPORTED[output])}
+            for number, row in enumerate(rows)
         ]
         for output, rows in sheet.items()
     }
@@ -115,15 +116,47 @@ def temperatures(study: dict, row: dict) -> list[float]:
     return study["retrieval"]["temperatures"] if row["temperature"] == "tune" else [row["temperature"]]
 
 
-def scores_needed(study: dict, **where: object) -> list[list]:
-    """All [distance, k, temperature] that the sheet wants from one set of neighbors."""
+def example(study: dict) -> dict | None:
+    """The row that examples and explorer show, if the sheet has it."""
+    return next((row for row in study["sheet"].get("table1", []) if row["name"] == "knn"), None)
+
+
+def other_keytypes(study: dict) -> list[str]:
+    """The key types of the sheet's rows but the main one."""
+    asked = {row["keytype"] for row in rows(study) if row["datastore"]}
+    return [keytype for keytype in OTHER_KEYTYPES if keytype in asked]
+
+
+def scores_needed(study: dict, split: str, **where: object) -> list[list]:
+    """All [distance, k, temperature] that the sheet wants from one set of neighbors of a split."""
     found = {
         (row["distance"], row["k"], temperature)
         for row in rows(study)
-        if row["datastore"] and all(row[key] == value for key, value in where.items())
+        if row["datastore"] and split in row["splits"] and all(row[key] == value for key, value in where.items())
         for temperature in temperatures(study, row)
     }
     return [list(score) for score in sorted(found)]
+
+
+def used_by(row: dict) -> list[dict]:
+    """The wildcards of the jobs that a row is made by, of each of its language models."""
+    models = [row["model"], *([row["memorizing"]] if row["memorizing"] else [])]
+    jobs: list[dict] = [{"model": model, "corpus": row["corpus"]} for model in models]
+    if row["datastore"]:
+        jobs[0] |= {key: row[key] for key in ("datastore", "keytype", "index")}
+        jobs[0] |= {"first": str(row["shards"]), "shards": str(row["of"])}
+    return jobs
+
+
+def splits_wanted(study: dict, wildcards: Mapping) -> list[str]:
+    """Dev and, if an output shows test of what these wildcards stand for, test."""
+    given = dict(wildcards)
+    for row in rows(study):
+        for job in used_by(row) if "test" in row["splits"] else []:
+            asked = given.keys() & {"model", "corpus", "datastore", "keytype", "index", "first", "shards"}
+            if all(job.get(key) == str(given[key]) for key in asked):
+                return list(HELD_OUT)
+    return ["dev"]
 
 
 if __name__ == "__main__":

@@ -48,15 +48,15 @@ class KnnLM:
 
     def lm(self, split: str) -> Path:
         """Log-probabilities of the LM, float32 [N] nats."""
-        return self.paths["lm"][split][self._position]
+        return self._of("lm", split)
 
     def knn(self, split: str) -> Path:
         """Log-probabilities of kNN, float32 [N] nats."""
-        return self.paths["knn"][split][self._position]
+        return self._of("knn", split)
 
     def neighbors(self, split: str) -> Path:
         """Neighbors of the split's tokens in all shards of the datastore that the row uses."""
-        return self.paths["neighbors"][split][self._position]
+        return self._of("neighbors", split)
 
     def cache(self, split: str) -> Path | None:
         """Log-probabilities of the continuous cache where Table 1 has it for the same model and text, float32 [N]."""
@@ -72,26 +72,26 @@ class KnnLM:
     @property
     def keys(self) -> list[Path]:
         """A directory for each shard of the datastore that the row uses."""
-        return neighbors.places(self.neighbors("test"), "shard")
+        return neighbors.places(self.neighbors("dev"), "shard")
 
     @property
     def indexes(self) -> list[Path]:
         """A FAISS index for each of these shards."""
-        return neighbors.places(self.neighbors("test"), "index")
+        return neighbors.places(self.neighbors("dev"), "index")
 
     @property
     def nprobe(self) -> int:
         """Lists visited per query, as the study searched."""
-        return neighbors.facts(self.neighbors("test"))["nprobe"]
+        return neighbors.facts(self.neighbors("dev"))["nprobe"]
 
     @property
     def windows(self) -> WindowSettings:
         """The windows in which held-out text was evaluated."""
-        return WindowSettings(**description.described(self.lm("test"))["config"]["windows"])
+        return WindowSettings(**description.described(self.lm("dev"))["config"]["windows"])
 
     @property
     def vocab(self) -> Path:
-        return _made_from(self.tokens(self.row["corpus"], "test"), "vocab")
+        return _made_from(self.tokens(self.row["corpus"], "dev"), "vocab")
 
     def tokens(self, corpus: str, split: str) -> Path:
         """Token stream of the held-out splits of the row's corpus, or of "train" of the datastore's corpus."""
@@ -113,6 +113,15 @@ class KnnLM:
         texts = self.tokens(corpus, split), self.documents(corpus, split)
         lineage.agree((*texts, self.lm(split), self.knn(split), self.neighbors(split)), "vocab", "text", "model")
         lineage.agree((self.knn(split), self.neighbors(split)), "index", "datastore", "queries")
+
+    def _of(self, part: str, split: str) -> Path:
+        """The path of one part of the row; raises UserError where the row's table or figure shows dev only."""
+        if split not in self.paths[part]:
+            raise UserError(
+                f"row {self.row['name']}: found scores of {', '.join(self.paths[part])}, expected {split} too: "
+                "name a row of a table that shows test, as table1"
+            )
+        return self.paths[part][split][self._position]
 
     @property
     def _position(self) -> int:
@@ -144,6 +153,6 @@ def find(folder: Path, output: str = "table1", name: str = "knn", seed: int | No
     if seed is not None and seed not in row["seeds"]:
         raise UserError(f"--seed {seed}: row {name} of {output} has seeds {row['seeds']}")
     paths = study.paths(output, name)
-    if None in paths["neighbors"]["test"]:
+    if any(None in found for found in paths["neighbors"].values()):
         raise UserError(f"--study {folder}: the kNN scores of row {name} have no description; score them again")
     return KnnLM(Path(folder), row, paths, row["seeds"][0] if seed is None else seed)

@@ -13,14 +13,8 @@ from knnlm.outputs import claims
 from knnlm.outputs.costs import cost
 from knnlm.outputs.tables import latex, markdown, millions, number, text
 from knnlm.scores import experiments
+from knnlm.settings import REPORTED
 
-SPLITS = {  # of the tables that do not show both
-    "table5": ("dev",),
-    "precision": ("dev",),
-    "metric": ("dev",),
-    "temperature": ("dev",),
-    "memorizing": ("dev",),
-}
 DETAILS = {  # columns between a row's label and its λ
     "table1": ("parameters",),
     "table2": ("parameters",),
@@ -152,7 +146,7 @@ def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.Data
     differ, both have perplexities per word and bits per byte beside those per token.
     """
     units = UNITS if differ(rows) else {}
-    splits, details = SPLITS.get(output, ("dev", "test")), DETAILS.get(output, ())
+    splits, details = REPORTED[output], DETAILS.get(output, ())
     quoted = [
         row | {"name": name, "label": f"{row['label']}, quoted"} for name, row in paper.items() if row.get("quoted")
     ]

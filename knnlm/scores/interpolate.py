@@ -9,7 +9,6 @@ import numpy as np
 from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.cli import progress, settings
 from knnlm.scores import grids, mixture, row_files, stats
-from knnlm.settings import HELD_OUT as SPLITS
 from knnlm.settings import InterpolateSettings
 
 COMPONENTS = ("knn", "cache", "ngram", "memorizing")
@@ -19,7 +18,7 @@ ROUNDING = 1e-4  # nats above 0 that sums of probabilities in float32 can reach
 
 @dataclass(frozen=True)
 class InterpolateConfig:
-    """Measure every row of one table or figure: weights tuned on dev, perplexities of dev and test."""
+    """Measure every row of one table or figure: weights tuned on dev, perplexities of dev and, where given, of test."""
 
     rows: str
     """JSON list of rows, each with the paths of what it mixes; or @FILE, a file of it. A row's vocab is given where
@@ -62,7 +61,7 @@ def measure(
     for seed in range(len(row["seeds"])):
         lm, parts, best_settings = load(row, seed, chosen)
         tuned = tune(parts["dev"], lm["dev"], chosen)
-        mixed.append({split: mixture.mix(tuned, parts[split], lm[split]) for split in SPLITS})
+        mixed.append({split: mixture.mix(tuned, parts[split], lm[split]) for split in lm})
         weights.append(tuned)
         picked.append(best_settings)
         if len(parts["dev"]) == 1:
@@ -78,7 +77,7 @@ def measure(
         "datastore": datastore_facts(row, picked),
         "cache": [settings_of["cache"] for settings_of in picked] if "cache" in names else None,
         "lmbda": {name: [float(tuned[m]) for tuned in weights] for m, name in enumerate(names)},
-        **{split: summary([m[split] for m in mixed], best, documents[split], chosen) for split in SPLITS},
+        **{split: summary([m[split] for m in mixed], best, documents[split], chosen) for split in row["lm"]},
         "best_seed": row["seeds"][best],
         "curve": curve if len(names) == 1 else None,
     }
@@ -89,7 +88,7 @@ def measure(
         else None
     )
     if "vocab" in row:
-        for split in SPLITS:
+        for split in row["lm"]:
             measured[split] |= text_size(documents[split], split)
     return measured, picked
 
@@ -108,7 +107,7 @@ def check_row(row: dict, documents: dict[str, Path]) -> None:
             if (trained := description.described(path).get("seed", seed)) != seed:
                 raise files.UserError(f"{path}: was trained with seed {trained}, expected {seed}: train it again")
         knn = []
-        for split in SPLITS:
+        for split in row["lm"]:
             lm = Path(row["lm"][split][number])
             parts = {name: Path(row["components"][name][split][number]) for name in present(row)}
             lineage.agree((documents[split], lm, *parts.values()), "vocab", "text")
@@ -124,14 +123,14 @@ def load(row: dict, seed: int, chosen: InterpolateSettings) -> tuple[dict, dict,
 
     The third value is the setting that is best on dev of each component that has several.
     """
-    paths = {split: {"lm": Path(row["lm"][split][seed])} for split in SPLITS}
+    paths = {split: {"lm": Path(row["lm"][split][seed])} for split in row["lm"]}
     for name in present(row):
-        for split in SPLITS:
+        for split in paths:
             paths[split][name] = Path(row["components"][name][split][seed])
     best = choose(row, paths["dev"], chosen)
-    vectors = {split: open_vectors(row["name"], grids.at(row, paths[split], best)) for split in SPLITS}
-    lm = {split: vectors[split].pop("lm") for split in SPLITS}
-    return lm, {split: list(vectors[split].values()) for split in SPLITS}, best
+    vectors = {split: open_vectors(row["name"], grids.at(row, paths[split], best)) for split in paths}
+    lm = {split: vectors[split].pop("lm") for split in paths}
+    return lm, {split: list(vectors[split].values()) for split in paths}, best
 
 
 def present(row: dict) -> list[str]:
@@ -238,7 +237,7 @@ def text_size(documents: Path, split: str) -> dict[str, int]:
 def curves(parts: dict, lm: dict, grid: np.ndarray) -> dict:
     """Perplexity of a two-way mixture at every λ; null where a target has probability zero (λ = 1)."""
     curve: dict[str, list] = {"lmbda": list(grid)}
-    for split in SPLITS:
+    for split in lm:
         values = mixture.curve(grid, parts[split][0], lm[split])
         curve[split] = [float(value) if np.isfinite(value) else None for value in values]
     return curve

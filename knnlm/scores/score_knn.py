@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,23 @@ class ScoreKnnConfig:
     """directories of the splits' keys, whose values are the targets"""
     out: tuple[Path, ...]
     """directories, in the same order"""
-    scores: str = '[["exact", 1024, 1]]'
-    """JSON list of [distance, k, temperature]; distance is exact, quantized or quantized_sqrt"""
+    scores: tuple[str, ...] = ('[["exact", 1024, 1]]',)
+    """JSON list of [distance, k, temperature], one for all splits or one a split; distance is exact, quantized or
+    quantized_sqrt"""
 
 
 def main(config: ScoreKnnConfig) -> None:
     if not len(config.neighbors) == len(config.targets) == len(config.out):
         raise files.UserError("--neighbors, --targets and --out name different numbers of splits: give one of each")
-    scores = parse(config.scores)
-    for split in zip(config.neighbors, config.targets, config.out, strict=True):
-        score(*split, scores)
+    scores = [parse(text) for text in config.scores]
+    if len(scores) not in (1, len(config.out)):
+        raise files.UserError(
+            f"--scores: found {len(scores)} lists, expected one, or one for each of {len(config.out)}"
+        )
+    for split, wanted in zip(
+        zip(config.neighbors, config.targets, config.out, strict=True), cycle(scores), strict=False
+    ):
+        score(*split, wanted)
 
 
 def score(source: Path, targets_dir: Path, folder: Path, scores: set[tuple[str, int, float]]) -> None:

@@ -27,6 +27,7 @@ from knnlm.settings.models import (
 )
 from knnlm.settings.sheet import (
     OUTPUTS,
+    REPORTED,
     CacheSettings,
     ExamplesSettings,
     InterpolateSettings,
@@ -66,6 +67,7 @@ __all__ = [
     "OTHER_KEYTYPES",
     "OUTPUTS",
     "PADDED_TO",
+    "REPORTED",
     "SECOND_LAST",
     "SPECIAL_TOKENS",
     "SPLITS",

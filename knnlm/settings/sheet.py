@@ -20,6 +20,7 @@ from knnlm.settings.base import (
 )
 from knnlm.settings.indexes import Distance
 from knnlm.settings.models import KeyType
+from knnlm.settings.texts import HELD_OUT
 
 Output = Literal[
     "table1",
@@ -37,6 +38,9 @@ Output = Literal[
     "figure7",
 ]
 OUTPUTS: tuple[str, ...] = get_args(Output)
+SHOW_TEST = ("table1", "table2", "table3", "table4")
+REPORTED = {output: HELD_OUT if output in SHOW_TEST else ("dev",) for output in OUTPUTS}
+"""The splits that each output shows; rows of an output without test are not searched or scored there."""
 OF_DATASTORE = ("keytype", "index", "fraction", "distance", "k", "temperature")
 Weight = Annotated[float, Field(ge=0, le=1), AsWritten()]
 Grid = Annotated[tuple[Weight, ...], Field(strict=False, min_length=2), Unique()]

@@ -73,7 +73,7 @@ def run(stage: str, study: Path) -> Path:
         "score_knn": (
             score_knn,
             score_knn.ScoreKnnConfig,
-            ((at(FINAL["dev"]),), (at(QUERIES["dev"]),), (out,), '[["exact", 4, 1]]'),
+            ((at(FINAL["dev"]),), (at(QUERIES["dev"]),), (out,), ('[["exact", 4, 1]]',)),
         ),
         "score_cache": (
             score_cache,

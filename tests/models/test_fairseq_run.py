@@ -61,7 +61,7 @@ def run(tmp_path_factory, published):
     stages = (at / "searched",), (at / "keys",), queries, (at / "found",)
     rerank.main(RerankConfig(*stages, keep_index_distances=True))
     scores = json.dumps([[distance, K, 1] for distance in knn.DISTANCES])
-    score_knn.main(ScoreKnnConfig((at / "found",), queries, (at / "knn",), scores))
+    score_knn.main(ScoreKnnConfig((at / "found",), queries, (at / "knn",), (scores,)))
     return SimpleNamespace(at=at, lm=np.load(at / "packed/lm/logprob.npy"))
 
 

@@ -128,11 +128,23 @@ def test_retrieval_and_scores_agree_with_the_published_code(kind):
 def test_the_stage_writes_a_vector_for_every_score(tmp_path):
     neighbors, queries = neighbors_directory(tmp_path)
     scores = '[["exact", 2, 1], ["quantized", 3, 0.5], ["quantized_sqrt", 2, 10]]'
-    score_knn.main(score_knn.ScoreKnnConfig((neighbors,), (queries,), (tmp_path / "out",), scores))
+    score_knn.main(score_knn.ScoreKnnConfig((neighbors,), (queries,), (tmp_path / "out",), (scores,)))
     found = {path.name: np.load(path) for path in (tmp_path / "out").glob("*.npy")}
     assert set(found) == {"exact-k2-t1.npy", "quantized-k3-t0.5.npy", "quantized_sqrt-k2-t10.npy"}
     np.testing.assert_allclose(found["exact-k2-t1.npy"], np.log([1 / (1 + np.exp(-2.0))] * 2), rtol=1e-5)
     np.testing.assert_allclose(found["quantized_sqrt-k2-t10.npy"], np.log([1 / (1 + np.exp(-0.1))] * 2), rtol=1e-5)
+
+
+def test_each_split_can_have_scores_of_its_own(tmp_path):
+    neighbors, queries = neighbors_directory(tmp_path)
+    out = tmp_path / "dev", tmp_path / "test"
+    both = (neighbors, neighbors), (queries, queries), out
+    score_knn.main(score_knn.ScoreKnnConfig(*both, ('[["exact", 2, 1], ["exact", 3, 1]]', '[["exact", 2, 1]]')))
+    names = [{path.name for path in folder.glob("*.npy")} for folder in out]
+    assert names == [{"exact-k2-t1.npy", "exact-k3-t1.npy"}, {"exact-k2-t1.npy"}]
+    assert (out[0] / "exact-k2-t1.npy").read_bytes() == (out[1] / "exact-k2-t1.npy").read_bytes()
+    with pytest.raises(files.UserError, match="--scores: found 3 lists, expected one, or one for each of 2"):
+        score_knn.main(score_knn.ScoreKnnConfig(*both, ('[["exact", 2, 1]]',) * 3))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +158,7 @@ def test_the_stage_writes_a_vector_for_every_score(tmp_path):
 def test_impossible_scores_are_refused_by_name(tmp_path, scores, message):
     neighbors, queries = neighbors_directory(tmp_path)
     with pytest.raises(files.UserError, match=message):
-        score_knn.main(score_knn.ScoreKnnConfig((neighbors,), (queries,), (tmp_path / "out",), scores))
+        score_knn.main(score_knn.ScoreKnnConfig((neighbors,), (queries,), (tmp_path / "out",), (scores,)))
     assert not (tmp_path / "out").exists()
 
 

@@ -77,7 +77,7 @@ def measured(tmp_path_factory):
         for module in (prepare, binarize):
             patch.setattr(module, "tempfile", SimpleNamespace(TemporaryFile=measured_file))
         make(measure, at, study)
-        yield measure.found, Formulas(study, 1)
+        yield measure.found, Formulas(study)
 
 
 def write_texts(at):

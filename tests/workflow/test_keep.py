@@ -11,17 +11,20 @@ from conftest import ROOT, snakemake
 sys.path.insert(0, str(ROOT / "tests/faults"))
 import tinyrun
 
+from knnlm.settings import OTHER_KEYTYPES
 
-def planned(configured, config) -> str:
+
+def planned(configured, config, *arguments) -> str:
     """The text of a dry run."""
-    run = snakemake("-n", "--nolock", "--configfile", configured(config))
+    run = snakemake("-n", "--nolock", *arguments, "--configfile", configured(config))
     assert run.returncode == 0, run.stderr[-2000:]
     return run.stdout + run.stderr
 
 
 def count(text: str, rule: str) -> int:
-    found = re.search(rf"^{rule} +(\d+)$", text, re.MULTILINE)
-    return int(found[1]) if found else 0
+    """Jobs of a rule and of those that replace it for part of its jobs."""
+    found = dict(re.findall(rf"^({rule}(?:_passing|_dev)?) +(\d+)$", text, re.MULTILINE))  # the table comes twice
+    return sum(map(int, found.values()))
 
 
 @pytest.fixture
@@ -62,10 +65,54 @@ def test_what_was_found_in_shards_is_temporary_unless_all_is_kept(smoke_config, 
     config = copy.deepcopy(smoke_config) | {"results": str(tmp_path / "none"), "keep": keep}
     text = planned(configured, config)
     removed = re.findall(r"^Would remove temporary output \S+/smoke/searched/(\S+)", text, re.MULTILINE)
-    per_job = 2 * 2  # rows.npy and distances.npy of dev and test
-    expected = per_job * (count(text, "search") + count(text, "merge")) if keep == "needed" else 0
-    assert len(removed) == len(set(removed)) == expected
-    assert not re.search(r"^Would remove temporary output \S+/smoke/neighbors/", text, re.MULTILINE)
+    made = re.findall(r"^    output: (\S+/searched/.+)$", text, re.MULTILINE)
+    expected = [path for paths in made for path in paths.split(", ") if path.endswith(".npy")]
+    assert len(removed) == len(set(removed)) == (len(expected) if keep == "needed" else 0)
+    assert len(expected) == 2 * (
+        2 * (9 + 1) + 13 + 2
+    )  # two arrays a split: searches and merges of both, and of dev alone
+
+
+@pytest.mark.parametrize("keep", ["all", "needed"])
+def test_neighbors_go_once_they_are_scored_but_for_those_that_examples_show(smoke_config, configured, tmp_path, keep):
+    config = copy.deepcopy(smoke_config) | {"results": str(tmp_path / "none"), "keep": keep}
+    text = planned(configured, config)
+    removed = set(re.findall(r"^Would remove temporary output \S+/smoke/(neighbors/\S+)", text, re.MULTILINE))
+    made = set(
+        re.findall(r"/smoke/(neighbors/[^\s,]+\.npy)", "\n".join(re.findall(r"^    output: .*", text, re.MULTILINE)))
+    )
+    shown = "neighbors/wikitext/seed1/wikitext/{}/wikitext/ffn_input_ln/fast/exact/first1of1/{}.npy"
+    kept = {shown.format(split, name) for split in ("dev", "test") for name in ("rows", "exact")}
+    assert kept < made and removed == (made - kept if keep == "needed" else set())
+
+
+def test_what_only_outputs_of_dev_use_is_neither_searched_nor_scored_on_test(smoke_config, configured, tmp_path):
+    text = planned(configured, copy.deepcopy(smoke_config) | {"results": str(tmp_path / "none")}, "-p")
+    outputs = " ".join(re.findall(r"^    output: (.*)", text, re.MULTILINE))
+
+    def found(kind, split):
+        """Model/seed, datastore, key type and index of what was made of a split, and of which shards."""
+        at = {
+            "neighbors": rf"neighbors/(\S+)/\w[\w-]*/{split}/(\S+?)/exact/(\S+?)/meta",
+            "knn": rf"{split}/knn/(\S+)/meta",
+        }
+        return set(re.findall(at[kind], outputs))
+
+    seeds = {f"wikitext/seed{seed}/wikitext/ffn_input_ln/fast/first1of1" for seed in (1, 2, 3)}
+    small = "wiki-small/seed1/wiki/ffn_input_ln/fast/first"
+    books = {f"{model}/seed1/books/ffn_input_ln/fast/first1of1" for model in ("books", "wiki")}
+    assert found("knn", "test") == seeds | books | {f"{small}4of4"}
+    others = [f"wikitext/seed1/wikitext/{keytype}/fast/first1of1" for keytype in OTHER_KEYTYPES]
+    indexes = {f"wikitext/seed1/wikitext/ffn_input_ln/{index}/first1of1" for index in ("ivfpq", "inner-product")}
+    assert found("knn", "dev") == found("knn", "test") | {*others} | indexes | {f"{small}{m}of4" for m in (1, 2, 3)}
+    for split in ("dev", "test"):
+        assert {"/".join(parts) for parts in found("neighbors", split)} == found("knn", split)
+    assert "/dev/lm/memorizing/" in outputs and "/test/lm/memorizing/" not in outputs
+    assert "/dev/ngram/" in outputs and "/test/ngram/" not in outputs
+    scores = re.findall(r"--scores (.*?) --out", text)
+    of_test = [pair[1] for pair in (re.findall(r"'(\[\[.*?\]\])'", given) for given in scores) if len(pair) == 2]
+    assert of_test == ['[["exact", 128, 1]]'] * 6
+    assert max(given.count("exact") for given in scores) == 8 + 1 + 3  # k of Figure 4, and temperatures
 
 
 def test_a_study_that_keeps_what_is_needed_can_be_read_and_has_nothing_left_to_do(tmp_path):

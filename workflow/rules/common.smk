@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -9,16 +10,16 @@ import yaml
 
 sys.path[:0] = [str(Path(workflow.basedir) / "workflow"), workflow.basedir]
 from knnlm.settings import HELD_OUT as SPLITS
-from knnlm.settings import MAIN_KEYTYPE, OTHER_KEYTYPES
+from knnlm.settings import MAIN_KEYTYPE
 from machines import Machines, lift_limit_of_cores
 from references import source_is_there
 from resources import Formulas, directives
-from study import StudyError, load, rows, scores_needed, temperatures
+from study import StudyError, example, load, other_keytypes, rows, scores_needed, splits_wanted, temperatures, used_by
 from summary import summary
 
 try:
     STUDY = load(config, workflow.configfiles)
-    FORMULAS = Formulas(STUDY, len(OTHER_KEYTYPES))
+    FORMULAS = Formulas(STUDY)
 except StudyError as error:
     sys.exit(f"error: {error}")
 
@@ -59,10 +60,19 @@ KEY_FILES = ("keys.npy", "values.npy", "ids.npy")
 SEARCHED_FILES = ("rows.npy", "distances.npy")
 RERANKED_FILES = ("rows.npy", "exact.npy")
 
-# With `keep: needed`, keys and indexes of the other key types and of further seeds are deleted once they are searched.
+# Jobs of which an output shows test, as their wildcards; the others are of dev alone.
+TESTED = [job for row in rows(STUDY) if "test" in row["splits"] for job in used_by(row)]
+EXAMPLE = example(STUDY)
+# With `keep: needed`, keys and indexes of the other key types and of further seeds are deleted once they are searched,
+# and neighbors once they are scored but for those that the examples and the explorer show.
 KEEP_NEEDED = STUDY["keep"] == "needed"
 FIRST_SEEDS = sorted({str(model["seeds"][0]) for model in STUDY["models"].values()})
 KEPT = {"keytype": MAIN_KEYTYPE, "seed": "|".join(FIRST_SEEDS)} if KEEP_NEEDED else {}
+SHOWN_LATER = [used_by(EXAMPLE)[0] | {"seed": EXAMPLE["seeds"][0]}] if EXAMPLE else []
+KEPT_NEIGHBORS = SHOWN_LATER if KEEP_NEEDED else TESTED
+OTHERS = other_keytypes(STUDY)
+TOGETHER = FORMULAS.keytypes_together()
+PASSES = [OTHERS[i : i + TOGETHER] for i in range(0, len(OTHERS), TOGETHER)]  # key types extracted by one job each
 
 
 wildcard_constraints:
@@ -129,9 +139,54 @@ def of_keytype(pattern, keytype):
     return str(pattern).replace("{keytype}", keytype)
 
 
-def splits(pattern):
+def splits(pattern, wanted=SPLITS):
     """One path for dev and one for test: jobs that take seconds do both."""
-    return [str(pattern).replace("{split}", split) for split in SPLITS]
+    return [str(pattern).replace("{split}", split) for split in wanted]
+
+
+def wanted(pattern, wildcards):
+    """The paths of dev and, where an output shows it, of test, with their wildcards filled in."""
+    return [filled(path, wildcards) for path in splits(pattern, splits_wanted(STUDY, wildcards))]
+
+
+def only(pattern, among=None, but=()):
+    """The pattern of a folder, constrained to those of jobs like one of `among` and like none of `but`.
+
+    A constraint of Snakemake is of one wildcard: that of the first one here looks ahead at the rest of the path.
+    """
+    name, end = re.search(r"\{(\w+)\}", str(pattern)).group(1), f"{pattern}/"
+    rest, free = end[end.index("{") :], {"seed": r"\d+", "shard": r"\d+"}
+
+    def paths(jobs):
+        names = set(re.findall(r"\{(\w+)\}", rest)) - free.keys()
+        fitting = [
+            free | {key: re.escape(str(value)) for key, value in job.items()} for job in jobs if names <= set(job)
+        ]
+        return "|".join(sorted({rest.format(**job) for job in fitting})) or "(?!)"
+
+    constraint = f"(?!{paths(but)})[^/]+" if among is None else f"(?={paths(among)})(?!{paths(but)})[^/]+"
+    return str(pattern).replace(f"{{{name}}}", f"{{{name},{constraint}}}", 1)
+
+
+def tested(pattern, **others):
+    """The folders of dev and test, of jobs of which an output shows test."""
+    return [only(path, TESTED, **others) for path in splits(pattern)]
+
+
+def kept(pattern):
+    """Those of them that `keep: needed` does not delete once they are scored."""
+    return [only(path, KEPT_NEIGHBORS) for path in splits(pattern)]
+
+
+def dev_alone(pattern):
+    """The folder of dev, of jobs of which no output shows test."""
+    return [only(path, but=TESTED) for path in splits(pattern, ["dev"])]
+
+
+def reported(kept):
+    """Dev and, if an output shows test of one of the rows that are kept, test."""
+    shown = {split for row in rows(STUDY) if kept(row) for split in row["splits"]}
+    return [split for split in SPLITS if split in {"dev", *shown}]
 
 
 def of_datastore(pattern, datastore):
@@ -140,8 +195,14 @@ def of_datastore(pattern, datastore):
 
 
 def queries(*keytypes):
-    """The folders of dev's and test's keys of these types."""
-    return [of_keytype(path, keytype) for path in splits(QUERIES) for keytype in keytypes]
+    """The folders of dev's keys of these types, and of test's if an output shows test of one of them."""
+    shown = reported(lambda row: row["datastore"] and row["keytype"] in keytypes)
+    return [of_keytype(path, keytype) for path in splits(QUERIES, shown) for keytype in keytypes]
+
+
+def wanted_queries(*names):
+    """A function of the wildcards: these files of the queries of dev and, where an output shows it, of test."""
+    return lambda wildcards: artifacts(wanted(QUERIES, wildcards), *names)
 
 
 def datastore_keys(*keytypes):

@@ -3,6 +3,8 @@
 STREAMED = [name for name, datastore in STUDY["datastores"].items() if not datastore["store_keys"]]
 STORED = [name for name in STUDY["datastores"] if name not in STREAMED]
 OVERSAMPLED = 4  # entries extracted for each one that trains an index, because whole windows are extracted
+# Priorities rise along the way from keys to scores, so that a datastore is done with before the next one is extracted:
+# with `keep: needed`, its large files then go first.
 EXTRACTION = {
     "model": input_folder("model"),
     "windows": model_setting("windows", "datastore"),
@@ -63,45 +65,37 @@ if KEEP_NEEDED:
         wildcard_constraints:
             corpus=one_of(STORED),
 
-    use rule extract as extract_keytype with:
-        """Store the keys of another type until they are searched; each type waits for the one before it."""
+    ruleorder: extract > extract_seed
+
+
+for NUMBER, KEYTYPES in enumerate(PASSES):
+
+    rule:
+        """Store the keys of other types in one pass, for the comparison of key types."""
+        name:
+            f"extract_keytypes_{NUMBER}"
         input:
             model=MODEL / "meta.json",
             tokens=train_tokens(),
-            before=ancient(keytype_before),
+            before=ancient(passes_before(NUMBER)),
         output:
-            passing(artifact(KEYS / SHARD, *KEY_FILES)),
+            passing(artifacts(datastore_keys(*KEYTYPES), *KEY_FILES)),
         log:
-            LOGS / "extract_keytype/{model}/seed{seed}/{corpus}/{keytype}" / f"{SHARD}.log",
+            LOGS / f"extract_keytypes/{{model}}/seed{{seed}}/{{corpus}}/pass{NUMBER}" / f"{SHARD}.log",
         benchmark:
-            BENCHMARKS / "extract_keytype/{model}/seed{seed}/{corpus}/{keytype}" / f"{SHARD}.jsonl"
+            BENCHMARKS / f"extract_keytypes/{{model}}/seed{{seed}}/{{corpus}}/pass{NUMBER}" / f"{SHARD}.jsonl"
         wildcard_constraints:
             corpus=one_of(STORED),
-            keytype="|".join(OTHER_KEYTYPES),
-        params:
-            **EXTRACTION,
-            keytypes="{keytype}",
-            out=output_folders(),
-
-    ruleorder: extract > extract_seed
-
-else:
-
-    use rule extract as extract_keytypes with:
-        """Store the keys of all other types in one pass, for the comparison of key types."""
-        output:
-            artifacts(datastore_keys(*OTHER_KEYTYPES), *KEY_FILES),
-        log:
-            LOGS / "extract_keytypes/{model}/seed{seed}/{corpus}" / f"{SHARD}.log",
-        benchmark:
-            BENCHMARKS / "extract_keytypes/{model}/seed{seed}/{corpus}" / f"{SHARD}.jsonl"
+        priority: 1
         threads: cpus("extract_keytypes")
         resources:
             **needs("extract_keytypes"),
         params:
             **EXTRACTION,
-            keytypes=OTHER_KEYTYPES,
+            keytypes=KEYTYPES,
             out=output_folders(),
+        shell:
+            command(EXTRACT, ONE_SHARD, "2> {log:q}")
 
 
 rule sample_keys:
@@ -173,6 +167,7 @@ rule train_index:
         BENCHMARKS / "train_index/{model}/seed{seed}/{datastore}/{keytype}/{index}.jsonl"
     wildcard_constraints:
         **KEPT,
+    priority: 2
     threads: cpus("train_index")
     resources:
         **needs("train_index"),
@@ -216,6 +211,7 @@ rule add:
     wildcard_constraints:
         **KEPT,
         datastore=one_of(STORED),
+    priority: 3
     threads: cpus("add")
     resources:
         **needs("add"),
@@ -248,13 +244,14 @@ rule search:
         index=INDEX / f"{SHARD}.faiss",
         index_meta=INDEX / f"{SHARD}.faiss.meta.json",
         shard=artifact(DATASTORE_KEYS / SHARD, "ids.npy"),
-        queries=artifacts(splits(QUERIES), "keys.npy"),
+        queries=wanted_queries("keys.npy"),
     output:
-        passing(artifacts(splits(SEARCHED / SHARD), *SEARCHED_FILES)),
+        passing(artifacts(tested(SEARCHED / SHARD), *SEARCHED_FILES)),
     log:
         LOGS / "search/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}" / f"{SHARD}.log",
     benchmark:
         BENCHMARKS / "search/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}" / f"{SHARD}.jsonl"
+    priority: 4
     threads: cpus("search")
     resources:
         **needs("search"),
@@ -274,19 +271,39 @@ rule search:
         " 2> {log:q}"
 
 
+use rule search as search_dev with:
+    """Likewise, where no output shows test."""
+    output:
+        passing(artifacts(dev_alone(SEARCHED / SHARD), *SEARCHED_FILES)),
+
+
 use rule search as search_quantized with:
     """Find the nearest entries of a datastore's only shard, where no row asks for exact distances."""
     input:
         index=INDEX / "shard0of1.faiss",
         index_meta=INDEX / "shard0of1.faiss.meta.json",
         shard=artifact(DATASTORE_KEYS / "shard0of1", "ids.npy"),
-        queries=artifacts(splits(QUERIES), "keys.npy"),
+        queries=wanted_queries("keys.npy"),
     output:
-        artifacts(splits(NEIGHBORS / "quantized/shard0of1"), *SEARCHED_FILES),
+        artifacts(kept(NEIGHBORS / "quantized/shard0of1"), *SEARCHED_FILES),
     log:
         LOGS / "search_quantized/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}.log",
     benchmark:
         BENCHMARKS / "search_quantized/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}.jsonl"
+
+
+if KEEP_NEEDED:
+
+    use rule search_quantized as search_quantized_passing with:
+        """Likewise, of neighbors that are deleted once they are scored."""
+        output:
+            passing(artifacts(tested(NEIGHBORS / "quantized/shard0of1", but=KEPT_NEIGHBORS), *SEARCHED_FILES)),
+
+
+use rule search_quantized as search_quantized_dev with:
+    """Likewise, where no output shows test."""
+    output:
+        passing(artifacts(dev_alone(NEIGHBORS / "quantized/shard0of1"), *SEARCHED_FILES)),
 
 
 rule merge:
@@ -295,11 +312,12 @@ rule merge:
         shards=searched_shards,
         ids=shard_files("ids.npy"),
     output:
-        passing(artifacts(splits(SEARCHED / "first{first}of{shards}"), *SEARCHED_FILES)),
+        passing(artifacts(tested(SEARCHED / "first{first}of{shards}"), *SEARCHED_FILES)),
     log:
         LOGS / "merge/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.log",
     benchmark:
         BENCHMARKS / "merge/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
+    priority: 5
     threads: cpus("merge")
     resources:
         **needs("merge"),
@@ -310,10 +328,16 @@ rule merge:
         "knnlm merge" " --shards {params.shards:q}" " --out {params.out:q}" " 2> {log:q}"
 
 
+use rule merge as merge_dev with:
+    """Likewise, where no output shows test."""
+    output:
+        passing(artifacts(dev_alone(SEARCHED / "first{first}of{shards}"), *SEARCHED_FILES)),
+
+
 use rule merge as merge_quantized with:
     """Keep the nearest neighbors of several shards, where no row asks for exact distances."""
     output:
-        artifacts(splits(NEIGHBORS / "quantized/first{first}of{shards}"), *SEARCHED_FILES),
+        artifacts(kept(NEIGHBORS / "quantized/first{first}of{shards}"), *SEARCHED_FILES),
     log:
         LOGS / "merge_quantized/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.log",
     benchmark:
@@ -321,18 +345,35 @@ use rule merge as merge_quantized with:
         / "merge_quantized/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
 
 
+if KEEP_NEEDED:
+
+    use rule merge_quantized as merge_quantized_passing with:
+        """Likewise, of neighbors that are deleted once they are scored."""
+        output:
+            passing(
+                artifacts(tested(NEIGHBORS / "quantized/first{first}of{shards}", but=KEPT_NEIGHBORS), *SEARCHED_FILES)
+            ),
+
+
+use rule merge_quantized as merge_quantized_dev with:
+    """Likewise, where no output shows test."""
+    output:
+        passing(artifacts(dev_alone(NEIGHBORS / "quantized/first{first}of{shards}"), *SEARCHED_FILES)),
+
+
 rule rerank:
     """Compute the exact distances of the nearest neighbors."""
     input:
         neighbors=merged_neighbors,
         shards=shard_files("keys.npy"),
-        queries=artifacts(splits(QUERIES), "keys.npy"),
+        queries=wanted_queries("keys.npy"),
     output:
-        artifacts(splits(NEIGHBORS / "exact/first{first}of{shards}"), *RERANKED_FILES),
+        artifacts(kept(NEIGHBORS / "exact/first{first}of{shards}"), *RERANKED_FILES),
     log:
         LOGS / "rerank/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.log",
     benchmark:
         BENCHMARKS / "rerank/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
+    priority: 6
     threads: cpus("rerank")
     resources:
         **needs("rerank"),
@@ -350,3 +391,17 @@ rule rerank:
         " {params.flags:q}"
         " --out {params.out:q}"
         " 2> {log:q}"
+
+
+if KEEP_NEEDED:
+
+    use rule rerank as rerank_passing with:
+        """Likewise, of neighbors that are deleted once they are scored."""
+        output:
+            passing(artifacts(tested(NEIGHBORS / "exact/first{first}of{shards}", but=KEPT_NEIGHBORS), *RERANKED_FILES)),
+
+
+use rule rerank as rerank_dev with:
+    """Likewise, where no output shows test."""
+    output:
+        passing(artifacts(dev_alone(NEIGHBORS / "exact/first{first}of{shards}"), *RERANKED_FILES)),

@@ -113,8 +113,17 @@ def train_tokens(corpus=None):
 
 
 def held_out_tokens(wildcards):
-    """The tokens of dev and test, in the model's vocabulary."""
-    return splits(f"{RESULTS}/tokens/{vocab_of(wildcards)}/{wildcards.corpus}/{{split}}.npy")
+    """The tokens of dev and, where an output shows it, of test, in the model's vocabulary."""
+    return wanted(f"{RESULTS}/tokens/{vocab_of(wildcards)}/{{corpus}}/{{split}}.npy", wildcards)
+
+
+def keytypes_tokens(wildcards):
+    """Likewise, for the keys of all other types."""
+    shown = reported(lambda row: row["datastore"] and row["keytype"] in OTHERS)
+    return [
+        filled(path, wildcards)
+        for path in splits(f"{RESULTS}/tokens/{vocab_of(wildcards)}/{{corpus}}/{{split}}.npy", shown)
+    ]
 
 
 def held_out_documents(wildcards):
@@ -144,14 +153,13 @@ def neighbors_wanted(wildcards, keytype, seed):
     where = {"model": wildcards.model, "datastore": wildcards.corpus, "keytype": keytype}
     found = [row for row in rows(STUDY) if row["datastore"] and all(row[key] == value for key, value in where.items())]
     found = [row | {"seeds": [seed]} for row in found if int(seed) in row["seeds"]]
-    return sorted({f"{row_neighbors(row, split)}/meta.json" for row in found for split in SPLITS})
+    return sorted({f"{row_neighbors(row, split)}/meta.json" for row in found for split in row["splits"]})
 
 
-def keytype_before(wildcards):
-    """The neighbors by the key type that is extracted before this one: keys of one type lie on disk at a time."""
-    found = [neighbors_wanted(wildcards, keytype, wildcards.seed) for keytype in OTHER_KEYTYPES]
-    position = OTHER_KEYTYPES.index(wildcards.keytype)
-    return next((files for files in reversed(found[:position]) if files), []) if found[position] else []
+def passes_before(number):
+    """A function of the wildcards: the neighbors by the key types of earlier passes, whose keys are then gone."""
+    before = [keytype for keytypes in PASSES[:number] for keytype in keytypes] if KEEP_NEEDED else []
+    return lambda w: [path for keytype in before for path in neighbors_wanted(w, keytype, w.seed)]
 
 
 def seed_before(wildcards):
@@ -162,16 +170,15 @@ def seed_before(wildcards):
 
 
 def searched_shards(wildcards):
-    """What was found for dev and test in each of the first so many shards."""
+    """What was found in each of the first so many shards."""
     shards = range(int(wildcards.first))
-    found = [filled(path, wildcards, shard=i) for path in splits(SEARCHED / SHARD) for i in shards]
-    return artifacts(found, *SEARCHED_FILES)
+    found = splits(SEARCHED / SHARD, splits_wanted(STUDY, wildcards))
+    return artifacts([filled(path, wildcards, shard=i) for path in found for i in shards], *SEARCHED_FILES)
 
 
 def merged_neighbors(wildcards):
-    """What was found for dev and test in the first so many shards together."""
-    place = merged(wildcards.first, wildcards.shards)
-    return artifacts([filled(f"{path}/{place}", wildcards) for path in splits(SEARCHED)], *SEARCHED_FILES)
+    """What was found in the first so many shards together."""
+    return artifacts(wanted(SEARCHED / merged(wildcards.first, wildcards.shards), wildcards), *SEARCHED_FILES)
 
 
 def shard_files(*names):
@@ -179,10 +186,10 @@ def shard_files(*names):
     return lambda w: artifacts([filled(DATASTORE_KEYS / SHARD, w, shard=i) for i in range(int(w.first))], *names)
 
 
-def scores_asked(where, first):
-    """[distance, k, temperature] of each score that the sheet's rows ask of these neighbors."""
+def scores_asked(where, first, split="dev"):
+    """[distance, k, temperature] of each score that the sheet's rows ask of these neighbors; all are asked of dev."""
     names = ("model", "corpus", "datastore", "keytype", "index")
-    return scores_needed(STUDY, **{name: where[name] for name in names}, shards=int(first))
+    return scores_needed(STUDY, split, **{name: where[name] for name in names}, shards=int(first))
 
 
 def rerank_flags(wildcards):
@@ -204,11 +211,13 @@ def final(where, first, shards):
 
 def final_neighbors(wildcards):
     place = final(wildcards, wildcards.first, wildcards.shards)
-    return [filled(f"{path}/{place}/meta.json", wildcards) for path in splits(NEIGHBORS)]
+    names = RERANKED_FILES if place.startswith("exact") else SEARCHED_FILES
+    return artifacts(wanted(NEIGHBORS / place, wildcards), *names)
 
 
 def knn_scores(wildcards):
-    return as_json(scores_asked(wildcards, wildcards.first))
+    shown = splits_wanted(STUDY, wildcards)
+    return [as_json(scores_asked(wildcards, wildcards.first, split)) for split in shown]
 
 
 def row_scores(row, seed, split):
@@ -244,7 +253,7 @@ def row_neighbors(row, split):
 
 def row_inputs(row):
     """Every file that a row is computed from; a folder of scores is named by its meta.json."""
-    for split in SPLITS:
+    for split in row["splits"]:
         yield documents(row["vocab"], row["corpus"], split)
         for seed in row["seeds"]:
             for path in row_scores(row, seed, split).values():
@@ -260,9 +269,9 @@ def experiment_inputs(wildcards):
 
 def experiment_row(row):
     """What `interpolate` needs to know of a row: its settings and the paths of its scores, by split and seed."""
-    scores = {split: [row_scores(row, seed, split) for seed in row["seeds"]] for split in SPLITS}
+    scores = {split: [row_scores(row, seed, split) for seed in row["seeds"]] for split in row["splits"]}
     paths = {
-        component: {split: [of_seed[component] for of_seed in scores[split]] for split in SPLITS}
+        component: {split: [of_seed[component] for of_seed in found] for split, found in scores.items()}
         for component in scores["dev"][0]
     }
     settings = {key: row[key] for key in ("name", "label", "corpus", "model", "seeds", "ngram", "memorizing")}
@@ -292,13 +301,13 @@ def experiment_documents(wildcards):
 
     Where tokenizers differ, the corpus is named VOCAB/CORPUS.
     """
-    texts = {(row["vocab"], row["corpus"]): None for row in STUDY["sheet"][wildcards.output]}
+    texts = {(row["vocab"], row["corpus"]): row["splits"] for row in STUDY["sheet"][wildcards.output]}
     return as_json(
         {
             f"{vocab}/{corpus}" if tokenizers_differ() else corpus: {
-                split: documents(vocab, corpus, split) for split in SPLITS
+                split: documents(vocab, corpus, split) for split in shown
             }
-            for vocab, corpus in texts
+            for (vocab, corpus), shown in texts.items()
         }
     )
 

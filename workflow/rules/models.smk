@@ -154,8 +154,8 @@ rule evaluate:
         model=MODEL / "meta.json",
         tokens=held_out_tokens,
     output:
-        logprob=artifacts(splits(LOGPROBS / "lm/{model}/seed{seed}"), "logprob.npy"),
-        queries=artifacts(queries(MAIN_KEYTYPE), *KEY_FILES),
+        logprob=artifacts(tested(LOGPROBS / "lm/{model}/seed{seed}"), "logprob.npy"),
+        queries=artifacts(tested(of_keytype(QUERIES, MAIN_KEYTYPE)), *KEY_FILES),
     log:
         LOGS / "evaluate/{model}/seed{seed}/{corpus}.log",
     benchmark:
@@ -180,31 +180,40 @@ rule evaluate:
         " 2> {log:q}"
 
 
-rule evaluate_keytypes:
-    """Keep dev's and test's keys of all other types, for the comparison of key types."""
-    input:
-        model=MODEL / "meta.json",
-        tokens=held_out_tokens,
+use rule evaluate as evaluate_dev with:
+    """Score dev alone, where no output shows test."""
     output:
-        passing(artifacts(queries(*OTHER_KEYTYPES), *KEY_FILES)),
-    log:
-        LOGS / "evaluate_keytypes/{model}/seed{seed}/{corpus}.log",
-    benchmark:
-        BENCHMARKS / "evaluate_keytypes/{model}/seed{seed}/{corpus}.jsonl"
-    threads: cpus("evaluate_keytypes")
-    resources:
-        **needs("evaluate_keytypes"),
-    params:
-        **EVALUATION,
-        keytypes=OTHER_KEYTYPES,
-        out=output_folders(),
-    shell:
-        "workflow/launch {resources.gpu:q} evaluate"
-        " --model {params.model:q}"
-        " --tokens {input.tokens:q}"
-        " --windows {params.windows:q}"
-        " --batch-tokens {params.batch_tokens:q}"
-        " {params.precision:q}"
-        " --keytypes {params.keytypes:q}"
-        " --out {params.out:q}"
-        " 2> {log:q}"
+        logprob=artifacts(dev_alone(LOGPROBS / "lm/{model}/seed{seed}"), "logprob.npy"),
+        queries=artifacts(dev_alone(of_keytype(QUERIES, MAIN_KEYTYPE)), *KEY_FILES),
+
+
+if OTHERS:
+
+    rule evaluate_keytypes:
+        """Keep the keys of all other types that are compared, of dev and where an output shows it of test."""
+        input:
+            model=MODEL / "meta.json",
+            tokens=keytypes_tokens,
+        output:
+            passing(artifacts(queries(*OTHERS), *KEY_FILES)),
+        log:
+            LOGS / "evaluate_keytypes/{model}/seed{seed}/{corpus}.log",
+        benchmark:
+            BENCHMARKS / "evaluate_keytypes/{model}/seed{seed}/{corpus}.jsonl"
+        threads: cpus("evaluate_keytypes")
+        resources:
+            **needs("evaluate_keytypes"),
+        params:
+            **EVALUATION,
+            keytypes=OTHERS,
+            out=output_folders(),
+        shell:
+            "workflow/launch {resources.gpu:q} evaluate"
+            " --model {params.model:q}"
+            " --tokens {input.tokens:q}"
+            " --windows {params.windows:q}"
+            " --batch-tokens {params.batch_tokens:q}"
+            " {params.precision:q}"
+            " --keytypes {params.keytypes:q}"
+            " --out {params.out:q}"
+            " 2> {log:q}"

@@ -4,7 +4,6 @@ PAPER = "config/paper_numbers.yaml"
 PUBLISHED = [STUDY["published"]] if STUDY["published"] else []
 CAPTIONS = "workflow/report"
 STAGES = ("corpora", "vocabs", "tokens", "models", "keys", "indexes", "searched", "neighbors", "logprobs")
-EXAMPLE = next((row for row in STUDY["sheet"].get("table1", []) if row["name"] == "knn"), None)
 CURVES = [
     f"{RESULTS}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl"
     for model in ("wikitext", "memorizing")

@@ -1,18 +1,22 @@
 # Neighbors and tokens to log-probabilities, and these to the rows of every table and figure.
 
+KNN_LOGPROBS = LOGPROBS / "knn/{model}/seed{seed}/{datastore}/{keytype}/{index}/first{first}of{shards}"
+NGRAM_SPLITS = reported(lambda row: row["ngram"])
+
 
 rule score_knn:
     """Turn neighbors into the log-probabilities of dev's and test's tokens (equation 2)."""
     input:
         neighbors=final_neighbors,
         values=shard_files("values.npy"),
-        targets=artifacts(splits(QUERIES), "values.npy"),
+        targets=wanted_queries("values.npy"),
     output:
-        splits(LOGPROBS / "knn/{model}/seed{seed}/{datastore}/{keytype}/{index}/first{first}of{shards}/meta.json"),
+        artifacts(tested(KNN_LOGPROBS)),
     log:
         LOGS / "score_knn/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.log",
     benchmark:
         BENCHMARKS / "score_knn/{model}/seed{seed}/{corpus}/{datastore}/{keytype}/{index}/first{first}of{shards}.jsonl"
+    priority: 7
     threads: cpus("score_knn")
     resources:
         **needs("score_knn"),
@@ -28,6 +32,12 @@ rule score_knn:
         " --scores {params.scores:q}"
         " --out {params.out:q}"
         " 2> {log:q}"
+
+
+use rule score_knn as score_knn_dev with:
+    """Likewise, where no output shows test."""
+    output:
+        artifacts(dev_alone(KNN_LOGPROBS)),
 
 
 rule score_cache:
@@ -60,15 +70,18 @@ rule score_cache:
 
 
 rule score_ngram:
-    """Score dev and test with n-gram language models of the training text."""
+    """Score dev and, where an output shows it, test with n-gram language models of the training text."""
     input:
         train=TOKENS / "train.npy",
         train_documents=TOKENS / "train.documents.npy",
-        eval=splits(TOKENS / "{split}.npy"),
-        eval_documents=splits(TOKENS / "{split}.documents.npy"),
+        eval=splits(TOKENS / "{split}.npy", NGRAM_SPLITS),
+        eval_documents=splits(TOKENS / "{split}.documents.npy", NGRAM_SPLITS),
         vocab=VOCAB / "vocab.json",
     output:
-        artifacts(splits(LOGPROBS / "ngram/{vocab}"), *(f"order{order}.npy" for order in STUDY["ngram"]["orders"])),
+        artifacts(
+            splits(LOGPROBS / "ngram/{vocab}", NGRAM_SPLITS),
+            *(f"order{order}.npy" for order in STUDY["ngram"]["orders"]),
+        ),
     log:
         LOGS / "score_ngram/{vocab}/{corpus}.log",
     benchmark:
