@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import rates
 from machines import Machines
 from sizes import BYTES_PER_WORD, Sizes
-from study import other_keytypes, rows, splits_wanted
+from study import other_keytypes, rows, scores_needed, splits_wanted
 
 from knnlm.settings import TrainingSettings
 
@@ -248,7 +248,9 @@ class Formulas(Sizes):
         pairs, first = self.asked(w) * self.study["retrieval"]["k"], int(w["first"])
         hours = self.core_hours(pairs * self.dim(w) * 2, "gather")
         keys = first * self.shard_entries(w) * self.dim(w) * 2e-9
-        return self.work(hours, self.keys_held(w) + pairs * 32e-9, pairs * 8e-9, read=2 * keys)
+        where = {name: w[name] for name in ("model", "corpus", "datastore", "keytype", "index") if name in w}
+        kept = {distance for distance, *_ in scores_needed(self.study, "dev", shards=first, **where)} - {"exact"}
+        return self.work(hours, self.keys_held(w) + pairs * 32e-9, pairs * (12e-9 if kept else 8e-9), read=2 * keys)
 
     def score_knn(self, w: Mapping) -> Needs:
         queries, k = self.asked(w), self.study["retrieval"]["k"]
