@@ -4,5 +4,6 @@ import os
 
 __version__ = "0.1.0"
 
-if "OMP_NUM_THREADS" in os.environ:  # numba has its own variable, read when it is first imported
+if "OMP_NUM_THREADS" in os.environ:  # numba and tokenizers have their own variables, read when they are first used
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+    os.environ.setdefault("RAYON_NUM_THREADS", os.environ["OMP_NUM_THREADS"])

@@ -175,7 +175,7 @@ def _outputs(artifact: Path) -> dict[str, dict]:
     """An entry for every file of an artifact: {name: {bytes, digest, …}}."""
     paths = sorted(artifact.iterdir()) if artifact.is_dir() else [artifact]
     paths = [path for path in paths if path.is_file() and path.name != "meta.json"]
-    with ThreadPoolExecutor() as pool:  # NumPy reads headers with Python's parser, which is not safe in threads
+    with ThreadPoolExecutor(devices.cores()) as pool:  # NumPy reads headers with a parser that is not safe in threads
         return {path.name: _output(path, value) for path, value in zip(paths, pool.map(digest, paths), strict=True)}
 
 

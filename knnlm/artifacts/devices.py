@@ -17,6 +17,11 @@ ASKED = "KNNLM_GPUS"
 QUERY = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
 
 
+def cores() -> int:
+    """How many threads or processes this job may use: its rule's, which Snakemake hands down; else all cores."""
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
 def asked() -> int | None:
     """The number of GPUs that the job asked for, or None for a command typed by hand."""
     number = os.environ.get(ASKED, "")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, TypeVar
 
+from knnlm.artifacts import devices
+
 T = TypeVar("T")
 R = TypeVar("R")
 AHEAD = 256  # documents read ahead for each process: bounds the memory that a full Wikipedia dump needs
@@ -17,7 +19,7 @@ def over_documents(function: Callable[[T], R], documents: Iterable[T]) -> Iterat
     """The results of `function`, in the documents' order; few documents, or one process, are worked on right here."""
     global _function
     documents = iter(documents)
-    workers = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    workers = devices.cores()
     batch = list(islice(documents, AHEAD * workers))
     if workers == 1 or len(batch) < 2 * workers:
         yield from map(function, chain(batch, documents))

@@ -21,7 +21,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from knnlm.artifacts import description, files, lineage, npy
+from knnlm.artifacts import description, devices, files, lineage, npy
 
 SHORT = 32  # runs of equal distances up to this length are sorted faster by insertion
 LIMIT = (1 << 32) - 1  # entries from which on rows need 64 bits: the largest number means a missing neighbor
@@ -137,7 +137,7 @@ def load(directory: Path, names: Iterable[str] = DISTANCES, k: int | None = None
     directory = Path(directory)
     described = description.described(directory)["outputs"]
     kept = [name for name in names if f"{name}.npy" in described]
-    with ThreadPoolExecutor() as pool:  # opening checks again, one by one, but a checked file is remembered
+    with ThreadPoolExecutor(devices.cores()) as pool:  # opening checks again, but a checked file is remembered
         list(pool.map(description.check, [directory / f"{name}.npy" for name in ("rows", *kept)]))
     rows = npy.open_array(directory / "rows.npy", "unsignedinteger", 2)
     distances = {name: npy.open_array(directory / f"{name}.npy", "float32", 2) for name in kept}

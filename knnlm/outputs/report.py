@@ -1,12 +1,11 @@
 """Gather a study's tables, figures, examples and settings in one HTML page."""
 
 import base64
+import csv
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
 
 from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
@@ -100,7 +99,8 @@ def findings(tables: Iterable[Path]) -> Counter[str]:
     """How many claims have each verdict, from claims.csv beside claims.md."""
     for path in tables:
         if path.stem == SUMMARY:
-            return Counter(pd.read_csv(path.with_suffix(".csv"))["verdict"].tolist())
+            with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+                return Counter(claim["verdict"] for claim in csv.DictReader(file))
     return Counter()
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import bootstrap
 
 FEWEST = 10  # documents; an interval from fewer would be meaningless
+BATCH = 200  # resamples drawn together
 
 
 def document_sums(logprob: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -25,9 +25,11 @@ def interval(
     if len(documents) < FEWEST or not np.isfinite(logprob).all():
         return None
     sums, counts = document_sums(logprob, documents)
-    return list(
-        _percentiles(lambda s, c, axis: np.exp(-s.sum(axis) / c.sum(axis)), (sums, counts), resamples, seed, confidence)
-    )
+
+    def perplexity(drawn: np.ndarray) -> np.ndarray:
+        return np.exp(-sums[drawn].sum(1) / counts[drawn].sum(1))
+
+    return list(_percentiles(perplexity, len(sums), resamples, seed, confidence))
 
 
 def total(values: np.ndarray, resamples: int = 1000, seed: int = 0, confidence: float = 0.95) -> tuple[float, float]:
@@ -36,25 +38,26 @@ def total(values: np.ndarray, resamples: int = 1000, seed: int = 0, confidence: 
     Of two rows that score the same documents the values are the differences of their log-likelihoods, so that the
     bootstrap is paired.
     """
-    return _percentiles(np.sum, (values,), resamples, seed, confidence)
+    return _percentiles(lambda drawn: values[drawn].sum(1), len(values), resamples, seed, confidence)
 
 
 def _percentiles(
-    statistic: Callable, of_documents: tuple[np.ndarray, ...], resamples: int, seed: int, confidence: float
+    statistic: Callable[[np.ndarray], np.ndarray], documents: int, resamples: int, seed: int, confidence: float
 ) -> tuple[float, float]:
-    """Bootstrap interval of a statistic of arrays [D], whose documents are drawn together; the same seed, the same."""
-    found = bootstrap(
-        of_documents,
-        statistic,
-        paired=True,
-        vectorized=True,
-        batch=200,
-        n_resamples=resamples,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    """Bootstrap interval of a statistic of documents drawn with replacement: [B, D] document numbers -> [B].
+
+    The same seed draws the same. It equals that of scipy.stats.bootstrap to the bit; importing that takes longer than
+    the jobs of a small study.
+    """
+    generator = np.random.default_rng(seed)
+    batches = [min(BATCH, resamples - begun) for begun in range(0, resamples, BATCH)]
+    found = np.sort(np.concatenate([statistic(generator.integers(0, documents, (n, documents))) for n in batches]))
+    tail, ends = (1 - confidence) / 2, []
+    for share in (tail, 1 - tail):
+        place, part = divmod(share * resamples + (1 - share), 1)  # counted from 1, between two values of those found
+        below, above = found[int(place) - 1], found[min(int(place), resamples - 1)]
+        ends.append(float((1 - part) * below + part * above))
+    return ends[0], ends[1]
 
 
 def median(per_seed: Sequence[float]) -> tuple[float, int]:

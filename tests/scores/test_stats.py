@@ -45,3 +45,26 @@ def test_the_interval_of_a_sum_is_that_of_resampled_documents(seed: int, confide
     assert [low, high] == pytest.approx(np.quantile(drawn, [tail, 1 - tail]), abs=0.6)
     assert (low, high) == stats.total(values, resamples=20000, seed=seed, confidence=confidence)
     assert (low, high) != stats.total(values, resamples=20000, seed=seed + 1, confidence=confidence)
+
+
+@pytest.mark.parametrize("resamples", [1, 10, 200, 201, 1000])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize("documents", [10, 57])
+def test_intervals_are_those_of_scipys_bootstrap_to_the_bit(resamples: int, confidence: float, documents: int) -> None:
+    from scipy.stats import bootstrap
+
+    starts = np.arange(0, 20 * documents, 20)
+    logprob = np.random.default_rng(documents).normal(-3, 2, 20 * documents)
+    sums, counts = stats.document_sums(logprob, starts)
+    chosen = {"batch": 200, "n_resamples": resamples, "confidence_level": confidence, "method": "percentile"}
+    paired = bootstrap(
+        (sums, counts),
+        lambda s, c, axis: np.exp(-s.sum(axis) / c.sum(axis)),
+        paired=True,
+        vectorized=True,
+        rng=np.random.default_rng(5),
+        **chosen,
+    )
+    assert stats.interval(logprob, starts, resamples, 5, confidence) == list(paired.confidence_interval)
+    summed = bootstrap((sums,), np.sum, vectorized=True, rng=np.random.default_rng(5), **chosen)
+    assert stats.total(sums, resamples, 5, confidence) == tuple(summed.confidence_interval)

@@ -30,6 +30,9 @@ CATALOGUE = yaml.safe_load(Path(STUDY["archives"]).read_text(encoding="utf-8"))
 # glibc gives freed blocks of this size back to the system by default; keeping them speeds up training by a third.
 for name, size in (("MMAP_THRESHOLD_", 1 << 32), ("TRIM_THRESHOLD_", 1 << 32), ("TOP_PAD_", 1 << 28)):
     os.environ.setdefault(f"MALLOC_{name}", str(size))
+# Snakemake gives each job as many threads as its rule has (OMP_NUM_THREADS and the like). Threads of OpenMP that wait
+# for one another would keep their cores busy, and slow down every other job of the machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("PYTHONPATH", workflow.basedir)
 # Jobs find the `knnlm` and `python3` that stand beside the running Snakemake, even in an environment not activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
