@@ -1,14 +1,16 @@
 """Stored contexts as readable text: the words around an entry, and the title of its document."""
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from knnlm.artifacts import lineage, npy
 from knnlm.corpora import vocab
 from knnlm.live.layout import KnnLM
-from knnlm.live.retrieval import Nearest
+
+if TYPE_CHECKING:
+    from knnlm.live.retrieval import Nearest
 
 
 class Passage(NamedTuple):
@@ -46,7 +48,7 @@ class Passages:
         name = self.vocab.tokens([token])[0]
         return "↵" if token == self.vocab.eos else re.sub(r"^@(.+)@$", r"\1", name)
 
-    def facts(self, near: Nearest, count: int) -> list[dict]:
+    def facts(self, near: "Nearest", count: int) -> list[dict]:
         """The `count` heaviest neighbors for JSON: weight, distance, entry, before, target, after, title."""
         return [
             {"weight": float(near.weights[i]), "distance": float(near.distances[i]), "entry": int(near.ids[i])}
