@@ -102,6 +102,8 @@ READS_WITHOUT = {  # files of an artifact that a rule does not read
     "score": {"keys.npy", "ids.npy"},
     "add": {"values.npy", "ids.npy"},
     "train": {"values.npy", "ids.npy"},
+    "extract": {"rows.npy", "distances.npy", "exact.npy"},  # it waits for them
+    "interpolate": {"rows.npy", "distances.npy", "exact.npy"},  # it reads their description
 }
 
 
