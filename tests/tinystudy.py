@@ -123,7 +123,7 @@ def tune_temperature(study: Path, temperatures: list[float]) -> None:
     folders = {split: [str(Path(paths[0]).parent)] for split, paths in knn["components"]["knn"].items()}
     out = tuple(Path(paths[0]) for paths in folders.values())
     scores = json.dumps([["exact", 16, temperature] for temperature in [1, *temperatures]])
-    score_knn.main(score_knn.ScoreKnnConfig(near, keys, out, scores))
+    score_knn.main(score_knn.ScoreKnnConfig(near, keys, out, (scores,)))
     knn["components"] = {"knn": folders}
     knn["datastore"] |= {"temperature": "tune", "temperatures": temperatures}
     out = study / "experiments/table1.json"
