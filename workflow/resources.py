@@ -15,7 +15,6 @@ from study import other_keytypes, rows, scores_needed, splits_wanted
 from knnlm.settings import TrainingSettings
 
 MOST_KEYS_GB = 64
-MOST_TOGETHER_GB = 8  # keys of several types that lie on disk together where they are deleted
 MOST_CPUS, CPUS_PER_GPU, MOST_GPUS = 16, 4, 8
 BASE_MINUTES, BASE_GB = 20, 2.0
 MOST_GROWTH = 4  # a later retry asks for no more memory: it is one of a job that goes on where it stopped
@@ -163,14 +162,14 @@ class Formulas(Sizes):
         return self.queries(w["model"], w["corpus"]) / 2 * len(splits_wanted(self.study, w))
 
     def keytypes_together(self) -> int:
-        """How many other key types are extracted in one pass; where keys are deleted, those of at most so many GB."""
+        """How many other key types are extracted in one pass; where keys are deleted, at most keytypes_gb of them."""
         stored = {
             (row["model"], row["datastore"]) for row in rows(self.study) if row.get("keytype") in self.other_keytypes
         }
         largest = max((self.entries(*one, 1) * self.dim({"model": one[0]}) * 2e-9 for one in stored), default=0)
         if self.study["keep"] == "all" or largest == 0:
             return max(1, len(self.other_keytypes))
-        return max(1, math.floor(MOST_TOGETHER_GB / largest))
+        return max(1, math.floor(self.study["keytypes_gb"] / largest))
 
     def evaluate(self, w: Mapping, keytypes: int = 1) -> Needs:
         queries = self.asked(w)

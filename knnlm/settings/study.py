@@ -35,6 +35,9 @@ class Study(Settings):
     keep: Literal["all", "needed"] = Field(
         "needed", description="needed: large files that no later stage reads are deleted; all: nothing is"
     )
+    keytypes_gb: Annotated[float, Field(gt=0)] = Field(
+        8.0, description="with keep: needed, GB of keys of other key types that lie on disk together"
+    )
     corpora: dict[Name, Corpus] = Field(min_length=1, description="text, by name")
     vocabs: dict[Name, Vocab] = Field(min_length=1, description="vocabularies, by name")
     models: dict[Name, Model] = Field(min_length=1, description="language models, by name")

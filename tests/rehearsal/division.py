@@ -24,7 +24,12 @@ UNDIVIDED = {
     *("adaptive_factor", "dropout", "attention_dropout", "activation_dropout", "adaptive_dropout"),
     *("lr", "min_lr", "clip_norm", "stop_loss"),
 }
-PLACES = {"study": "rehearsal", "note": "A rehearsal of the paper's study. Its numbers mean nothing."}
+KEYTYPES_GB = 1e-9  # less than one key type's keys: each in a pass of its own, as the paper's are
+PLACES = {
+    "study": "rehearsal",
+    "keytypes_gb": KEYTYPES_GB,
+    "note": "A rehearsal of the paper's study. Its numbers mean nothing.",
+}
 
 
 def divided(value: Any, key: str = "") -> Any:

@@ -194,6 +194,6 @@ def test_a_row_that_tunes_its_temperature_is_scored_at_each_of_the_grid(smoke_co
     (row,) = [row for row in after["sheet"]["table1"] if row["name"] == "tuned"]
     where = {key: row[key] for key in ("model", "corpus", "datastore", "keytype", "index", "shards")}
     asked = [[row["distance"], row["k"], temperature] for temperature in grid]
-    plain = workflow_study.scores_needed(before, **where)
-    found = [tuple(score) for score in workflow_study.scores_needed(after, **where)]
+    plain = workflow_study.scores_needed(before, "test", **where)
+    found = [tuple(score) for score in workflow_study.scores_needed(after, "test", **where)]
     assert found == sorted({tuple(score) for score in plain + asked})

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "workflow"))
 from resources import Formulas
 from study import StudyError, load
 
-from knnlm.settings import KEYTYPES, OTHER_KEYTYPES
+from knnlm.settings import MAIN_KEYTYPE
 
 ADDED = "ffn_input_ln-second_last"
 PLACE = "model.layers.-2.post_attention_layernorm:output"
@@ -73,7 +73,7 @@ def test_a_model_and_a_folder_of_texts_become_tables_and_pages(any_lm, configure
     assert ngram["dev"]["perplexity"] < 0.9 * base["dev"]["perplexity"]
     assert set(ngram["lmbda"]) == {"ngram"}
     keys = {path.parent.parent.name for path in results.glob("keys/mine/seed1/mine/train/*/shard0of1/keys.npy")}
-    assert keys == set(KEYTYPES)
+    assert keys == {MAIN_KEYTYPE, ADDED}
     table = (results / "tables/table1.md").read_text()
     assert table.startswith("# Three texts (paper: §4.1, Table 1)")
     assert "mine: made up, 3 layers." in table
@@ -127,7 +127,7 @@ def test_the_study_of_smollm2_is_planned(larger, tmp_path):
 
 def test_sizes_of_a_pretrained_model(monkeypatch):
     monkeypatch.chdir(ROOT)
-    formulas = Formulas(load(yaml.safe_load((ROOT / "config/pretrained.yaml").read_text())), len(OTHER_KEYTYPES))
+    formulas = Formulas(load(yaml.safe_load((ROOT / "config/pretrained.yaml").read_text())))
     w = {"model": "smollm2", "corpus": "wiki", "shards": "1"}
     assert formulas.dim(w) == 576 and formulas.weights_gb("smollm2") == pytest.approx(0.538, abs=0.001)
     assert formulas.entries("smollm2", "wiki", 1) == pytest.approx(133_337, rel=0.1)
@@ -212,7 +212,7 @@ def test_dropout_of_a_pretrained_model_is_its_own(any_lm):
 def test_what_fine_tuning_needs(any_lm):
     study = copy.deepcopy(any_lm)
     study["models"]["tuned"] = study["models"]["mine"] | {"training": FINETUNING}
-    formulas, w = Formulas(load(study), len(OTHER_KEYTYPES)), {"model": "tuned", "corpus": "mine"}
+    formulas, w = Formulas(load(study)), {"model": "tuned", "corpus": "mine"}
     needs, weights = formulas.finetune(w), formulas.weights_gb("tuned")
     flops = 3 * formulas.flops("tuned", 32) * 4 * 64
     assert needs.hours == pytest.approx(flops / formulas.rates["gpu"]["train"]["float32"] / 3600)
