@@ -1,6 +1,7 @@
 """Cases of the workflow: Snakemake around the stages, and growing datastores."""
 
 import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks import inputs
-from benchmarks.harness import Row, anonymous, case, seconds
+from benchmarks.harness import Row, Sides, anonymous, case, seconds
 from knnlm.artifacts import description
 from knnlm.datastores import add, extract, merge, search, train_index
 from knnlm.models import model
@@ -42,6 +43,58 @@ def workflow(folder: Path, _: float) -> Row:
     stages = [float(took) for log in logs for took in TOOK.findall(log.read_text(encoding="utf-8"))]
     note = f"{len(stages)} jobs, {(whole - sum(stages)) / len(stages):.2f} s each beside their own time"
     return Row(f"{whole:.0f} s", f"{sum(stages):.0f} s", f"**{whole / sum(stages) - 1:+.0%}**", "", note)
+
+
+@case(
+    "waiting",
+    "two searches of two threads each beside a busy process, as the workflow runs them (`OMP_WAIT_POLICY=passive`)",
+    "the same with OpenMP's default, threads that wait in a loop",
+    "≥ 1×",
+)
+def waiting(folder: Path, scale: float) -> Sides:
+    """Two jobs together ask for more cores than there are, as two studies on one machine do."""
+    keys, _, queries = inputs.clustered(folder, int(200_000 * scale), 128, 1024)
+    shard, asked, index = folder / "waiting", folder / "waiting-queries", folder / "waiting.faiss"
+    for path, array in ((shard, keys), (asked, queries)):
+        path.mkdir(exist_ok=True)
+        np.save(path / "keys.npy", array)
+        np.save(path / "ids.npy", np.arange(len(array)))
+        description.write_meta(path, "extract", {}, {})
+    settings = '{"factory": "IVF256,PQ64x4fs", "nprobe": 32, "sample": 20000}'
+    train_index.main(train_index.TrainIndexConfig((shard,), folder / "trained.faiss", settings))
+    add.main(add.AddConfig(folder / "trained.faiss", shard, index))
+    words = [
+        sys.executable,
+        "-m",
+        "knnlm",
+        "search",
+        "--index",
+        index,
+        "--keys",
+        shard,
+        "--queries",
+        asked,
+        "--k",
+        1024,
+    ]
+    words += ["--settings", settings]
+
+    def together(**policy: str) -> list[np.ndarray]:
+        kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        environment = kept | {"OMP_NUM_THREADS": "2"} | policy
+        outs = [Path(tempfile.mkdtemp(dir=folder)) / "found" for _ in range(2)]
+        busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            jobs = [subprocess.Popen([*map(str, words), "--out", str(out)], env=environment, cwd=ROOT) for out in outs]
+            assert not any([job.wait() for job in jobs])
+        finally:
+            busy.kill()
+        return [np.load(out / "rows.npy") for out in outs]
+
+    def same(ours: list[np.ndarray], other: list[np.ndarray]) -> None:
+        np.testing.assert_array_equal(ours, other)
+
+    return Sides(lambda: together(OMP_WAIT_POLICY="passive"), together, same, 2 * len(queries), "queries", 3)
 
 
 @case("dry-run", "dry run of the paper-scale study", "", "< 30 s")
