@@ -1,9 +1,8 @@
 """The rehearsal of the paper's study through the SLURM profile: partitions, groups, retries and deleted files.
 
 The target table3 is the part with Wikipedia and its streamed datastore of 32 shards, table1 that with WikiText-103,
-and `all` the whole. The jobs of the first two ask for the memory and the time that config/paper.yaml asks for, within
-what the test's nodes have. Those of table1 ask for a GPU to search with too, so that adding without one and searching
-with one run as one job.
+and `all` the whole. Jobs ask for the memory and the time that config/paper.yaml asks for, within what the test's nodes
+have; those of table1 for a GPU to search with too, so that adding without one and searching with one run as one job.
 """
 
 import contextlib
@@ -94,12 +93,11 @@ def papers_requests() -> list[str]:
 @pytest.mark.parametrize("target", [*CANCELLED])
 def test_the_rehearsal_runs_to_its_end(cluster, tmp_path, capsys, target):
     wishes = SEARCH_ON_GPUS if target == "table1" else ()
-    asked_for = (target,) if target == "all" else (target, "--set-resources", *papers_requests(), *wishes)
+    asked_for = (target, "--set-resources", *papers_requests(), *wishes)
     plan = rehearse(tmp_path, os.environ, *asked_for, "-n", "--forceall")
     assert plan.returncode == 0, plan.stderr[-3000:]
     planned = jobs(plan.stdout + plan.stderr)
-    memory = {resources["mem_mb"] for rule, resources in planned if rule == "train"}
-    assert (memory == {str(MEMORY)}) == (target != "all")
+    assert {resources["mem_mb"] for rule, resources in planned if rule == "train"} == {str(MEMORY)}
     on_gpus = {rule for rule, resources in planned if int(resources.get("gpu", 0))}
     rules = {rule for rule, _ in planned}
     watcher = Watcher(cluster, CANCELLED[target])
