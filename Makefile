@@ -7,7 +7,7 @@ BENCH ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help smoke mini pretrained rehearsal report test test-faults test-slurm test-gpu bench lint lint-schemas clean
+.PHONY: help smoke mini pretrained finetuned rehearsal report test test-faults test-slurm test-gpu bench lint lint-schemas clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ mini: .venv/ready ## run the whole study at mini scale, in less than an hour: th
 
 pretrained: .venv/ready ## run the study of a pretrained model, in about 35 minutes: kNN with a good LM
 	snakemake --cores all --configfile config/pretrained.yaml
+
+finetuned: .venv/ready ## train the pretrained model further, in at most an hour: retrieving from a text against training on it
+	snakemake --cores all --configfile config/finetuned.yaml
 
 rehearsal: .venv/ready ## run all jobs of the paper study with tiny models on small texts: would it finish on a cluster?
 	python tests/rehearsal
