@@ -67,7 +67,8 @@ def main(config: ExamplesConfig) -> None:
     gain = np.exp(text.knn) - np.exp(text.lm)  # [N]
     chosen = select(gain, lambda i: test.text(i, i + 1), test.documents, config.context, config.count)
     examples = [example(text, test, train, i, source.lmbda, config.neighbors) for i in chosen]
-    facts = {"examples": examples, "lmbda": source.lmbda, "note": config.note}
+    facts = {"examples": examples, "lmbda": source.lmbda}
+    facts["note"] = pages.about_models(config.note, [source.row])
     with files.atomic(config.out, directory=True) as tmp:
         for name in ("examples.md", "examples.html"):
             (tmp / name).write_text(pages.render(name, **facts), encoding="utf-8")

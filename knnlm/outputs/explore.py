@@ -48,7 +48,8 @@ class ExploreConfig:
 
 def main(config: ExploreConfig) -> None:
     source = layout.find(config.study, config.output, config.row)
-    page = pages.render("explorer.html", data=collect(config, source), note=config.note)
+    note = pages.about_models(config.note, [source.row])
+    page = pages.render("explorer.html", data=collect(config, source), note=note)
     if (size := len(page.encode()) / 1e6) > config.megabytes:
         raise UserError(
             f"{config.out}: {size:.1f} MB, at most {config.megabytes:g} are allowed; "

@@ -21,6 +21,16 @@ def render(name: str, **facts: object) -> str:
     return environment.get_template(f"{name}.j2").render(**facts)
 
 
+def about_models(note: str, rows: list[dict]) -> str:
+    """`note`, then of each pretrained model of the rows its description, what is odd in its key types, and licence."""
+    found = [note] if note else []
+    for name, row in {row["model"]: row for row in rows}.items():
+        licence = f"({row['licence']})" if row.get("licence") else ""
+        if told := [row[key] for key in ("description", "notes") if row.get(key)]:
+            found.append(f"{name}: {' '.join(filter(None, ('; '.join(told), licence)))}.")
+    return " ".join(found)
+
+
 def probability(value: float) -> str:
     """Three decimals, or scientific notation where three decimals would show 0."""
     return f"{value:.3f}" if value >= 0.0005 or value == 0 else f"{value:.1e}"

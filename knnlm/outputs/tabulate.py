@@ -9,7 +9,7 @@ import pandas as pd
 
 from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
-from knnlm.outputs import claims
+from knnlm.outputs import claims, pages
 from knnlm.outputs.costs import cost
 from knnlm.outputs.tables import latex, markdown, millions, number, text
 from knnlm.scores import experiments
@@ -94,7 +94,7 @@ def main(config: TabulateConfig) -> None:
     numbers, shown = build(config, paper, study)
     title, note = heading(config.table, config.title, config.note, paper)
     if config.table in study.experiments:
-        note = " ".join(filter(None, (note, *pretrained(study.experiments[config.table]["rows"]))))
+        note = pages.about_models(note, study.experiments[config.table]["rows"])
     findings = [verdict for verdict in claims.judge(paper, study) if verdict.output == config.table]
     if config.table in study.experiments and differ(study.experiments[config.table]["rows"]):
         note = f"{note} {UNITS_LEGEND}"
@@ -127,16 +127,6 @@ def heading(table: str, title: str, note: str, paper: Mapping) -> tuple[str, str
     section = paper[table]["section"]
     title = (title or paper[table]["title"]) + (f" (paper: §{section})" if section else "")
     return title, note if table == "cost" else f"{note} {LEGEND}".strip()
-
-
-def pretrained(rows: list[dict]) -> list[str]:
-    """About each pretrained model of a table's rows: its description, its licence, and what is odd in its key types."""
-    found = []
-    for name, row in {row["model"]: row for row in rows}.items():
-        licence = f"({row['licence']})" if row.get("licence") else ""
-        if told := [row[key] for key in ("description", "notes") if row.get(key)]:
-            found.append(f"{name}: {' '.join(filter(None, ('; '.join(told), licence)))}.")
-    return found
 
 
 def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:

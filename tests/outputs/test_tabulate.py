@@ -9,7 +9,7 @@ import synthetic
 
 from knnlm.artifacts import description
 from knnlm.artifacts.files import UserError
-from knnlm.outputs import tabulate
+from knnlm.outputs import pages, tabulate
 from knnlm.scores import experiments
 
 PAPER = Path(__file__).parents[2] / "config/paper_numbers.yaml"
@@ -146,4 +146,6 @@ def test_a_table_without_its_experiment_is_one_clear_line(tmp_path: Path):
 def test_what_is_said_of_pretrained_models_is_said_once():
     row = {"model": "pythia", "description": "Pythia, 70M", "licence": "Apache-2.0", "notes": "two are the same"}
     rows = [row, {"model": "own"}, row | {"name": "knn"}, {"model": "bare", "licence": "MIT"}]
-    assert tabulate.pretrained(rows) == ["pythia: Pythia, 70M; two are the same (Apache-2.0)."]
+    said = "pythia: Pythia, 70M; two are the same (Apache-2.0)."
+    assert pages.about_models("", rows) == said and pages.about_models("Small.", rows) == f"Small. {said}"
+    assert pages.about_models("Small.", rows[1:2]) == "Small."
