@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from test_pretrained import made, published
 
+from knnlm.__main__ import main as knnlm
 from knnlm.artifacts import description, files, npy
 from knnlm.artifacts.files import UserError
 from knnlm.models import evaluate, model, train
@@ -178,11 +180,68 @@ def test_an_architecture_or_dropout_beside_the_initial_model_is_refused(initial,
         train.main(config)
 
 
-def test_a_model_of_another_vocabulary_is_refused(initial, tmp_path):
+def missing(folder):
+    shutil.rmtree(folder)
+
+
+def without_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def truncated(folder):
+    os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size // 2)
+
+
+def of_another_width(folder):
+    """A whole, described model whose config says 40 dimensions, its weights 32."""
+    config, meta = json.loads((folder / "config.json").read_text()), description.described(folder)
+    for sizes in (config, config["transformers"]):
+        sizes |= {name: 40 for name in ("dim", "hidden_size", "n_embd") if name in sizes}
+    (folder / "config.json").write_text(json.dumps(config))
+    description.write_meta(folder, meta["stage"], {}, {}, meta["lineage"], "model")
+
+
+BROKEN = {
+    missing: r"copied: ",
+    without_weights: r"model\.safetensors",
+    truncated: r"model\.safetensors: ",
+    of_another_width: r"mismatched keys .* do not fit its architecture",
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_an_initial_model_that_cannot_be_read_is_one_line(initial, tmp_path, monkeypatch, fault):
+    copied = shutil.copytree(initial / "model", tmp_path / "copied")
+    fault(copied)
+    assert re.search(BROKEN[fault], refusal(initial, tmp_path / "out", copied, monkeypatch))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_state_of_training_is_one_line(initial, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "update", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(files.Unfinished):
+        trained(initial, tmp_path / "out")
+    state = tmp_path / ".out.resume/state.pt"
+    os.truncate(state, state.stat().st_size // 2)
+    line = refusal(initial, tmp_path / "out", initial / "model", monkeypatch)
+    assert "state.pt: not a whole training state" in line and "delete it to train anew" in line
+
+
+def refusal(folder, out, model_dir, monkeypatch):
+    """The one line that `knnlm train --initial` ends with."""
+    given = {"train": folder / "train.npy", "dev": folder / "dev.npy", "vocab": folder / "vocab/vocab.json"}
+    given |= {"initial": model_dir, "out": out, "training": json.dumps(RECIPE)}
+    flags = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
+    monkeypatch.setattr("sys.argv", ["knnlm", "train", *flags])
+    with pytest.raises(SystemExit) as ended:
+        knnlm()
+    line = str(ended.value)  # which Python prints, and exits with 1
+    assert line.startswith("error: ") and "\n" not in line
+    return line
+
+
+def test_a_model_of_another_vocabulary_is_refused(initial, tmp_path, monkeypatch):
     (tmp_path / "published").mkdir()
     published(tmp_path / "published", vocab_size=310, bos="<s>")
     made(tmp_path / "published", tmp_path, eos="<s>")
-    paths = [initial / name for name in ("train.npy", "dev.npy", "vocab/vocab.json")]
-    config = train.TrainConfig(*paths, tmp_path / "out", training=json.dumps(RECIPE), initial=tmp_path / "model")
-    with pytest.raises(UserError, match="same vocab"):
-        train.main(config)
+    assert "same vocab" in refusal(initial, tmp_path / "out", tmp_path / "model", monkeypatch)
