@@ -14,6 +14,7 @@ QUICK = {
     "extract": 9,
     "extract:stream": 30,
     "train": 31,
+    "train:initial": 17,
     "search": 12,
     "binarize": 7,
 }  # number of the change before which each is killed
@@ -96,7 +97,7 @@ def test_killed_at_any_time(victims, undisturbed, verb):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["extract", "extract:stream", "train", "search", "train_index"])
+@pytest.mark.parametrize("verb", ["extract", "extract:stream", "train", "train:initial", "search", "train_index"])
 def test_killed_again_and_again(victims, undisturbed, verb):
     whole, ended = undisturbed(verb)
     victims.clear()

@@ -1,12 +1,14 @@
-"""Studies of pretrained models: docs/any-lm.md from a folder to its tables, and config/pretrained.yaml as a plan."""
+"""Studies of pretrained models: docs/any-lm.md from a folder to tables and commands, and plans of other studies."""
 
 import copy
 import json
 import re
+import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import ROOT, snakemake
 from test_pretrained import SIZES, published
@@ -15,6 +17,10 @@ sys.path.insert(0, str(ROOT / "workflow"))
 from resources import Formulas
 from study import StudyError, load
 
+from knnlm.corpora import vocab
+from knnlm.live import layout
+from knnlm.live.retrieval import Retriever
+from knnlm.models import model
 from knnlm.settings import MAIN_KEYTYPE
 
 ADDED = "ffn_input_ln-second_last"
@@ -77,8 +83,55 @@ def test_a_model_and_a_folder_of_texts_become_tables_and_pages(any_lm, configure
     table = (results / "tables/table1.md").read_text()
     assert table.startswith("# Three texts (paper: §4.1, Table 1)")
     assert "mine: made up, 3 layers." in table
-    for page in ("report.html", "explorer.html", "examples/examples.html"):
-        assert (results / page).stat().st_size > 10_000
+    for page in ("report.html", "explorer.html", "examples/examples.html", "examples/examples.md"):
+        text = (results / page).read_text(encoding="utf-8")
+        assert len(text) > 1000 and "mine: made up, 3 layers." in text
+    check_query_and_generate(results)
+
+
+def check_query_and_generate(study):
+    """What the commands print of the study's model, against the study's own scores and a model without a cache."""
+    source = layout.find(study)
+    words = vocab.load(source.vocab)
+    stream = np.load(source.tokens("mine", "test"))
+    stored = {name: np.load(path("test")) for name, path in (("lm", source.lm), ("knn", source.knn))}
+    retriever = Retriever(source)
+    for position in range(1, 33, 5):  # of the first window, which begins with the text
+        found = retriever.next(stream[:position].tolist())
+        expected = [stored[name][position] for name in ("lm", "knn")]
+        target = stream[position]
+        assert np.log([found.lm[target], found.knn[target]]) == pytest.approx(expected, abs=2e-3)
+
+    context = words.detokenize(stream[:9].tolist())
+    answer = json.loads(knnlm("query", study, "--context", context, "--words", 300))
+    tokens = words.encode(context.strip()).tolist()
+    tokens = tokens[:-1] if tokens[-1] == words.eos else tokens
+    assert answer["tokens"] == words.tokens(tokens) and answer["lmbda"] == source.lmbda
+    with torch.inference_mode():
+        lm = model.load(source.model)
+        logprob = lm.logprob(lm(torch.tensor([[lm.eos, *tokens]]))[0, -1:])[0].tolist()
+    names = words.tokens(range(words.size))
+    likeliest = {one["token"]: one["logprob"] for one in answer["next"]["lm"]}
+    assert likeliest == pytest.approx(dict(zip(names, logprob, strict=True)), abs=1e-3)
+
+    options = ("--prompt", context, "--words", 40, "--temperature", 0, "--mode", "lm")
+    answer = json.loads(knnlm("generate", study, *options))  # 40 words: the window of 64 is not refilled
+    read = [lm.eos, *tokens]
+    for word in answer["words"]:
+        with torch.inference_mode():
+            logprob = lm.logprob(lm(torch.tensor([read]))[0, -1:])[0]  # all of it again
+        read.append(names.index(word["token"]))
+        assert logprob.argmax() == read[-1]
+        assert word["logprob"]["lm"] == pytest.approx(logprob[read[-1]].item(), abs=1e-3)
+    assert answer["text"].strip() == words.detokenize(read[1:]).strip()
+
+
+def knnlm(verb, study, *options) -> str:
+    """What a command prints as JSON."""
+    line = [sys.executable, "-m", "knnlm", verb, "--study", study, "--json", *options]
+    run = subprocess.run([*map(str, line)], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return run.stdout
 
 
 def shapes():
