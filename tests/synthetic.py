@@ -78,6 +78,12 @@ def experiments() -> dict[str, list[dict]]:
             knn("knn", 90, label="+ kNN-LM"),
             row("cache", 98, lmbda={"cache": [0.05]}, label="+ continuous cache", **cache),
             row("knn-cache", 88.5, datastore=store(), lmbda={"knn": [0.25], "cache": [0.05]}, label="+ both", **cache),
+            row("ngram", 97, ngram=5, lmbda={"ngram": [0.1]}, label="+ 5-gram LM"),
+            row(
+                "knn-ngram", 88, ngram=5, datastore=store(), lmbda={"knn": [0.2], "ngram": [0.1]}, label="+ kNN, 5-gram"
+            ),
+            row("cache-ngram", 96, ngram=5, lmbda={"cache": [0.05], "ngram": [0.1]}, label="+ cache, 5-gram", **cache),
+            row("knn-cache-ngram", 87, ngram=5, datastore=store(), lmbda={"knn": [0.2]}, label="+ all", **cache),
         ],
         "table2": [row("base", 80, corpus="books", model="books"), knn("knn", 76, corpus="books", model="books")],
         "table3": [

@@ -1,7 +1,7 @@
 """A table as people read it: Markdown and LaTeX, with the paper's findings and whether they held below it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -10,6 +10,8 @@ from knnlm.outputs.markdown import paragraph, plain
 
 LEFT = {"Model", "LM trained on", "Datastore", "Stage", "Writes"}  # columns of text; all others are aligned right
 FINDINGS = "Findings of the paper, here:"
+ADDED = "What each adds to the others (an extra; nats a token, with 95% intervals):"
+Added = Mapping[str, str]  # of a row's label: the differences as text
 SYMBOLS = str.maketrans(
     {
         "λ": r"$\lambda$",
@@ -25,34 +27,42 @@ SYMBOLS = str.maketrans(
 )
 
 
-def markdown(title: str, note: str, shown: pd.DataFrame, findings: list[Verdict]) -> str:
-    """A page with one table: title, note, the table `shown` (all text) and the findings that rest on it."""
+def markdown(title: str, note: str, shown: pd.DataFrame, added: Added, findings: list[Verdict]) -> str:
+    """A page with one table: title, note, the table `shown` (all text), what components add to others, and findings."""
     left = set(shown) if "Claim" in shown else LEFT | ({"Paper"} if "Stage" in shown else set())
     aligned = ["left" if name in left else "right" for name in shown]
     if "Model" in shown:
         shown = shown.assign(Model=shown["Model"].map(plain))
     parts = [f"# {title}", paragraph(note), shown.to_markdown(index=False, disable_numparse=True, colalign=aligned)]
+    if added:
+        parts.append(f"**{ADDED}**")
+        parts.append("\n".join(f"- {paragraph(label)}: {line}" for label, line in added.items()))
     if findings:
         parts.append(f"**{FINDINGS}**")
         parts.append("\n".join(f"- {finding_line(verdict, bold='**')}" for verdict in findings))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def latex(title: str, note: str, shown: pd.DataFrame, findings: list[Verdict]) -> str:
+def latex(title: str, note: str, shown: pd.DataFrame, added: Added, findings: list[Verdict]) -> str:
     """The same as a LaTeX table with booktabs' rules; it compiles with any engine."""
     columns = "l" + "r" * (shown.shape[1] - 1)
     if "Claim" in shown:
         columns = "lp{.18\\linewidth}" + "p{.1\\linewidth}" * 2 + "p{.2\\linewidth}" + "p{.12\\linewidth}" * 2
     style = shown.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
-    caption, *lines = _escaped([f"{title}. {note}", *map(finding_line, findings)])
-    below = "".join(f"\\\\[2pt] {line}\n" for line in lines)
+    below = {ADDED: [f"{label}: {line}" for label, line in added.items()], FINDINGS: list(map(finding_line, findings))}
+    (caption,) = _escaped([f"{title}. {note}"])
     text = (
         f"\\begin{{table}}\n\\centering\\small\n\\caption{{{caption}}}\n"
         + style.to_latex(hrules=True, column_format=columns)
-        + (f"\\par\\raggedright\\footnotesize {FINDINGS}\n{below}" if findings else "")
+        + "".join(_below(heading, lines) for heading, lines in below.items() if lines)
         + "\\end{table}\n"
     )
     return text.translate(SYMBOLS)
+
+
+def _below(heading: str, lines: list[str]) -> str:
+    """A paragraph below a LaTeX table, one line for each of `lines`."""
+    return f"\\par\\raggedright\\footnotesize {heading}\n" + "".join(f"\\\\[2pt] {line}\n" for line in _escaped(lines))
 
 
 def _escaped(lines: Iterable[str]) -> list[str]:

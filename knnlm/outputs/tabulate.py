@@ -12,6 +12,7 @@ from knnlm.artifacts.files import UserError
 from knnlm.outputs import claims, pages
 from knnlm.outputs.costs import cost
 from knnlm.outputs.tables import latex, markdown, millions, number, text
+from knnlm.outputs.verdicts import additions, with_interval
 from knnlm.scores import experiments
 from knnlm.settings import REPORTED
 
@@ -98,10 +99,11 @@ def main(config: TabulateConfig) -> None:
     findings = [verdict for verdict in claims.judge(paper, study) if verdict.output == config.table]
     if config.table in study.experiments and differ(study.experiments[config.table]["rows"]):
         note = f"{note} {UNITS_LEGEND}"
+    added = extras(study, config.table) if config.table in study.experiments else {}
     texts = {
         "csv": numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-        "md": markdown(title, note, shown, findings),
-        "tex": latex(title, note, shown, findings),
+        "md": markdown(title, note, shown, added, findings),
+        "tex": latex(title, note, shown, added, findings),
     }
     for suffix, content in texts.items():
         files.write_text(config.out / f"{config.table}.{suffix}", content)
@@ -160,6 +162,15 @@ def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.Data
     for unit, (_, name, _) in units.items():
         headings |= {f"{split}_{unit}": f"{HEADINGS[split]}, {name}" for split in splits}
     return numbers.drop(columns=list(hidden)), shown.drop(columns=not_printed).rename(columns=headings)
+
+
+def extras(study: experiments.Study, output: str) -> dict[str, str]:
+    """What each component of a row adds to the others, on the last of the splits that the table shows, by its label."""
+    split, found = REPORTED[output][-1], {}
+    for label, comparisons in additions(study, output, split).items():
+        if texts := [with_interval(one) for one in comparisons if one.difference]:
+            found[label] = f"on {split}, {'; '.join(texts)}"
+    return found
 
 
 def differ(rows: list[dict]) -> bool:

@@ -11,6 +11,7 @@ from knnlm.scores.experiments import Difference, Missing, NoInterval, Study
 HELD, FAILED = "held", "did not hold"
 NOISE = "within noise"  # the interval has both signs
 OPEN = "cannot be judged at this scale"
+NAMES = {"knn": "kNN", "cache": "cache", "ngram": "n-gram LM", "memorizing": "memorizing LM"}
 
 
 class Comparison(NamedTuple):
@@ -72,6 +73,44 @@ def larger_lmbda(row: dict, base: dict, paired: bool) -> Comparison:
     low, high = np.quantile(differences, [0.025, 0.975])
     value = median(row["lmbda"]["knn"]) - median(base["lmbda"]["knn"])
     return Comparison(f"λ of {row['name']} over {base['name']}", Difference(value, float(low), float(high)))
+
+
+def additions(study: Study, output: str, split: str) -> dict[str, list[Comparison]]:
+    """What each component adds to the others: {label of a row: comparisons}, of the rows that mix the most components.
+
+    Each is compared with the row that lacks only this component, where the experiment has one.
+    """
+    rows = [row for row in study.rows(output).values() if (row.get(split) or {}).get("nats")]
+    most, found = max([2, *(len(_mixed(row)) for row in rows)]), {}
+    for row in rows:
+        parts = _mixed(row)
+        for name in parts if len(parts) == most else ():
+            others = {other: part for other, part in parts.items() if other != name}
+            text = f"{NAMES[name]} to {' and '.join(NAMES[other] for other in others)}"
+            for rest in rows:
+                if _scored(rest) == _scored(row) and _mixed(rest) == others:
+                    weights = {row["name"]: 1, rest["name"]: -1}
+                    found.setdefault(row["label"], []).append(compared(study, text, output, weights, split))
+    return found
+
+
+def _scored(row: Mapping) -> tuple:
+    """What a row's components are mixed into, and on which text."""
+    return tuple(row.get(key) for key in ("model", "seeds", "corpus", "vocab"))
+
+
+def _mixed(row: Mapping) -> dict[str, object]:
+    """The components of a row with their settings, but for those that dev chose."""
+    store = dict(row.get("datastore") or {})
+    if "temperatures" in store:
+        del store["temperature"]
+    parts = {
+        "knn": store,
+        "cache": bool(row.get("cache")),
+        "ngram": row.get("ngram"),
+        "memorizing": row.get("memorizing"),
+    }
+    return {name: part for name, part in parts.items() if part}
 
 
 def with_interval(one: Comparison) -> str:

@@ -1,5 +1,7 @@
 import json
+import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,52 @@ def test_table1_shows_the_papers_number_beside_ours_and_quotes_other_work(tmp_pa
     assert any(line.startswith("- **held** – kNN-LM with the LM's own") for line in lines)
     numbers = pd.read_csv(out / "table1.csv", index_col="name")
     assert numbers.loc["knn-cache", ["dev", "paper_dev"]].tolist() == [88.5, 15.81]
+
+
+def test_below_table1_stands_what_each_component_adds_to_the_others(tmp_path: Path):
+    out = tabulated(tmp_path, "table1")
+    rest = {"kNN to cache and n-gram LM": 96, "cache to kNN and n-gram LM": 88, "n-gram LM to kNN and cache": 88.5}
+    drawn = np.random.default_rng(5).integers(10, 40, (20000, 30)).sum(1) / 735  # documents have 10, 11, … 39 parts
+    for text in ((out / "table1.md").read_text(), (out / "table1.tex").read_text()):
+        (line,) = re.findall(r"\+ all: on test, (.*)", text)
+        found = dict(re.match(r"(.*) (\S+ \[.*, .*\])$", part).groups() for part in line.split("; "))
+        assert list(found) == list(rest)
+        for name, before in rest.items():
+            gain = math.log(before / 87)  # the same for each token
+            value, low, high = (float(number.strip("[,]")) for number in found[name].split())
+            assert value == round(gain, 3)
+            assert [low, high] == pytest.approx(gain * np.quantile(drawn, [0.025, 0.975]), abs=0.02 * gain + 0.0005)
+
+
+STORES = {  # settings of the datastore of a row with kNN and an n-gram model, and of a row with kNN alone
+    "another index": ({"index": "flat"}, {}, False),
+    "another temperature": ({"temperature": 3.0}, {}, False),
+    "another temperature, tuned": ({"temperature": [3], "temperatures": [1, 3]}, {"temperatures": [1, 3]}, True),
+    "the same": ({}, {}, True),
+}
+
+
+@pytest.mark.parametrize(("fuller", "rest", "compared"), STORES.values(), ids=STORES)
+@pytest.mark.parametrize(("facts", "alike"), [({}, True), ({"seeds": [1, 2]}, False), ({"model": "wiki"}, False)])
+def test_components_add_to_rows_that_are_otherwise_the_same(fuller, rest, compared, facts, alike):
+    rows = [
+        synthetic.row("both", 80, datastore=synthetic.store(**fuller), ngram=3, label="LM, both"),
+        synthetic.row("knn", 90, datastore=synthetic.store(**rest), **facts),
+        synthetic.row("ngram", 85, ngram=4),
+    ]
+    study = experiments.Study({"table2": {"experiment": "table2", "rows": rows}}, {})
+    found = tabulate.extras(study, "table2")
+    assert list(found) == (["LM, both"] if compared and alike else [])
+    assert all(line.startswith(f"on test, n-gram LM to kNN {math.log(90 / 80):+.3f} [") for line in found.values())
+
+
+def test_nothing_is_added_where_no_row_mixes_several_or_documents_are_few():
+    rows = synthetic.experiments()["table2"]
+    assert tabulate.extras(experiments.Study({"table2": {"experiment": "table2", "rows": rows}}, {}), "table2") == {}
+    rows = synthetic.experiments()["table1"]
+    for row in rows:
+        row["test"]["nats"] = row["test"]["nats"][:9]
+    assert tabulate.extras(experiments.Study({"table1": {"experiment": "table1", "rows": rows}}, {}), "table1") == {}
 
 
 @pytest.mark.parametrize(("tuned", "shown"), [([10], "T = 10"), ([30, 2.5, 30], "T = 30")])
