@@ -55,6 +55,7 @@ CLAIM_HEADINGS = {
 }
 LEGEND = "Perplexities; λ tuned on dev; medians over seeds; in brackets 95% bootstrap intervals over documents."
 
+SEEDS_LEGEND = "In parentheses the lowest and the highest of several seeds."
 UNITS_LEGEND = (
     "Tokenizers differ: compare models per word (between white space) or in bits per byte; both spread the nats of all "
     "tokens, ends of documents included, over the words and UTF-8 bytes of the text."
@@ -97,7 +98,10 @@ def main(config: TabulateConfig) -> None:
     if config.table in study.experiments:
         note = pages.about_models(note, study.experiments[config.table]["rows"])
     findings = [verdict for verdict in claims.judge(paper, study) if verdict.output == config.table]
-    if config.table in study.experiments and differ(study.experiments[config.table]["rows"]):
+    rows = study.experiments[config.table]["rows"] if config.table in study.experiments else []
+    if any(len(row["seeds"]) > 1 for row in rows):
+        note = f"{note} {SEEDS_LEGEND}"
+    if differ(rows):
         note = f"{note} {UNITS_LEGEND}"
     added = extras(study, config.table) if config.table in study.experiments else {}
     texts = {
@@ -158,6 +162,7 @@ def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.Data
         shown[f"paper_{split}"] = [number(value, "{:.2f}") for value in numbers[f"paper_{split}"]]
     not_printed = [name for name in shown if name.startswith("paper_") and set(shown[name]) == {"–"}]
     hidden = {name for names in DETAILS.values() for name in names} - set(details)
+    hidden |= {name for name in numbers if name.endswith(("_min", "_max")) and numbers[name].isna().all()}
     headings = HEADINGS | {split: f"{HEADINGS[split]}, per token" for split in splits if units}
     for unit, (_, name, _) in units.items():
         headings |= {f"{split}_{unit}": f"{HEADINGS[split]}, {name}" for split in splits}
@@ -212,9 +217,12 @@ def _record(row: Mapping, paper: Mapping, splits: tuple[str, ...], units: Mappin
 
 
 def _bounded(column: str, measured: Mapping) -> dict:
-    """A number and its interval in three columns."""
+    """A number, the lowest and the highest where there are several seeds, and its interval, in five columns."""
     low, high = measured.get("interval") or (None, None)
-    return {column: measured.get("perplexity"), f"{column}_low": low, f"{column}_high": high}
+    seeds = measured.get("per_seed") or []
+    least, most = (min(seeds), max(seeds)) if len(seeds) > 1 else (None, None)
+    bounds = {"_min": least, "_max": most, "_low": low, "_high": high}
+    return {column: measured.get("perplexity"), **{f"{column}{end}": value for end, value in bounds.items()}}
 
 
 def _trained_on(row: Mapping) -> str | None:
@@ -230,6 +238,8 @@ def _weights(lmbda: Mapping[str, list[float]]) -> str:
 
 
 def _interval(record: Mapping, column: str, form: str = "{:.2f}") -> str:
-    value, low, high = record[column], record[f"{column}_low"], record[f"{column}_high"]
+    """As in "163.11 (162.40–165.02) [149.54, 181.22]"; what is in parentheses is of several seeds."""
+    value, least, most, low, high = (record[f"{column}{end}"] for end in ("", "_min", "_max", "_low", "_high"))
+    spread = f" ({form.format(least)}–{form.format(most)})" if least is not None else ""
     between = f" [{form.format(low)}, {form.format(high)}]" if low is not None and high is not None else ""
-    return number(value, form) + between
+    return number(value, form) + spread + between

@@ -93,6 +93,32 @@ def test_nothing_is_added_where_no_row_mixes_several_or_documents_are_few():
     assert tabulate.extras(experiments.Study({"table1": {"experiment": "table1", "rows": rows}}, {}), "table1") == {}
 
 
+@pytest.mark.parametrize("seeds", [[90.0, 93.25, 89.5], [88.0, 92.0]])
+def test_several_seeds_show_the_lowest_and_the_highest_beside_their_median(tmp_path: Path, seeds: list[float]):
+    paths = {name: tuple(found) for name, found in synthetic.write(tmp_path / "study").items()}
+    (path,) = (path for path in paths["experiments"] if path.stem == "table1")
+    before = pd.read_csv(tabulated(tmp_path / "before", "table1") / "table1.csv", index_col="name")
+    experiment = json.loads(path.read_text())
+    (row,) = (row for row in experiment["rows"] if row["name"] == "knn")
+    row["seeds"] = list(range(len(seeds)))
+    for split, factor in (("dev", 1), ("test", 2)):
+        row[split] |= {"per_seed": [factor * value for value in seeds]}
+    path.write_text(json.dumps(experiment))
+    tabulate.main(tabulate.TabulateConfig(table="table1", paper=PAPER, out=tmp_path / "tables", note="Any.", **paths))
+    numbers = pd.read_csv(tmp_path / "tables/table1.csv", index_col="name")
+    spread = [f"{split}_{end}" for split in ("dev", "test") for end in ("min", "max")]
+    assert set(numbers) - set(before) == set(spread) and numbers[list(before)].equals(before)
+    ordered = sorted(seeds)
+    assert numbers.loc["knn", spread].tolist() == [ordered[0], ordered[-1], 2 * ordered[0], 2 * ordered[-1]]
+    assert numbers.drop("knn")[spread].isna().all(axis=None)
+    for end, dash in (("md", "–"), ("tex", "--")):
+        text = (tmp_path / f"tables/table1.{end}").read_text()
+        assert f" 90.00 ({ordered[0]:.2f}{dash}{ordered[-1]:.2f}) [87.30, 92.70] " in text
+        assert f" 91.80 ({2 * ordered[0]:.2f}{dash}{2 * ordered[-1]:.2f}) [89.05, 94.55] " in text
+        assert " 100.00 [97.00, 103.00] " in text and tabulate.SEEDS_LEGEND in text
+    assert tabulate.SEEDS_LEGEND not in (tabulated(tmp_path / "one", "table2") / "table2.md").read_text()
+
+
 @pytest.mark.parametrize(("tuned", "shown"), [([10], "T = 10"), ([30, 2.5, 30], "T = 30")])
 def test_a_tuned_temperature_stands_beside_its_weight(tuned: list[float], shown: str):
     paper = experiments.paper_numbers(PAPER)
