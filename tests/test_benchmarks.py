@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
-from benchmarks import frontier
+from benchmarks import frontier, recipes
 from benchmarks.frontier import Measured
 from benchmarks.harness import Sides, columns, load_cases, timed
 from benchmarks.published import run
+from knnlm.artifacts import files, npy
+from knnlm.artifacts.files import UserError
 from knnlm.corpora.vocab import WordVocab
+from knnlm.models import model as language_model
 from knnlm.settings import IndexSettings
 
 
@@ -113,3 +117,58 @@ def test_old_names_are_there_for_the_published_scripts(tmp_path):
     command = [sys.executable, ROOT / "benchmarks/published/compat.py", script, "--flag"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed == "2 torch.float32 --flag\n"
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A results folder with random tokens of 40 words, cut off where the search of recipes needs no more."""
+    tokens, rng = tmp_path / "tokens/words/wikitext", np.random.default_rng(0)
+    tokens.mkdir(parents=True)
+    for split, size in (("train", 900), ("dev", 300), ("test", 300)):
+        npy.save_array(tokens / f"{split}.npy", rng.integers(2, 40, size).astype(np.uint16))
+    (tmp_path / "vocabs/words").mkdir(parents=True)
+    files.write_json(tmp_path / "vocabs/words/vocab.json", {"size": 40})
+    return tmp_path
+
+
+SMALL = {"layers": 1, "dim": 8, "ffn_dim": 8, "heads": 2, "adaptive_cutoffs": [], "updates": 20, "warmup": 5}
+
+
+def scored(folder, tokens):
+    """Perplexity of 128 tokens at a time after up to 128 tokens of context."""
+    lm, read, total = language_model.load(folder), torch.from_numpy(np.append(2, tokens).astype(np.int64)), 0.0
+    for start in range(0, len(tokens), 128):
+        begin, end = max(0, start - 128), min(start + 128, len(tokens))
+        logprob = lm.logprob(lm(read[None, begin:end])[0]).gather(1, read[begin + 1 : end + 1, None])
+        total += logprob[start - begin :].sum().item()
+    return np.exp(-total / len(tokens))
+
+
+@pytest.mark.parametrize(("share", "cost", "updates"), [(0.5, 2.0, 5), (0.5, 0.5, 20), (1.0, 0.8, 25)])
+def test_a_recipe_gets_as_many_updates_as_take_its_share_of_todays_time(results, monkeypatch, share, cost, updates):
+    monkeypatch.setattr(recipes, "TODAY", recipes.TODAY | SMALL)
+    monkeypatch.setattr(recipes, "cost", lambda *_: cost)
+    one = recipes.measure({"lr": 0.01}, share, recipes.inputs(results), results, test=True)
+    assert (one.updates, one.epochs) == (updates, updates * 512 / 900)
+    model = next(results.glob("lr 0.01*"))
+    trained = files.read_json(model / "meta.json")["config"]["training"]
+    assert (trained["lr"], trained["updates"], trained["warmup"]) == (0.01, updates, round(updates / 4))
+    for split, perplexity in (("dev", one.dev), ("test", one.test)):
+        assert perplexity == pytest.approx(
+            scored(model, np.load(results / f"tokens/words/wikitext/{split}.npy")), rel=1e-4
+        )
+
+
+def test_what_a_recipe_costs_is_relative_to_today(monkeypatch):
+    monkeypatch.setattr(recipes, "TODAY", recipes.TODAY | SMALL)
+    tokens = np.random.default_rng(0).integers(2, 40, 9000).astype(np.uint16)
+    assert recipes.cost({"tokens_per_update": 4096, "tokens_per_batch": 4096}, tokens, 40) > 2
+
+
+def test_recipes_say_what_is_missing_or_no_setting(tmp_path):
+    with pytest.raises(UserError, match=r"train.npy: not found: run the mini study"):
+        recipes.inputs(tmp_path)
+    with pytest.raises(UserError, match=r"lrate: not a setting"):
+        recipes.recipe({"lrate": 1}, 100)
+    with pytest.raises(UserError, match=r"training: .*lr"):
+        recipes.recipe({"lr": -1}, 100)
