@@ -150,7 +150,7 @@ def test_a_recipe_gets_as_many_updates_as_take_its_share_of_todays_time(results,
     monkeypatch.setattr(recipes, "cost", lambda *_: cost)
     one = recipes.measure({"lr": 0.01}, share, recipes.inputs(results), results, test=True)
     assert (one.updates, one.epochs) == (updates, updates * 512 / 900)
-    model = next(results.glob("lr 0.01*"))
+    model = next(results.glob("lr 0.01 for*"))
     trained = files.read_json(model / "meta.json")["config"]["training"]
     assert (trained["lr"], trained["updates"], trained["warmup"]) == (0.01, updates, round(updates / 4))
     for split, perplexity in (("dev", one.dev), ("test", one.test)):
