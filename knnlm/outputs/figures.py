@@ -155,15 +155,13 @@ def figure7(study: Study, paper: Mapping) -> dict[str, Drawn]:
 
 
 def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
-    """Figure 8: training loss against epochs, with and without dropout; dev loss is dotted."""
+    """Figure 8: training loss against epochs of the base LM and of one that memorizes; dev loss is dotted."""
     if len(study.curves) != 2:
         raise experiments.Missing(f"found {len(study.curves)} learning curves, expected 2")
     figure, axes = panel("epoch", "loss, nats a token", scaled=False)
     numbers: list[tuple] = []
     ends: list[End] = [(0, "paper → 0", MUTED)]
-    for name, curve, color in zip(
-        ("with dropout", "no dropout"), study.curves.values(), (BLUE, VERMILION), strict=True
-    ):
+    for name, curve, color in zip(("base LM", "memorizing LM"), study.curves.values(), (BLUE, VERMILION), strict=True):
         for split, line in (("train", "-"), ("dev", ":")):
             points = [(point["epoch"], point[f"{split}_loss"]) for point in curve if point[f"{split}_loss"] is not None]
             if points:
@@ -172,7 +170,7 @@ def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
             numbers += [(name, split, *point) for point in points]
     sizes = [round(curve[-1]["tokens"] / curve[-1]["epoch"]) for curve in study.curves.values()]
     if sizes[1] < sizes[0]:
-        figure.supxlabel(f"no dropout: trained on the first {sizes[1]:,} tokens only", fontsize=6, color=MUTED)
+        figure.supxlabel(f"memorizing LM: trained on the first {sizes[1]:,} tokens only", fontsize=6, color=MUTED)
     longest = [curve[-1]["epoch"] for curve in study.curves.values()]
     if max(longest) > 5 * min(longest):
         axes.set_xscale("log")

@@ -28,7 +28,7 @@ class PlotConfig:
     experiments: tuple[Path, ...] = ()
     """experiment files, the figure's own among them"""
     curves: tuple[Path, ...] = ()
-    """for figure8: models/MODEL/seedS/curve.jsonl, with dropout first, without it second"""
+    """for figure8: models/MODEL/seedS/curve.jsonl, the base LM's first, the memorizing one's second"""
     query: Path | None = None
     """for figure1: figure1.json, which `knnlm illustrate` writes"""
 
