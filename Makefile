@@ -20,7 +20,7 @@ smoke: .venv/ready ## run the whole study at smoke scale, in minutes: does every
 mini: .venv/ready ## run the whole study at mini scale, in less than an hour: the paper's effects, small
 	snakemake --cores all --configfile config/mini.yaml
 
-pretrained: .venv/ready ## run the study of a pretrained model, in about 35 minutes: kNN with a good LM
+pretrained: .venv/ready ## run the study of a pretrained model, in about 25 minutes: kNN with a good LM
 	snakemake --cores all --configfile config/pretrained.yaml
 
 finetuned: .venv/ready ## train the pretrained model further, in at most an hour: retrieving from a text against training on it

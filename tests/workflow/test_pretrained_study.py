@@ -122,8 +122,8 @@ def check_query_and_generate(study):
     for word in answer["words"]:
         with torch.inference_mode():
             logprob = lm.logprob(lm(torch.tensor([read]))[0, -1:])[0]  # all of it again
-        read.append(names.index(word["token"]))
-        assert logprob.argmax() == read[-1]
+        read.append(int(logprob.argmax()))
+        assert word["token"] == names[read[-1]]
         assert word["logprob"]["lm"] == pytest.approx(logprob[read[-1]].item(), abs=1e-3)
     assert answer["text"].strip() == words.detokenize(read[1:]).strip()
 
