@@ -62,7 +62,8 @@ def latex(title: str, note: str, shown: pd.DataFrame, added: Added, findings: li
 
 def _below(heading: str, lines: list[str]) -> str:
     """A paragraph below a LaTeX table, one line for each of `lines`."""
-    return f"\\par\\raggedright\\footnotesize {heading}\n" + "".join(f"\\\\[2pt] {line}\n" for line in _escaped(lines))
+    heading, *lines = _escaped([heading, *lines])
+    return f"\\par\\raggedright\\footnotesize {heading}\n" + "".join(f"\\\\[2pt] {line}\n" for line in lines)
 
 
 def _escaped(lines: Iterable[str]) -> list[str]:

@@ -206,19 +206,22 @@ def table(label=LABEL):
 
 
 def test_a_label_of_the_configuration_is_text_in_the_report():
-    page = html(tables.markdown("Title", f"- {LABEL}", table(), []))
-    assert tags(page) == {"h3", "p", "div", "table", "thead", "tbody", "tr", "th", "td"}
+    page = html(tables.markdown("Title", f"- {LABEL}", table(), {LABEL: "more"}, []))
+    assert tags(page) == {"h3", "p", "div", "table", "thead", "tbody", "tr", "th", "td", "strong", "ul", "li"}
     assert (
         page.count("&lt;script&gt;alert(1)&lt;/script&gt; | [a](javascript:alert(1)) ![b](http://x.org/b.png) **c**")
-        == 2
+        == 3
     )
     assert page.count("<td") == 4
 
 
 def test_a_label_of_the_configuration_is_text_in_latex():
-    text = tables.latex("Title", LABEL, table(), [])
+    text = tables.latex("Title", LABEL, table(), {LABEL: "more"}, [])
     commands = set(re.findall(r"\\([a-zA-Z]+)", text))
     assert commands <= {"begin", "end", "centering", "small", "caption", "toprule", "midrule", "bottomrule"} | {
+        "par",
+        "raggedright",
+        "footnotesize",
         "textbackslash",
         "textasciitilde",
         "textasciicircum",
