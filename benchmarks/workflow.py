@@ -63,21 +63,8 @@ def waiting(folder: Path, scale: float) -> Sides:
     settings = '{"factory": "IVF256,PQ64x4fs", "nprobe": 32, "sample": 20000}'
     train_index.main(train_index.TrainIndexConfig((shard,), folder / "trained.faiss", settings))
     add.main(add.AddConfig(folder / "trained.faiss", shard, index))
-    words = [
-        sys.executable,
-        "-m",
-        "knnlm",
-        "search",
-        "--index",
-        index,
-        "--keys",
-        shard,
-        "--queries",
-        asked,
-        "--k",
-        1024,
-    ]
-    words += ["--settings", settings]
+    words = [sys.executable, "-m", "knnlm", "search", "--k", 1024, "--settings", settings]
+    words += ["--index", index, "--keys", shard, "--queries", asked]
 
     def together(**policy: str) -> list[np.ndarray]:
         kept = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
