@@ -84,6 +84,13 @@ def test_components_add_to_rows_that_are_otherwise_the_same(fuller, rest, compar
     assert all(line.startswith(f"on test, n-gram LM to kNN {math.log(90 / 80):+.3f} [") for line in found.values())
 
 
+def test_only_the_rows_that_mix_the_most_say_what_components_add():
+    """Table 1 has rows of two components, and rows of one that these could be compared with."""
+    rows = synthetic.experiments()["table1"]
+    study = experiments.Study({"table1": {"experiment": "table1", "rows": rows}}, {})
+    assert list(tabulate.extras(study, "table1")) == ["+ all"]
+
+
 def test_nothing_is_added_where_no_row_mixes_several_or_documents_are_few():
     rows = synthetic.experiments()["table2"]
     assert tabulate.extras(experiments.Study({"table2": {"experiment": "table2", "rows": rows}}, {}), "table2") == {}
