@@ -11,7 +11,7 @@ import synthetic
 
 from knnlm.artifacts import description
 from knnlm.artifacts.files import UserError
-from knnlm.outputs import pages, tabulate
+from knnlm.outputs import costs, pages, tabulate
 from knnlm.scores import experiments
 
 PAPER = Path(__file__).parents[2] / "config/paper_numbers.yaml"
@@ -82,6 +82,11 @@ def test_components_add_to_rows_that_are_otherwise_the_same(fuller, rest, compar
     found = tabulate.extras(study, "table2")
     assert list(found) == (["LM, both"] if compared and alike else [])
     assert all(line.startswith(f"on test, n-gram LM to kNN {math.log(90 / 80):+.3f} [") for line in found.values())
+
+
+def test_a_file_is_there_until_what_is_made_from_it_is():
+    files = [costs.File(10, made=0, gone=5), costs.File(7, made=5, gone=math.inf), costs.File(4, made=6, gone=9)]
+    assert costs.volume(files) == {"written": 21, "peak_bytes": 17, "bytes": 7}
 
 
 def test_only_the_rows_that_mix_the_most_say_what_components_add():
