@@ -89,6 +89,16 @@ def test_a_file_is_there_until_what_is_made_from_it_is():
     assert costs.volume(files) == {"written": 21, "peak_bytes": 17, "bytes": 7}
 
 
+@pytest.mark.parametrize("times", [(9, 5), (5, 9)])
+def test_a_file_was_last_used_by_the_last_that_was_made_from_it(tmp_path: Path, times: tuple[int, int]):
+    for name, time in zip("ab", times, strict=True):
+        (tmp_path / name).mkdir()
+        meta = tmp_path / name / "meta.json"
+        meta.write_text(json.dumps({"inputs": {"keys": {"path": "../keys"}}, "outputs": {}}))
+        os.utime(meta, (time, time))
+    assert costs.last_uses([tmp_path / "a", tmp_path / "b"]) == {tmp_path / "keys": 9}
+
+
 def test_only_the_rows_that_mix_the_most_say_what_components_add():
     """Table 1 has rows of two components, and rows of one that these could be compared with."""
     rows = synthetic.experiments()["table1"]
