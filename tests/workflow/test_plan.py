@@ -107,3 +107,13 @@ def test_the_table_ends_with_the_whole(planned):
     assert whole == ["all", "5", "5", "13", "8", "2.0", "8", "14"]
     assert lines[-2] == "longest job: train, 2.0 h on 2 GPUs"
     assert lines[-1].startswith("wall time with 2 GPUs: 4 h")
+
+
+def test_jobs_wait_for_cores_and_the_highest_priority_comes_first():
+    hours = {"estimate_min": 60, "gpu": 0}
+    jobs = [plan.Job("add", cpus=2, resources=hours, outputs=[str(n)]) for n in range(3)]
+    assert plan.schedule(jobs, 0, cores=4) == [(0, 1), (0, 1), (1, 2)]
+    assert plan.schedule(jobs, 0) == [(0, 1)] * 3
+    assert plan.schedule(jobs, 0, cores=1) == [(0, 1), (1, 2), (2, 3)]  # one that asks for more takes all
+    short = plan.Job("merge", cpus=2, priority=5, resources={"estimate_min": 30, "gpu": 0}, outputs=["short"])
+    assert plan.schedule([*jobs, short], 0, cores=2)[-1] == (0, 0.5)

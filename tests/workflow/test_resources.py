@@ -50,6 +50,16 @@ def rules():
             yield match[1], text[match.end() : end]
 
 
+@pytest.mark.parametrize(("types", "together"), [(0.5, 1), (1.01, 1), (2.9, 2), (3.01, 3)])
+def test_a_pass_extracts_as_many_key_types_as_fit(formulas, types, together):
+    found = formulas("mini")
+    one = 2e-9 * found.entries("wikitext", "wikitext", 1) * 128  # GB of a key type, in half precision
+    found.study |= {"keep": "needed", "keytypes_gb": types * one}
+    assert found.keytypes_together() == together
+    found.study["keep"] = "all"
+    assert found.keytypes_together() == len(OTHER_KEYTYPES)
+
+
 @pytest.mark.parametrize("config", ["paper", "smoke"])
 @pytest.mark.parametrize("keep", ["all", "needed"])
 def test_every_rule_that_a_cluster_runs_has_a_formula(config, keep):
