@@ -75,9 +75,9 @@ def small() -> tuple[LanguageModel, np.ndarray, windows.Windows]:
     return lm, tokens, windows.datastore(len(tokens), WindowSettings(new=48, context=16), seed=1)
 
 
-def streamed(small, device: str, **how) -> list[features.Block]:
+def streamed(small, device: str, length: int = 64, **how) -> list[features.Block]:
     lm, tokens, chosen = small
-    return list(features.stream(lm.to(device), tokens, chosen, 64, LAYER_KEYTYPES, 512, logprob=True, **how))
+    return list(features.stream(lm.to(device), tokens, chosen, length, LAYER_KEYTYPES, 512, logprob=True, **how))
 
 
 # Of the root mean square of the CPU's float32 keys; what a CPU changes is 0.4% (bfloat16) and 0.06% (float16).
@@ -97,6 +97,46 @@ def test_extracted_keys_and_log_probabilities(small, precision, relative, nats, 
             assert found.keys[name].dtype == (np.float16 if half_keys else np.float32)
             change = found.keys[name].astype(np.float32) - keys
             assert np.sqrt((change**2).mean() / (keys**2).mean()) < relative, name
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("precision", "relative", "nats"), [("float32", 1e-4, 1e-3), ("bfloat16", 0.03, 0.2), ("float16", 0.005, 0.03)]
+)
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+def test_a_pretrained_models_keys_and_log_probabilities(name, precision, relative, nats, tmp_path) -> None:
+    pytest.importorskip("transformers")
+    from test_pretrained import made, published
+
+    published(tmp_path, name)
+    lm, tokens = made(tmp_path, tmp_path), np.random.default_rng(0).integers(2, 300, 500).astype(np.uint16)
+    small = lm, tokens, windows.datastore(len(tokens), WindowSettings(new=24, context=16), seed=1)
+    found = streamed(small, "cuda", 40, precision=precision)
+    for expected, block in zip(streamed(small, "cpu", 40), found, strict=True):
+        np.testing.assert_array_equal(block.ids, expected.ids)
+        np.testing.assert_allclose(block.logprob, expected.logprob, rtol=0, atol=nats)
+        for keytype, keys in expected.keys.items():
+            change = block.keys[keytype] - keys
+            assert np.sqrt((change**2).mean() / (keys**2).mean()) < relative, keytype
+
+
+@needs_torch
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_pretrained_model_trained_further(name, precision, tmp_path) -> None:
+    pytest.importorskip("transformers")
+    from test_finetuning import curve, described, trained
+    from test_pretrained import made, published
+
+    published(tmp_path, name, max_position_embeddings=64)
+    made(tmp_path, tmp_path)
+    phrase = np.random.default_rng(0).integers(0, 300, 50).astype(np.uint16)
+    for split, times in (("train", 14), ("dev", 2)):
+        npy.save_array(tmp_path / f"{split}.npy", np.tile(phrase, times)[:-3])
+    described(tmp_path)
+    trained(tmp_path, tmp_path / "further", precision=precision, updates=40)
+    losses = [line["train_loss"] for line in curve(tmp_path / "further")]
+    assert losses[-1] < losses[0] - 0.5
 
 
 @needs_torch

@@ -67,6 +67,12 @@ def test_extraction_is_measured_with_one_and_with_eleven_key_types(parts):
     assert all(0 < row["largest_change_nats"] < 0.2 for row in found["changes_of_log_probabilities"])
 
 
+def test_a_pretrained_models_forward_pass_is_measured(parts):
+    rows = parts["pretrained"]["passes"]
+    assert cases(rows, "precision") == [(precision,) for precision in part.PRECISIONS]
+    assert all(row["operations_per_second"] > 0 for row in rows)
+
+
 def test_indexes_are_trained_filled_and_searched(parts):
     found = parts["indexing"]
     assert cases(found["training"], "seed") == [(1,), (2,), (1,)]

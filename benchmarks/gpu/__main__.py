@@ -53,6 +53,9 @@ PARTS = {
         "The model's forward pass over datastore windows, with keys as float16 in the machine's memory, and what half "
         "precision changes in keys and log-probabilities. The weights are random.",
     ),
+    "pretrained": Part(
+        "models", 60, "The same for the architecture of GPT-2 as `transformers` runs it, windows of 1,024 tokens."
+    ),
     "indexing": Part(
         "indexes",
         240,

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from safetensors.numpy import load_file
 
 from benchmarks.gpu import part
 from benchmarks.gpu.part import PRECISIONS, ROOT, Results, Sizes
-from knnlm.artifacts import files, npy
+from knnlm.artifacts import files, huggingface, npy
 from knnlm.models import features, train, windows
 from knnlm.models.model import LanguageModel
+from knnlm.models.pretrained import PretrainedConfig, PretrainedLM
 from knnlm.models.windows import Windows
 from knnlm.settings import KEYTYPES, MAIN_KEYTYPE, OTHER_KEYTYPES
 
@@ -56,7 +57,7 @@ class Passes:
     """A model of random weights, and windows of tokens to run it over."""
 
     sizes: Sizes
-    lm: LanguageModel
+    lm: LanguageModel | PretrainedLM
     tokens: np.ndarray
     chosen: Windows
 
@@ -99,6 +100,23 @@ def extraction(sizes: Sizes, results: Results, scratch: Path) -> None:
     for precision in PRECISIONS[:2]:
         case = {"precision": precision}
         results.attempt("changes_of_log_probabilities", case, partial(changes, passes, expected, precision, results))
+
+
+def pretrained(sizes: Sizes, results: Results, scratch: Path) -> None:
+    """The forward pass of a model that transformers runs, with one key type as float16 in this machine's memory."""
+    sizes = replace(sizes, architecture=sizes.pretrained, windows=sizes.pretrained_windows)
+    model, library = sizes.architecture, huggingface.transformers()
+    width = {"n_embd": model.dim, "n_inner": model.ffn_dim, "n_layer": model.layers, "n_head": model.heads}
+    settings = library.GPT2Config(**width, vocab_size=model.vocab_size, n_positions=sizes.windows.length)
+    facts = PretrainedConfig(
+        "gpt2", model.dim, model.vocab_size, model.layers, sizes.windows.length, 0, None, settings.to_dict()
+    )
+    torch.manual_seed(1)
+    lm = PretrainedLM(facts, library.GPT2LMHeadModel(settings)).eval().to(part.device())
+    tokens = part.words(sizes, 100 * sizes.batch_tokens)
+    passes = Passes(sizes, lm, tokens, windows.datastore(len(tokens), sizes.windows, seed=1))
+    for precision in PRECISIONS:
+        results.attempt("passes", {"precision": precision}, partial(passes.timed, precision, (MAIN_KEYTYPE,)))
 
 
 def changes(passes: Passes, expected: features.Block, precision: features.Precision, results: Results) -> dict:

@@ -40,6 +40,8 @@ class Sizes:
     queries: int
     streamed: int  # tokens whose keys go from the model into an index
     updates: int  # of the training that is stopped
+    pretrained: ModelConfig  # of a model that transformers runs
+    pretrained_windows: WindowSettings
 
 
 def full() -> Sizes:
@@ -60,6 +62,8 @@ def full() -> Sizes:
         queries=2048,
         streamed=2_000_000,
         updates=10,
+        pretrained=ModelConfig(vocab_size=50_257, layers=12, dim=768, ffn_dim=3072, heads=12),  # GPT-2
+        pretrained_windows=WindowSettings(new=512, context=512),
     )
 
 
@@ -82,6 +86,8 @@ def reduced() -> Sizes:
         queries=32,
         streamed=2000,
         updates=60,
+        pretrained=sizes.architecture.model_copy(update=small | {"adaptive_cutoffs": ()}),
+        pretrained_windows=WindowSettings(new=32, context=32),
     )
 
 
