@@ -42,7 +42,8 @@ def processes() -> int:
 def barrier() -> None:
     """Wait until every process has reached this call."""
     if distributed.is_initialized():
-        distributed.barrier()
+        nccl = distributed.get_backend() == "nccl"
+        distributed.barrier(device_ids=[torch.cuda.current_device()] if nccl else None)
 
 
 def any_of(*flags: bool) -> list[bool]:

@@ -27,6 +27,7 @@ TIES = 32  # extra neighbors asked for at least, so that equal distances around 
 TIES_SHARE = 1 / 8  # and this share of k: distances of 4-bit codes are equal by the dozen there
 GPU_WIDEST = 2048  # neighbors that FAISS returns per query on a GPU
 SHARED_MEMORY = 48 << 10  # bytes of a block on every GPU, where FAISS keeps the table of a query's distances to codes
+CUBLAS = 512 << 20  # bytes that a GPU must have free for cuBLAS, streams and the first small tables
 HALF_MAX = float(np.finfo(np.float16).max)
 NO_GPU_VERSION = re.compile(
     "not implemented on GPU|Unsupported scalar QuantizerType|Insufficient shared memory|bytes of shared memory"
@@ -302,6 +303,7 @@ def _to_gpu(index: Index, copy: Callable) -> Index:
     options = faiss.GpuMultipleClonerOptions()
     options.useFloat16 = _needs_half_tables(index)
     options.use_cuvs = False  # its k-means has no seed
+    _check_free_memory()
     try:
         return _reporting_memory(copy, options)
     except RuntimeError as error:
@@ -337,6 +339,21 @@ def _largest_table_entry(index: Any, queries: np.ndarray) -> float:
         entries = asked * codes if is_inner_product(ivf) else (asked + centroids + codes) ** 2
         largest = max(largest, float(entries.max()))
     return largest
+
+
+def _check_free_memory() -> None:
+    """Raises UserError where a GPU is so full that cuBLAS could not start: FAISS would end the process."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    for number in range(gpus(needed=False)):
+        free, _ = torch.cuda.mem_get_info(number)
+        if free < CUBLAS:
+            raise UserError(
+                f"the index does not fit a GPU's free memory (GPU {number} has {free / 1e6:,.0f} MB left, FAISS needs "
+                f"{CUBLAS / 1e6:,.0f} MB beside it): end what else runs there, or take another GPU"
+            )
 
 
 def _reporting_memory(function: Callable, *arguments: object) -> Any:

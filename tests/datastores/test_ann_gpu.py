@@ -219,3 +219,15 @@ def test_a_job_that_asked_for_no_gpu_leaves_indexes_on_the_cpu(data, gpu, monkey
     monkeypatch.setenv("KNNLM_GPUS", "0")
     index = trained(data[0], "IVF16,Flat")
     assert ann.on_gpu(index) is index and gpu.options is None
+
+
+def test_a_gpu_too_full_for_cublas_is_refused_before_faiss_ends_the_process(data, gpu, monkeypatch):
+    index = trained(data[0], "IVF16,PQ8x8")
+    free = [600 << 20]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (free[0], 80 << 30))
+    assert ann.is_on_gpu(ann.on_gpu(index))
+    free[0], gpu.options = 64 << 20, None
+    with pytest.raises(files.UserError, match=r"does not fit a GPU's free memory \(GPU 0 has 67 MB left"):
+        ann.on_gpu(index)
+    assert gpu.options is None
