@@ -101,6 +101,19 @@ def much_more_text(judgement: Callable[[Study], Judgement]) -> Callable[[Study],
     return judged
 
 
+def from_nothing(judgement: Callable[[Study], Judgement]) -> Callable[[Study], Judgement]:
+    """Open where the small LM is a pretrained one, which has seen other text, and far more."""
+
+    @wraps(judgement)
+    def judged(study: Study) -> Judgement:
+        found = judgement(study)
+        if study.row("table3", "base-small").get("description"):
+            return found._replace(verdict=OPEN, reason="both LMs were pretrained on the same text")
+        return found
+
+    return judged
+
+
 def memorizes(judgement: Callable[[Study], Judgement]) -> Callable[[Study], Judgement]:
     """Open where the memorizing LM saw a part of the training text only, or stopped before it knew that by heart."""
 
@@ -125,7 +138,7 @@ judges |= {
     "gain": lower("table1", "knn-cache", "base", "test"),
     "knn": lower("table1", "knn", "base", "test"),
     "books": lower("table2", "knn", "base", "test"),
-    "more-data": much_more_text(lower("table3", "base-large", "base-small", "test")),
+    "more-data": from_nothing(much_more_text(lower("table3", "base-large", "base-small", "test"))),
     "retrieval-beats-training": much_more_text(lower("table3", "knn", "base-large", "test")),
     "domain": lower("table4", "knn", "base", "test"),
     "precision": lower("precision", "exact", "quantized", "dev"),

@@ -226,8 +226,10 @@ def _bounded(column: str, measured: Mapping) -> dict:
 
 
 def _trained_on(row: Mapping) -> str | None:
-    size = row.get("training_tokens")
-    return f"{row['model']} ({size:,} tokens)" if size else row.get("model")
+    tokens = f"{row['training_tokens']:,} tokens" if row.get("training_tokens") else ""
+    if row.get("description"):
+        return f"pretrained, then {tokens}" if tokens else "pretrained"
+    return f"{row['model']} ({tokens})" if tokens else row.get("model")
 
 
 def _weights(lmbda: Mapping[str, list[float]]) -> str:

@@ -118,6 +118,15 @@ def test_training_on_much_more_text_is_the_premise_of_table_3(text: int, expecte
     assert found["more-data"].verdict == (HELD if expected == FAILED else OPEN)
 
 
+def test_a_pretrained_lm_did_not_see_less_text_than_itself_trained_further():
+    measured = made({"table3": {"knn": 130.0}})
+    for row in measured.experiments["table3"]["rows"]:
+        row["description"] = "GPT-2"
+    found = verdicts(measured)
+    assert (found["more-data"].verdict, found["retrieval-beats-training"].verdict) == (OPEN, FAILED)
+    assert found["more-data"].reason == "both LMs were pretrained on the same text"
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.5, OPEN), (0.95, HELD)])
 def test_a_memorizing_lm_that_saw_a_part_of_the_text_is_not_judged(share: float, expected: str):
     measured = made()
