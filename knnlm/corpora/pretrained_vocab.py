@@ -13,6 +13,7 @@ from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json
 
 BETWEEN_DOCUMENTS = ("<|endoftext|>", "<|end_of_text|>")  # in place of the end of a turn that chat models have as EOS
+PART = "\ufffd"  # what a decoder gives for a part of a character
 GPT4_LIKE = (  # how Llama 3 (up to 3 digits a token) and Qwen (one digit) cut text before its bytes are paired
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -34,6 +35,16 @@ CUTS: dict[str, Callable[[], Any]] = {  # a GGUF file only names how its tokeniz
     "llama-bpe": lambda: _gpt4_like("{1,3}"),
     "qwen2": lambda: _gpt4_like(""),
 }
+
+
+def _byte_letters() -> dict[str, int]:
+    """The byte that each letter of a byte-level token stands for: itself where it is printable, else numbered on."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    rest = (byte for byte in range(256) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(rest)}
+
+
+BYTES = _byte_letters()
 
 
 class PretrainedVocab:
@@ -83,7 +94,10 @@ class PretrainedVocab:
         return ids
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """As SentencePiece prints tokens: ▁ for a space before, and `</s>` for the end of a document."""
+        """As SentencePiece prints tokens: ▁ for a space before, `</s>` for the end of a document.
+
+        A token that is a part of a character is printed byte by byte: `<0xE2><0x80>`.
+        """
         return [self._printed(int(i)) for i in ids]
 
     def detokenize(self, ids: Iterable[int]) -> str:
@@ -102,8 +116,10 @@ class PretrainedVocab:
         if token is None:
             return f"<{number}>"  # a row of the model that no token uses
         if self.has_bytes and number not in self.special:
-            token = self.tokenizer.decoder.decode([token])
-            token = f"▁{token[1:]}" if token.startswith(" ") else token
+            text = self.tokenizer.decoder.decode([token])
+            if PART in text and all(letter in BYTES for letter in token):
+                return "".join(f"<0x{BYTES[letter]:02X}>" for letter in token)
+            token = f"▁{text[1:]}" if text.startswith(" ") else text
         return token.replace("\n", "↵")
 
 

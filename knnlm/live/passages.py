@@ -7,6 +7,7 @@ import numpy as np
 
 from knnlm.artifacts import lineage, npy
 from knnlm.corpora import vocab
+from knnlm.corpora.pretrained_vocab import PART
 from knnlm.live.layout import KnnLM
 
 if TYPE_CHECKING:
@@ -57,9 +58,13 @@ class Passages:
         ]
 
     def text(self, start: int, stop: int) -> str:
-        """The tokens from `start` to `stop` in one line, each end of a line as `line_end`."""
-        text = self.vocab.detokenize(self.stream[start:stop].tolist()).replace("\n", f" {self.line_end} ")
-        return " ".join(text.split())
+        """The tokens from `start` to `stop` in one line, each end of a line as `line_end`.
+
+        A character that is cut off at an end is left out; where that leaves nothing, its bytes are shown.
+        """
+        tokens = self.stream[start:stop].tolist()
+        text = self.vocab.detokenize(tokens).strip(PART) or "".join(self.vocab.tokens(tokens))
+        return " ".join(text.replace("\n", f" {self.line_end} ").split())
 
 
 def encode(words: vocab.Vocab, text: str) -> list[int]:

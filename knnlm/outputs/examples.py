@@ -89,16 +89,22 @@ def inputs(config: ExamplesConfig, source: KnnLM) -> dict[str, Path]:
 def select(gain: np.ndarray, word: Callable[[int], str], documents: np.ndarray, context: int, count: int) -> list[int]:
     """Positions of the largest `gain` [N] whose words are readable, largest first; none where no gain is positive.
 
-    Each document is used once. If there are too few documents, further positions are taken, more than `context`
-    tokens from every other one. `documents` [D] are the positions where the documents begin.
+    Each document and each word is used once. If that gives too few, words are used again, then documents too, at
+    positions more than `context` tokens from every other one. `documents` [D] are the positions where they begin.
     """
     order = [int(position) for position in np.argsort(-gain, kind="stable")[: 200 * count] if gain[position] > 0]
     order = [position for position in order if readable(word(position))]
-    _, best = np.unique(np.searchsorted(documents, order, side="right"), return_index=True)  # of each document
-    chosen = [order[i] for i in sorted(best)][:count]
-    for position in order:
-        if len(chosen) < count and all(abs(position - other) > context for other in chosen):
-            chosen.append(position)
+    document = dict(zip(order, np.searchsorted(documents, order, side="right").tolist(), strict=True))
+    chosen: list[int] = []
+
+    def fill(fits: Callable[[int, int], bool]) -> None:
+        for position in order:
+            if len(chosen) < count and all(fits(position, other) for other in chosen):
+                chosen.append(position)
+
+    fill(lambda one, other: document[one] != document[other] and word(one).lower() != word(other).lower())
+    fill(lambda one, other: document[one] != document[other])
+    fill(lambda one, other: abs(one - other) > context)
     return sorted(chosen, key=lambda position: -gain[position])
 
 

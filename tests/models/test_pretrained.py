@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from knnlm.artifacts import huggingface
 from knnlm.artifacts.files import UserError
-from knnlm.corpora import build_vocab, vocab
+from knnlm.corpora import build_vocab, pretrained_vocab, vocab
 from knnlm.models import features, import_pretrained, model, taps, windows
 from knnlm.settings import LAYER_KEYTYPES as KEYTYPES
 from knnlm.settings import SECOND_LAST, WindowSettings
@@ -299,6 +299,15 @@ def test_a_text_cannot_make_a_special_token(tmp_path):
     assert words.detokenize(ids).rstrip("\n") == text
     assert words.tokens(words.encode("in\nthe").tolist())[-1] == "</s>"
     assert "".join(words.tokens(words.encode("the auk\nx").tolist())) == "the▁auk↵x</s>"
+
+
+def test_a_part_of_a_character_is_printed_by_its_bytes(tmp_path):
+    published(tmp_path)
+    made(tmp_path, tmp_path)
+    words = vocab.load(tmp_path / "vocab")
+    printed = words.tokens(words.encode("€ ¡\t").tolist())
+    assert "".join(printed).startswith("<0xE2><0x82><0xAC>▁<0xC2><0xA1>"), printed
+    assert not any(pretrained_vocab.PART in token for token in words.tokens(range(words.size)))
 
 
 def test_a_vocabularys_options_name_its_tokens(tmp_path):

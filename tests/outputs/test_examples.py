@@ -94,6 +94,14 @@ def test_one_example_a_document_and_then_no_overlap():
     assert select(gain, [2] * 20, [0, 10], 3) == [1, 5, 10]
 
 
+def test_another_word_comes_before_the_same_word_of_another_document():
+    gain = np.array([0.9, 0.1, 0.1, 0.8, 0.1, 0.1, 0.1, 0.5, 0.1])
+    tokens = [2, 1, 1, 2, 1, 1, 1, 4, 1]
+    assert select(gain, tokens, [0, 3, 6], 2) == [0, 7]
+    assert select(gain, tokens, [0, 3, 6], 3) == [0, 7, 4]  # the third word, of the document that is left
+    assert select(gain, [2] * 9, [0, 3, 6], 2) == [0, 3]
+
+
 def test_no_example_where_knn_nowhere_helps():
     assert select(np.array([-0.1, 0.0, -0.2]), [2, 2, 2], [0], 3) == []
 
