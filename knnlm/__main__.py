@@ -11,7 +11,7 @@ import sys
 import typing
 from pathlib import Path
 
-ROOMS = ("corpora", "models", "datastores", "scores", "live", "outputs", "artifacts")
+ROOMS = ("corpora", "models", "datastores", "scores", "live", "beyond", "outputs", "artifacts")
 HERE = Path(__file__).parent
 
 

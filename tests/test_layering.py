@@ -41,6 +41,7 @@ ROOMS = (
     "datastores",
     "scores",
     "live",
+    "beyond",
     "outputs",
 )  # a room imports only those before it
 ROOM = {path.stem: path.parent.name for path in (ROOT / "knnlm").glob("*/*.py")}
