@@ -15,7 +15,7 @@ MODULES = {
 }
 OWNERS = {
     "faiss": {"ann"},
-    "matplotlib": {"plot", "figures", "diagrams"},
+    "matplotlib": {"plot", "figures", "diagrams", "followups"},
     "sentencepiece": {"vocab"},
     "tokenizers": {"vocab", "pretrained_vocab"},
     "transformers": {"huggingface"},

@@ -6,6 +6,7 @@ they are multiplied by the factor that makes the paper's base LM coincide with o
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from knnlm.artifacts import files
 from knnlm.scores import experiments
 from knnlm.scores.experiments import Study
 
@@ -222,6 +224,18 @@ def margin(figure: Figure, ends: list[End]) -> None:
                 heights[i], heights[i + 1] = heights[i] - short / 2, heights[i + 1] + short / 2
     for (_, text, color), height in zip(ordered, heights, strict=True):
         axes.text(1.02, height, text, color=color, fontsize=7, va="center", transform=axes.get_yaxis_transform())
+
+
+def save(figure: Figure, numbers: pd.DataFrame, out: Path) -> None:
+    """Write OUT.pdf, OUT.png and OUT.csv. Dates and versions are left out: each run gives the same bytes."""
+    for suffix, metadata in (
+        ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
+        ("png", {"Software": None}),
+    ):
+        with files.atomic(out.with_suffix(f".{suffix}")) as tmp:
+            figure.savefig(tmp, format=suffix, metadata=metadata)
+    plt.close(figure)
+    files.write_text(out.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 FIGURES: dict[str, Callable[[Study, Mapping], dict[str, Drawn]]] = {

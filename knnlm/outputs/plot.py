@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
@@ -41,7 +39,7 @@ def main(config: PlotConfig) -> None:
     matplotlib.use("Agg")
     plt.style.use(figures.STYLE)
     for name, (figure, numbers) in draw(config).items():
-        save(figure, numbers, config.out / name)
+        figures.save(figure, numbers, config.out / name)
 
 
 def draw(config: PlotConfig) -> dict[str, figures.Drawn]:
@@ -56,15 +54,3 @@ def draw(config: PlotConfig) -> dict[str, figures.Drawn]:
         return figures.FIGURES[config.figure](study, paper)
     except experiments.Missing as missing:
         raise UserError(f"--figure {config.figure}: {missing}; give its experiment file or curves") from None
-
-
-def save(figure: Figure, numbers: pd.DataFrame, out: Path) -> None:
-    """Write OUT.pdf, OUT.png and OUT.csv. Dates and versions are left out: each run gives the same bytes."""
-    for suffix, metadata in (
-        ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
-        ("png", {"Software": None}),
-    ):
-        with files.atomic(out.with_suffix(f".{suffix}")) as tmp:
-            figure.savefig(tmp, format=suffix, metadata=metadata)
-    plt.close(figure)
-    files.write_text(out.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"))

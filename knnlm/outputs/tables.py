@@ -8,7 +8,8 @@ import pandas as pd
 from knnlm.outputs.claims import Verdict
 from knnlm.outputs.markdown import paragraph, plain
 
-LEFT = {"Model", "LM trained on", "Datastore", "Stage", "Writes"}  # columns of text; all others are aligned right
+LEFT = {"Model", "LM trained on", "Datastore", "Stage", "Writes", "Published", "Better here", "Bin", "What it shows"}
+"""Columns of text; all others are aligned right."""
 FINDINGS = "Findings of the paper, here:"
 ADDED = "What each adds to the others (an extra; nats a token, with 95% intervals):"
 Added = Mapping[str, str]  # of a row's label: the differences as text

@@ -41,6 +41,11 @@ def total(values: np.ndarray, resamples: int = 1000, seed: int = 0, confidence: 
     return _percentiles(lambda drawn: values[drawn].sum(1), len(values), resamples, seed, confidence)
 
 
+def ratio(values: np.ndarray, counts: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95% bootstrap interval of Σ values / Σ counts, with one of each for a document [D], resampling documents."""
+    return _percentiles(lambda drawn: values[drawn].sum(1) / counts[drawn].sum(1), len(values), resamples, seed, 0.95)
+
+
 def _percentiles(
     statistic: Callable[[np.ndarray], np.ndarray], documents: int, resamples: int, seed: int, confidence: float
 ) -> tuple[float, float]:

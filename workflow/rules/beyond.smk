@@ -1,0 +1,162 @@
+# What came after the paper: methods and diagnostics computed from what Table 1's kNN-LM row keeps.
+
+BEYOND = RESULTS / "beyond"
+LATER = "config/experiments/beyond.yaml"
+FINDINGS = "config/published/beyond.yaml"
+SIGNALS = ("live/layout.py", "beyond/signals.py")
+GATES = [BEYOND / f"gates/{name}-{split}.npy" for name in ("bins", "network") for split in SPLITS]
+FOLLOWUPS = ("beyond", "beyond-skipping", "beyond-helped")
+DRAWN = FOLLOWUPS[1:]
+# Of the example's row: the text that its datastore holds, and the text that is scored.
+STORED, SCORED = (
+    f"{RESULTS}/tokens/{STUDY['models'][EXAMPLE['model']]['vocab']}/{EXAMPLE[name]}" for name in ("datastore", "corpus")
+)
+
+
+rule score_infinigram:
+    """Score dev and test with an unbounded n-gram: the longest end of the context that stands in the datastore's text."""
+    input:
+        train=f"{STORED}/train.npy",
+        train_documents=f"{STORED}/train.documents.npy",
+        eval=[f"{SCORED}/{split}.npy" for split in SPLITS],
+        eval_documents=[f"{SCORED}/{split}.documents.npy" for split in SPLITS],
+    output:
+        artifacts([BEYOND / f"infinigram/{split}" for split in SPLITS], "logprob.npy", "length.npy", "sparse.npy"),
+    log:
+        LOGS / "beyond/infinigram.log",
+    benchmark:
+        BENCHMARKS / "beyond/infinigram.jsonl"
+    params:
+        out=output_folders(),
+    shell:
+        "knnlm score_infinigram"
+        " --train {input.train:q}"
+        " --train-documents {input.train_documents:q}"
+        " --eval {input.eval:q}"
+        " --eval-documents {input.eval_documents:q}"
+        " --out {params.out:q}"
+        " 2> {log:q}"
+
+
+rule adapt:
+    """Mix kNN and the LM in the ways of later papers, all tuned on dev."""
+    input:
+        experiment=RESULTS / "experiments/table1.json",
+        infinigram=rules.score_infinigram.output,
+        sheet=LATER,
+        code=code_of(*SIGNALS, "beyond/adapt.py", "beyond/mixers.py"),
+    output:
+        mixing=BEYOND / "mixing.json",
+        gates=GATES,
+    log:
+        LOGS / "beyond/adapt.log",
+    benchmark:
+        BENCHMARKS / "beyond/adapt.jsonl"
+    threads: 2
+    params:
+        study=study_folder,
+        infinigram=input_folders("infinigram"),
+    shell:
+        "knnlm adapt"
+        " --study {params.study:q}"
+        " --sheet {input.sheet:q}"
+        " --infinigram {params.infinigram:q}"
+        " --out {output.mixing:q}"
+        " 2> {log:q}"
+
+
+rule skip:
+    """Leave searches out, in the ways of later papers."""
+    input:
+        experiment=RESULTS / "experiments/table1.json",
+        gates=GATES,
+        code=code_of(*SIGNALS, "beyond/skip.py", "beyond/skipping.py"),
+    output:
+        BEYOND / "skipping.json",
+    log:
+        LOGS / "beyond/skip.log",
+    benchmark:
+        BENCHMARKS / "beyond/skip.jsonl"
+    threads: 2
+    params:
+        study=study_folder,
+        gates=lambda wildcards, input: folder(input.gates[0]),
+    shell:
+        "knnlm skip --study {params.study:q} --gates {params.gates:q} --out {output:q} 2> {log:q}"
+
+
+rule diagnose:
+    """Find out which tokens kNN helps and which it hurts."""
+    input:
+        experiment=RESULTS / "experiments/table1.json",
+        lengths=BEYOND / "infinigram/test/length.npy",
+        code=code_of(*SIGNALS, "beyond/diagnose.py", "beyond/diagnostics.py"),
+    output:
+        BEYOND / "helped.json",
+    log:
+        LOGS / "beyond/diagnose.log",
+    benchmark:
+        BENCHMARKS / "beyond/diagnose.jsonl"
+    threads: 2
+    params:
+        study=study_folder,
+    shell:
+        "knnlm diagnose --study {params.study:q} --lengths {input.lengths:q} --out {output:q} 2> {log:q}"
+
+
+rule followups:
+    """Write the tables and figures of what came after the paper."""
+    input:
+        mixing=rules.adapt.output.mixing,
+        skipping=rules.skip.output,
+        helped=rules.diagnose.output,
+        published=FINDINGS,
+        code=code_of("outputs/followups.py", "outputs/figures.py", *TABULATED[1:]),
+    output:
+        [f"{RESULTS}/tables/{name}.{end}" for name in FOLLOWUPS for end in ("md", "tex", "csv")],
+        [f"{RESULTS}/figures/{name}.{end}" for name in DRAWN for end in ("pdf", "png", "csv")],
+    log:
+        LOGS / "beyond/followups.log",
+    localrule: True
+    params:
+        note=study_note,
+        tables=output_folder(),
+        figures=f"{RESULTS}/figures",
+    shell:
+        "knnlm followups"
+        " --mixing {input.mixing:q}"
+        " --skipping {input.skipping:q}"
+        " --helped {input.helped:q}"
+        " --published {input.published:q}"
+        " --tables {params.tables:q}"
+        " --figures {params.figures:q}"
+        " --note={params.note:q}"
+        " 2> {log:q}"
+
+
+rule beyond:
+    """Make the tables, figures and page of what came after the paper."""
+    input:
+        tables=[f"{RESULTS}/tables/{name}.md" for name in FOLLOWUPS],
+        figures=[f"{RESULTS}/figures/{name}.png" for name in DRAWN],
+        configs=[LATER, FINDINGS],
+        captions=[f"{CAPTIONS}/{name}.rst" for name in DRAWN],
+        code=code_of("outputs/report.py", *PAGE, "outputs/templates/report.html.j2"),
+    output:
+        RESULTS / "beyond.html",
+    log:
+        LOGS / "beyond/page.log",
+    localrule: True
+    params:
+        study=STUDY["study"],
+        captions=lambda wildcards: CAPTIONS,
+        inputs=flags("tables", "figures", "configs"),
+        note=study_note,
+    shell:
+        "knnlm report"
+        " --study {params.study:q}"
+        " {params.inputs:q}"
+        " --captions {params.captions:q}"
+        " --note={params.note:q}"
+        " --out {output:q}"
+        " 2> {log:q}"
