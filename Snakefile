@@ -24,10 +24,10 @@ include: "workflow/rules/datastores.smk"
 include: "workflow/rules/scores.smk"
 include: "workflow/rules/outputs.smk"
 
+
 if EXAMPLE:
 
     include: "workflow/rules/beyond.smk"
-
 
 
 localrules:
