@@ -7,6 +7,7 @@ import numpy as np
 
 from knnlm.artifacts import lineage, npy
 from knnlm.artifacts.files import UserError
+from knnlm.beyond.infinigram import Scored
 from knnlm.datastores import neighbors
 from knnlm.datastores.neighbors import Column
 from knnlm.live.layout import KnnLM
@@ -27,6 +28,8 @@ class Signals:
     distance: str  # exact, quantized or quantized_sqrt
     temperature: float
     queries: Path  # folder of the context vectors f(x): keys.npy [N, D]
+    source: KnnLM | None = None  # the row
+    infinigram: Scored | None = None  # the ∞-gram of the datastore's text
 
     def distances(self, tokens: int | slice | np.ndarray) -> np.ndarray:
         """Distances to the neighbors of some tokens as the row weighs them, [..., k] float32; inf where missing.
@@ -36,8 +39,11 @@ class Signals:
         return knn.weighed(self.stored[tokens], self.distance)
 
 
-def load(source: KnnLM, split: str) -> Signals:
-    """The signals of a row on "dev" or "test"; raises UserError where its parts are not of one text."""
+def load(source: KnnLM, split: str, infinigram: Path | None = None) -> Signals:
+    """The signals of a row on "dev" or "test", with the scores in the folder `infinigram`.
+
+    Raises UserError where its parts are not of one text.
+    """
     source.check(split)
     near, store = source.neighbors(split), source.store
     kind = knn.DISTANCES[store["distance"]]
@@ -59,4 +65,15 @@ def load(source: KnnLM, split: str) -> Signals:
         store["distance"],
         float(store["temperature"]),
         named["queries"][0],
+        source,
+        None if infinigram is None else _scored(infinigram, len(tokens)),
     )
+
+
+def _scored(folder: Path, count: int) -> Scored:
+    found = Scored(*(npy.open_array(folder / f"{name}.npy", ndim=1) for name in Scored._fields))
+    if len(found.logprob) != count:
+        raise UserError(
+            f"{folder}: found scores of {len(found.logprob):,} tokens, expected {count:,}: score them again"
+        )
+    return found

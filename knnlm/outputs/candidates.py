@@ -1,18 +1,13 @@
 """The most probable next words of the LM and of kNN at each token, for the neighbor explorer."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 
-from knnlm.artifacts.cli import progress
+from knnlm.live import distributions
 from knnlm.live.layout import KnnLM
-from knnlm.models import features, model, windows
 from knnlm.outputs import packing
 from knnlm.outputs.scored import ScoredText
 from knnlm.scores import knn
-
-LOGITS = 1 << 24  # of the LM's distributions that are in memory at a time
 
 
 def candidates(
@@ -27,7 +22,8 @@ def candidates(
     shape = count, 2 * words
     chosen, lm = np.zeros(shape, np.uint32), np.full(shape, packing.ZERO, np.uint16)
     near = lm.copy()
-    for position, logprob in lm_distributions(source, text.tokens, count, batch_tokens):
+    found = distributions.blocks(source, text.tokens, count, batch_tokens)
+    for position, logprob in (pair for ids, block in found for pair in zip(ids, block, strict=True)):
         retrieved, shares = knn.distribution(text.distances(position), text.values[position], text.temperature)
         probable = torch.topk(logprob, min(words, len(logprob))).indices.numpy()
         union = np.union1d(probable, retrieved[:words]).astype(np.int64)
@@ -40,21 +36,3 @@ def candidates(
         lm[row] = packing.quantized(logprob[union].numpy())
         near[row] = packing.quantized(near_logprob)
     return chosen, lm, near
-
-
-@torch.inference_mode()
-def lm_distributions(
-    source: KnnLM, tokens: np.ndarray, count: int, batch_tokens: int
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Position and the LM's log-probabilities [V], nats, of the first `count` tokens, in the study's own windows."""
-    lm, sizes = model.load(source.model, features.device()), source.windows
-    chosen = windows.evaluation(tokens, sizes, lm.eos)
-    chosen = chosen.take(np.flatnonzero(chosen.start < count))
-    step = max(1, LOGITS // lm.config.vocab_size)
-    with progress(None, "LM", count, "tok") as bar:
-        for block in features.stream(lm, tokens, chosen, sizes.length, (features.HEAD_INPUT,), batch_tokens):
-            for start in range(0, len(block.ids), step):
-                ids = block.ids[start : start + step]
-                output = torch.from_numpy(block.keys[features.HEAD_INPUT][start : start + step]).to(features.device())
-                yield from ((i, row) for i, row in zip(ids, lm.logprob(output).cpu(), strict=True) if i < count)
-                bar.update(len(ids))

@@ -160,7 +160,7 @@ def diagnosed(diagnostics: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
             "Model": diagnostic["title"] if not place else "",
             "Bin": one["label"],
             "Tokens": f"{one['tokens']:,}",
-            "Gain": bracketed(one["gain"], one["low"], one["high"], "{:+.3f}"),
+            "Gain": bracketed(one["value"], one["low"], one["high"], "{:+.3f}"),
             "Helped": number(one["helped"], "{:.1%}"),
             "What it shows": diagnostic["sentence"] if not place else "",
         }
@@ -191,7 +191,7 @@ def draw_helped(diagnostics: list[dict]) -> figures.Drawn:
     figure, panels = plt.subplots(lines, columns, figsize=(2.1 * figures.COLUMN, 1.9 * lines), squeeze=False)
     for axes, diagnostic in zip(panels.flat, diagnostics, strict=False):
         bins = diagnostic["bins"]
-        gains = [one["gain"] for one in bins]
+        gains = [one["value"] for one in bins]
         axes.axhline(0, color=figures.INK, linewidth=0.6)
         axes.plot(gains, "o", color=figures.BLUE)
         for place, one in enumerate(bins):
@@ -199,7 +199,7 @@ def draw_helped(diagnostics: list[dict]) -> figures.Drawn:
                 axes.plot([place, place], [one["low"], one["high"]], color=figures.BLUE, linewidth=1)
         axes.set_xticks(range(len(bins)), [one["label"] for one in bins], rotation=30, ha="right", fontsize=6)
         axes.set_title(diagnostic["title"], loc="left", fontsize=8)
-        axes.set(xlabel=diagnostic["x"], ylabel="gain, nats a token")
+        axes.set(xlabel=diagnostic["x"], ylabel=diagnostic["y"])
     for axes in list(panels.flat)[len(diagnostics) :]:
         axes.set_visible(False)
     return figure, diagnosed(diagnostics)[0]

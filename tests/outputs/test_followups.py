@@ -25,7 +25,7 @@ def nats(mean, spread=0.0, seed=0):
 
 def write(tmp_path, methods, **others):
     bins = [
-        {"label": f"{i}–{i + 1}", "tokens": 500, "gain": 0.1 * i, "low": None if few else 0.1 * i - 0.05, "high": None}
+        {"label": f"{i}–{i + 1}", "tokens": 500, "value": 0.1 * i, "low": None if few else 0.1 * i - 0.05, "high": None}
         | ({} if few else {"high": 0.1 * i + 0.05})
         | {"helped": 0.25}
         for i, few in enumerate((True, False))
@@ -34,6 +34,7 @@ def write(tmp_path, methods, **others):
         "name": "frequency",
         "title": "Training frequency",
         "x": "occurrences",
+        "y": "gain",
         "bins": bins,
         "sentence": "Rare ones.",
     }

@@ -17,7 +17,6 @@ rule score_infinigram:
     """Score dev and test with an unbounded n-gram: the longest end of the context that stands in the datastore's text."""
     input:
         train=f"{STORED}/train.npy",
-        train_documents=f"{STORED}/train.documents.npy",
         eval=[f"{SCORED}/{split}.npy" for split in SPLITS],
         eval_documents=[f"{SCORED}/{split}.documents.npy" for split in SPLITS],
     output:
@@ -31,7 +30,6 @@ rule score_infinigram:
     shell:
         "knnlm score_infinigram"
         " --train {input.train:q}"
-        " --train-documents {input.train_documents:q}"
         " --eval {input.eval:q}"
         " --eval-documents {input.eval_documents:q}"
         " --out {params.out:q}"
@@ -89,7 +87,7 @@ rule diagnose:
     """Find out which tokens kNN helps and which it hurts."""
     input:
         experiment=RESULTS / "experiments/table1.json",
-        lengths=BEYOND / "infinigram/test/length.npy",
+        infinigram=BEYOND / "infinigram/test/meta.json",
         code=code_of(*SIGNALS, "beyond/diagnose.py", "beyond/diagnostics.py"),
     output:
         BEYOND / "helped.json",
@@ -100,8 +98,13 @@ rule diagnose:
     threads: 2
     params:
         study=study_folder,
+        infinigram=input_folder("infinigram"),
     shell:
-        "knnlm diagnose --study {params.study:q} --lengths {input.lengths:q} --out {output:q} 2> {log:q}"
+        "knnlm diagnose"
+        " --study {params.study:q}"
+        " --infinigram {params.infinigram:q}"
+        " --out {output:q}"
+        " 2> {log:q}"
 
 
 rule followups:
