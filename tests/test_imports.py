@@ -17,10 +17,13 @@ ALLOWED = {
     ("datastores",): ("faiss", "numba"),
     ("scores",): ("numba",),
     ("live",): ("faiss", "numba", "torch"),
+    ("beyond",): ("numba",),
     ("outputs",): (),
 }
 FURTHER = {
+    "adapt": ("torch",),
     "extract": ("torch",),
+    "followups": ("matplotlib", "pandas"),
     "import_datastore": ("torch",),
     "examples": ("numba",),
     "explore": ("numba", "torch"),

@@ -1,0 +1,93 @@
+"""The verbs on a tiny study, from its files to tables and figures, and what they refuse."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tinystudy
+import yaml
+from conftest import ROOT
+
+from knnlm.artifacts.files import UserError
+from knnlm.beyond import adapt, diagnose, score_infinigram, skip
+from knnlm.outputs import followups
+
+SHEET, PUBLISHED = ROOT / "config/experiments/beyond.yaml", ROOT / "config/published/beyond.yaml"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinystudy.write(tmp_path_factory.mktemp("results") / "tiny")
+
+
+def scored(study: Path, out: Path) -> tuple[Path, Path]:
+    tokens, splits = study / "tokens/words/fox", ("dev", "test")
+    paths = [tuple(tokens / f"{split}{end}" for split in splits) for end in (".npy", ".documents.npy")]
+    folders = tuple(out / split for split in splits)
+    score_infinigram.main(score_infinigram.ScoreInfinigramConfig(tokens / "train.npy", *paths, folders))
+    return folders
+
+
+def test_everything_from_a_study_to_tables_and_figures_twice_the_same(study: Path, tmp_path: Path) -> None:
+    made = []
+    for name in ("first", "second"):
+        out = tmp_path / name
+        folders = scored(study, out / "infinigram")
+        adapt.main(adapt.AdaptConfig(study, SHEET, out / "mixing.json", folders))
+        skip.main(skip.SkipConfig(study, out / "skipping.json", out / "gates"))
+        diagnose.main(diagnose.DiagnoseConfig(study, out / "helped.json", folders[1]))
+        files = (out / "mixing.json", out / "skipping.json", out / "helped.json", PUBLISHED)
+        followups.main(followups.FollowupsConfig(*files, out / "tables", out / "figures"))
+        made.append(
+            {f"{path.parent.name}/{path.name}": path.read_bytes() for path in sorted(out.glob("[tf]*s/beyond*.*"))}
+        )
+    timed = {f"tables/beyond.{end}" for end in ("md", "csv", "tex")}  # they tell the seconds
+    assert set(made[0]) == set(made[1]) and len(made[0]) == 15
+    assert all(made[0][name] == made[1][name] for name in set(made[0]) - timed)
+    methods = json.loads((tmp_path / "first/mixing.json").read_text())["methods"]
+    again = json.loads((tmp_path / "second/mixing.json").read_text())["methods"]
+    for one, other in zip(methods, again, strict=True):
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+    assert {row["name"] for row in yaml.safe_load(SHEET.read_text())["mixing"]} == {m["name"] for m in methods}
+    row = json.loads((study / "experiments/table1.json").read_text())["rows"]
+    known = {one["name"]: one["test"]["perplexity"] for one in row}
+    assert methods[1]["test"]["perplexity"] == pytest.approx(known["knn"], rel=1e-4)
+
+
+def test_every_paper_of_the_sheet_is_known() -> None:
+    known = yaml.safe_load(PUBLISHED.read_text())
+    for row in yaml.safe_load(SHEET.read_text())["mixing"]:
+        assert row.get("paper") is None or set(known[row["paper"]]) == {"citation", "finding"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"name": "a", "label": "A", "mixer": "magic"}, r"mixing, a: mixer magic: expected one of lm, constant, bins"),
+        ({"name": "a", "label": "A", "mixer": "bins", "bin": 3}, r"mixing, a: found bin, expected keys among .*count"),
+        ({"name": "a", "mixer": "bins"}, "mixing, a: found no label"),
+        (None, "found no rows in `mixing`"),
+    ],
+)
+def test_a_wrong_sheet_is_one_clear_line(study: Path, tmp_path: Path, row: dict | None, message: str) -> None:
+    (tmp_path / "sheet.yaml").write_text(yaml.safe_dump({"mixing": [row] if row else []}))
+    with pytest.raises(UserError, match=message):
+        adapt.main(adapt.AdaptConfig(study, tmp_path / "sheet.yaml", tmp_path / "mixing.json"))
+    assert not (tmp_path / "mixing.json").exists()
+
+
+def test_a_mixer_without_the_scores_that_it_needs_is_one_clear_line(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs the ∞-gram's scores: --infinigram"):
+        adapt.main(adapt.AdaptConfig(study, SHEET, tmp_path / "mixing.json"))
+    folders = scored(study, tmp_path / "infinigram")
+    with pytest.raises(UserError, match=r"found scores of [\d,]+ tokens, expected"):
+        diagnose.main(diagnose.DiagnoseConfig(study, tmp_path / "helped.json", folders[0]))  # dev's
+
+
+def test_gates_of_another_study_are_one_clear_line(study: Path, tmp_path: Path) -> None:
+    from knnlm.artifacts import npy
+
+    for split in ("dev", "test"):
+        npy.save_array(tmp_path / f"network-{split}.npy", tinystudy.np.zeros(3, "float32"))
+    with pytest.raises(UserError, match=r"network-dev.npy: found 3 tokens, expected"):
+        skip.main(skip.SkipConfig(study, tmp_path / "skipping.json", tmp_path))
