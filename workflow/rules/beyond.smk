@@ -8,9 +8,17 @@ GATES = [BEYOND / f"gates/{name}-{split}.npy" for name in ("bins", "network") fo
 FOLLOWUPS = ("beyond", "beyond-skipping", "beyond-helped")
 DRAWN = FOLLOWUPS[1:]
 # Of the example's row: the text that its datastore holds, and the text that is scored.
-STORED, SCORED = (
-    f"{RESULTS}/tokens/{STUDY['models'][EXAMPLE['model']]['vocab']}/{EXAMPLE[name]}" for name in ("datastore", "corpus")
-)
+WORDS = STUDY["models"][EXAMPLE["model"]]["vocab"]
+STORED, SCORED = (f"{RESULTS}/tokens/{WORDS}/{EXAMPLE[name]}" for name in ("datastore", "corpus"))
+
+
+def of_stored_tokens(size):
+    """Memory and time of a job that holds so many bytes for each token of the datastore's text, beside 3 GB."""
+    tokens = FORMULAS.tokens(WORDS, EXAMPLE["datastore"])
+    return {
+        "mem_mb": lambda wildcards, attempt: attempt * (3000 + round(tokens * size / 1e6)),
+        "runtime": lambda wildcards, attempt: attempt * 120,
+    }
 
 
 rule score_infinigram:
@@ -25,6 +33,8 @@ rule score_infinigram:
         LOGS / "beyond/infinigram.log",
     benchmark:
         BENCHMARKS / "beyond/infinigram.jsonl"
+    resources:
+        **of_stored_tokens(80),
     params:
         out=output_folders(),
     shell:
@@ -51,6 +61,8 @@ rule adapt:
     benchmark:
         BENCHMARKS / "beyond/adapt.jsonl"
     threads: 2
+    resources:
+        **of_stored_tokens(120),
     params:
         study=study_folder,
         infinigram=input_folders("infinigram"),
@@ -76,6 +88,8 @@ rule skip:
     benchmark:
         BENCHMARKS / "beyond/skip.jsonl"
     threads: 2
+    resources:
+        **of_stored_tokens(30),
     params:
         study=study_folder,
         gates=lambda wildcards, input: folder(input.gates[0]),
@@ -96,6 +110,8 @@ rule diagnose:
     benchmark:
         BENCHMARKS / "beyond/diagnose.jsonl"
     threads: 2
+    resources:
+        **of_stored_tokens(30),
     params:
         study=study_folder,
         infinigram=input_folder("infinigram"),
