@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
 from knnlm.outputs import figures
+from knnlm.outputs.markdown import paragraph
 from knnlm.outputs.tables import latex, markdown, number
 from knnlm.outputs.verdicts import FAILED, HELD, NOISE, OPEN
 from knnlm.scores import stats
@@ -62,9 +63,10 @@ def main(config: FollowupsConfig) -> None:
     }
     for name, (title, legend, numbers, shown) in tables.items():
         note = f"{config.note} {legend}".strip()
+        below = findings(numbers, published) if name == "beyond" else ""
         texts = {
             "csv": numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-            "md": markdown(title, note, shown, {}, []),
+            "md": markdown(title, note, shown, {}, []) + below,
             "tex": latex(title, note, shown, {}, []),
         }
         for suffix, content in texts.items():
@@ -102,12 +104,22 @@ def compared(methods: list[dict], published: Mapping) -> tuple[pd.DataFrame, pd.
                 "Dev": number(method["dev"], "{:.2f}"),
                 "Test": bracketed(test["perplexity"], low, high, "{:.2f}"),
                 "Difference": "–" if is_base else "–" if gain is None else bracketed(*gain, "{:+.4f}"),
-                "Published": paper.get("finding", "–"),
                 "Better here": record["verdict"] or "–",
                 "Seconds": number(method["seconds"], "{:.1f}"),
             }
         )
     return pd.DataFrame(records), pd.DataFrame(shown)
+
+
+def findings(numbers: pd.DataFrame, published: Mapping) -> str:
+    """What each paper found and whether its method is better here, as a list below the table."""
+    known = {paper["citation"]: paper["finding"] for paper in published.values()}
+    lines = [
+        f"- **{row.verdict}** – {paragraph(row.label)} ({row.paper}): {paragraph(known[row.paper])}."
+        for row in numbers.itertuples()
+        if row.verdict
+    ]
+    return "\n**What the papers found, and whether the method beats one λ here:**\n\n" + "\n".join(lines) + "\n"
 
 
 def bounds(nats: np.ndarray, tokens: np.ndarray) -> tuple[float | None, float | None]:
@@ -185,17 +197,17 @@ def draw_skipping(skipping: dict) -> figures.Drawn:
 
 
 def draw_helped(diagnostics: list[dict]) -> figures.Drawn:
-    """A panel for each diagnostic: the mean gain of each bin, with its interval."""
+    """A panel for each diagnostic: the mean of each bin with its interval, or hollow where documents are too few."""
     columns = 2
     lines = -(-len(diagnostics) // columns)
     figure, panels = plt.subplots(lines, columns, figsize=(2.1 * figures.COLUMN, 1.9 * lines), squeeze=False)
     for axes, diagnostic in zip(panels.flat, diagnostics, strict=False):
         bins = diagnostic["bins"]
-        gains = [one["value"] for one in bins]
         axes.axhline(0, color=figures.INK, linewidth=0.6)
-        axes.plot(gains, "o", color=figures.BLUE)
         for place, one in enumerate(bins):
-            if one["low"] is not None:
+            known = one["low"] is not None
+            axes.plot(place, one["value"], "o", color=figures.BLUE, markerfacecolor=figures.BLUE if known else "none")
+            if known:
                 axes.plot([place, place], [one["low"], one["high"]], color=figures.BLUE, linewidth=1)
         axes.set_xticks(range(len(bins)), [one["label"] for one in bins], rotation=30, ha="right", fontsize=6)
         axes.set_title(diagnostic["title"], loc="left", fontsize=8)

@@ -97,7 +97,7 @@ def test_tables_name_the_paper_and_its_finding(tmp_path):
         tmp_path, [method("lm", nats(3.2)), method("constant", nats(3)), method("bins", nats(2.9), "drozdov2022")]
     )
     page = written["beyond.md"].read_text(encoding="utf-8")
-    assert "Drozdov et al. 2022" in page and "64 bins help" in page and "Tiny." in page
+    assert "Bins (Drozdov et al. 2022): 64 bins help." in page and "Tiny." in page
     helped = written["beyond-helped.md"].read_text(encoding="utf-8")
     assert "Half are helped." in helped and helped.count("Rare ones.") == 2
     assert "+0.000 |" in helped and "+0.100 [+0.050, +0.150]" in helped
