@@ -105,7 +105,6 @@ def compared(methods: list[dict], published: Mapping) -> tuple[pd.DataFrame, pd.
                 "Test": bracketed(test["perplexity"], low, high, "{:.2f}"),
                 "Difference": "–" if is_base else "–" if gain is None else bracketed(*gain, "{:+.4f}"),
                 "Better here": record["verdict"] or "–",
-                "Seconds": number(method["seconds"], "{:.1f}"),
             }
         )
     return pd.DataFrame(records), pd.DataFrame(shown)
