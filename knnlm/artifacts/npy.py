@@ -35,6 +35,14 @@ def open_array(path: Path, dtype: str | None = None, ndim: int | None = None, wh
     return array
 
 
+def open_stream(tokens: Path, documents: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [N] and document starts [D], memory-mapped; raises UserError when they are of different splits."""
+    stream, starts = open_array(tokens, "integer", 1), open_array(documents, "integer", 1)
+    if len(starts) == 0 or starts[-1] >= len(stream):
+        raise UserError(f"{documents} does not fit the {len(stream):,} tokens of {tokens}: tokenize the split again")
+    return stream, starts
+
+
 def create_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
     """A new memory-mapped .npy file with its disk space reserved; raises UserError when the disk cannot hold it."""
     path, needed = Path(path), int(np.prod(shape)) * np.dtype(dtype).itemsize

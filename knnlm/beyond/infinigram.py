@@ -1,16 +1,43 @@
 """The ∞-gram language model (Liu et al. 2024): next words after the longest end of the context that stands in a text.
 
-    p(y | x) = count(s y) / count(s),   s the longest end of x with count(s) > 0
+    p(y | x) = count(s y) / count(s),   s the longest end of x that a word follows somewhere in the text
 
-The text is one stream, as the LM's windows read it; a context ends at the beginning of its document. Ends are found in
-a suffix array of the text read backwards, in which all occurrences of an end are neighbors.
+The authors put a separator after each document, which no context contains, so that no match runs from one document into
+the next (their sections 2 and 3). So it is here. They count the separator as a word that may follow. Here it is none:
+documents have their own end token, and a match that ends where its document ends is not counted, so that the
+probabilities of the vocabulary's words sum to one.
+
+All places where a context occurs are neighbors in a suffix array of the text. pydivsufsort makes it: it sorts bytes, in
+the integer mode that is used here those of numbers of fixed width with the most significant byte first, of which it
+returns the aligned suffixes. Two million tokens take it about a second.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numba
 import numpy as np
 import pydivsufsort
+
+from knnlm.scores import mixture
+
+SEPARATOR = 0  # in an indexed text, whose words are the tokens plus one
+
+
+class Index(NamedTuple):
+    """A text of n tokens in D documents, ready for search."""
+
+    stream: np.ndarray  # [n + D] uint32, the tokens plus one, with SEPARATOR after each document
+    order: np.ndarray  # [n + D] int32, or int64 for a text of 2 GiB: where the suffixes begin, in their lexical order
+
+
+class Matches(NamedTuple):
+    """Of each of N targets: the longest end of its context that a word follows in the text, and what follows there."""
+
+    length: np.ndarray  # [N] int32, tokens of the end that was found; 0: all words of the text follow
+    count: np.ndarray  # [N] int64, words that follow it, at least 1
+    hits: np.ndarray  # [N] int64, how many of them are the target
+    sparse: np.ndarray  # [N] bool, whether they are all the same word
 
 
 class Scored(NamedTuple):
@@ -21,79 +48,126 @@ class Scored(NamedTuple):
     sparse: np.ndarray  # [N] bool, whether only one word ever followed
 
 
-def suffix_array(tokens: np.ndarray) -> np.ndarray:
-    """The ends of tokens [n] (integers from 0 below 2^32) in lexical order: [n] int64.
+class Mixture(NamedTuple):
+    """The LM mixed with the ∞-gram, and with other components."""
 
-    The library sorts bytes. Tokens become four bytes each, the most significant first, so that the ends which begin
-    with a token keep their order among all ends.
-    """
-    found = pydivsufsort.divsufsort(tokens.astype(">u4").view(np.uint8))
-    return (found[found % 4 == 0] // 4).astype(np.int64)
+    weights: np.ndarray  # [2, M] of the ∞-gram and the others: where several words followed, and where only one did
+    dev: np.ndarray  # [N] float64 nats
+    test: np.ndarray  # [N] float64 nats
 
 
-def score(train: np.ndarray, tokens: np.ndarray, documents: np.ndarray) -> Scored:
-    """Score `tokens` [N], whose documents begin at `documents` [D], with the text `train` [n]."""
-    backwards = np.ascontiguousarray(train[::-1], dtype=np.uint32)
-    tokens = np.ascontiguousarray(tokens, dtype=np.uint32)
-    begins = np.repeat(documents, np.diff([*documents, len(tokens)])).astype(np.int64)  # [N]
-    size = 1 + max(int(backwards.max()), int(tokens.max()))
-    hits, total = np.empty(len(tokens), np.int64), np.empty(len(tokens), np.int64)
-    length, sparse = np.empty(len(tokens), np.int32), np.empty(len(tokens), np.bool_)
-    words = np.bincount(backwards, minlength=size)
-    _score(backwards, suffix_array(backwards), words, tokens, begins, hits, total, length, sparse)
+def index(tokens: np.ndarray, documents: np.ndarray) -> Index:
+    """Index a text: tokens [n] from 0 to 2^32 - 2, documents [D] start offsets. Memory is 20 to 40 bytes a token."""
+    ends = np.append(documents[1:], len(tokens))
+    stream = np.insert(np.asarray(tokens, np.uint32) + np.uint32(1), ends, SEPARATOR)
+    return Index(stream, pydivsufsort.divsufsort(stream))
+
+
+def search(text: Index, tokens: np.ndarray, documents: np.ndarray) -> Matches:
+    """Find the context of every one of `tokens` [N] in a text; it begins with the token's document, documents [D]."""
+    tokens = np.ascontiguousarray(tokens, np.uint32)
+    spans = np.append(documents, len(tokens)).astype(np.int64)  # [D + 1]
+    kinds = (np.int32, np.int64, np.int64, np.bool_)
+    found = Matches(*(np.empty(len(tokens), kind) for kind in kinds))
+    _search(*text, tokens, spans, *found)
+    return found
+
+
+def scored(found: Matches) -> Scored:
     with np.errstate(divide="ignore"):
-        return Scored((np.log(hits) - np.log(total)).astype(np.float32), length, sparse)
+        logprob = np.log(found.hits) - np.log(found.count)
+    return Scored(logprob.astype(np.float32), found.length, found.sparse)
+
+
+def mixed(
+    dev: Scored,
+    test: Scored,
+    lm_dev: np.ndarray,
+    lm_test: np.ndarray,
+    others: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+) -> Mixture:
+    """Mix the ∞-gram with the LM by two λ, one for sparse targets and one for the rest, each tuned on dev.
+
+    lm_dev and lm_test [N] nats; `others` are the log-probabilities, of dev and of test, of further components, as
+    kNN's, each with two weights too. Where dev has no target of one of the two kinds, this kind is left to the LM.
+    """
+    weights = np.zeros((2, 1 + len(others)))
+    out = Mixture(weights, np.empty(len(lm_dev)), np.empty(len(lm_test)))
+    for kind in (0, 1):
+        parts = [
+            ([here[rows] for here in components], lm[rows], rows)
+            for components, lm, rows in (
+                ([dev.logprob, *(one[0] for one in others)], lm_dev, dev.sparse == kind),
+                ([test.logprob, *(one[1] for one in others)], lm_test, test.sparse == kind),
+            )
+        ]
+        if parts[0][2].any():
+            weights[kind] = mixture.tune(*parts[0][:2])
+        for split, (components, lm, rows) in zip((out.dev, out.test), parts, strict=True):
+            split[rows] = mixture.mix(weights[kind], components, lm)
+    return out
 
 
 @numba.njit(parallel=True, cache=True)
-def _score(text, order, words, tokens, begins, hits, total, length, sparse):
-    for i in numba.prange(len(tokens)):
-        most = i - begins[i]
-        place = _first(text, order, tokens, i, most, False)
-        longest = 0
-        for near in (place - 1, place):
-            if 0 <= near < len(order):
-                longest = max(longest, _common(text, order[near], tokens, i, most))
-        found, same, distinct = 0, 0, False
-        while longest and not found:  # an end that stands only at the end of the text has no next word
-            first = _first(text, order, tokens, i, longest, False)
-            last = _first(text, order, tokens, i, longest, True)
-            one = -1
-            for near in range(first, last):
-                if order[near]:
-                    word = text[order[near] - 1]
-                    distinct |= found > 0 and word != one
-                    one, found, same = word, found + 1, same + (word == tokens[i])
-            longest -= 0 if found else 1
-        if not longest:
-            found, same, distinct = len(text), words[tokens[i]], True
-        hits[i], total[i], length[i], sparse[i] = same, found, longest, not distinct
+def _search(stream, order, tokens, spans, length, count, hits, sparse):
+    """Fill length, count, hits and sparse [N], document by document.
+
+    The places of a context and of the same context with its next token are one range of `order` inside another. So the
+    range is carried along while it has a word that follows, and searched anew, for a shorter context, where it has not.
+    """
+    for document in numba.prange(len(spans) - 1):
+        size, low, high = _longest(stream, order, tokens, spans[document], 0)
+        for i in range(spans[document], spans[document + 1]):
+            length[i], count[i] = size, high - low
+            sparse[i] = stream[order[low] + size] == stream[order[high - 1] + size]
+            low, high = _narrowed(stream, order, low, high, size, tokens[i])
+            hits[i] = high - low
+            size, low = size + 1, _first(stream, order, low, high, size + 1, SEPARATOR + 1)
+            if low == high:
+                size, low, high = _longest(stream, order, tokens, i + 1, size - 1)
 
 
 @numba.njit(cache=True)
-def _common(text, start, tokens, i, most):
-    """How many tokens before i agree with the text from `start` on, `most` at most."""
-    count = 0
-    while count < most and start + count < len(text) and text[start + count] == tokens[i - 1 - count]:
-        count += 1
-    return count
+def _longest(stream, order, tokens, end, most):
+    """The longest context before `end`, of at most `most` tokens, that a word follows: its length and range of `order`.
+
+    Every end of a context that occurs occurs too, so that bisection finds the length.
+    """
+    shortest, best = 0, _range(stream, order, tokens, end, end)
+    while shortest < most:
+        middle = (shortest + most + 1) >> 1
+        low, high = _range(stream, order, tokens, end - middle, end)
+        if low < high:
+            shortest, best = middle, (low, high)
+        else:
+            most = middle - 1
+    return shortest, best[0], best[1]
 
 
 @numba.njit(cache=True)
-def _first(text, order, tokens, i, most, after):
-    """The first end of the text that is not below the `most` tokens before i; `after`: nor begins with them."""
+def _range(stream, order, tokens, start, end):
+    """The range of `order` where tokens[start:end] occur with a word after them; it is empty where there is none."""
     low, high = 0, len(order)
+    for i in range(start, end):
+        low, high = _narrowed(stream, order, low, high, i - start, tokens[i])
+        if low == high:
+            return low, high
+    return _first(stream, order, low, high, end - start, SEPARATOR + 1), high
+
+
+@numba.njit(cache=True)
+def _narrowed(stream, order, low, high, offset, token):
+    """The part of a range of suffixes, alike in their first `offset` symbols, whose next symbol is the token's."""
+    low = _first(stream, order, low, high, offset, token + 1)
+    return low, _first(stream, order, low, high, offset, token + 2)
+
+
+@numba.njit(cache=True)
+def _first(stream, order, low, high, offset, symbol):
+    """The first of a range of suffixes, alike in their first `offset` symbols, whose next is not below `symbol`."""
     while low < high:
         middle = (low + high) >> 1
-        start = order[middle]
-        count = _common(text, start, tokens, i, most)
-        if count == most:
-            below = after
-        elif start + count == len(text):
-            below = True
-        else:
-            below = text[start + count] < tokens[i - 1 - count]
-        if below:
+        if stream[order[middle] + offset] < symbol:
             low = middle + 1
         else:
             high = middle

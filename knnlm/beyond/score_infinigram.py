@@ -1,4 +1,4 @@
-"""Score held-out text with the ∞-gram of a datastore's text."""
+"""Score the targets of held-out splits by the ∞-gram of a text (Liu et al. 2024)."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,34 +12,52 @@ from knnlm.beyond import infinigram
 
 @dataclass(frozen=True)
 class ScoreInfinigramConfig:
-    """Score targets by the longest end of their context that stands in a text; writes a folder for each split."""
+    """Score targets by what follows the longest end of their context in a text.
+
+    Writes logprob.npy, length.npy and sparse.npy for each split.
+    """
 
     train: Path
     """token ids of the text"""
-    eval: tuple[Path, ...]
+    train_documents: Path
+    """where its documents start"""
+    tokens: tuple[Path, ...]
     """token ids to score: one file a split"""
-    eval_documents: tuple[Path, ...]
+    documents: tuple[Path, ...]
     """where their documents start, in the same order"""
+    vocab: Path
+    """vocabs/{vocab} directory, of which all these tokens are"""
     out: tuple[Path, ...]
-    """folders of logprob.npy, length.npy and sparse.npy, one a split, in the same order"""
+    """directories, one a split, in the same order"""
 
     def __post_init__(self) -> None:
-        if not len(self.eval) == len(self.eval_documents) == len(self.out):
+        if not len(self.tokens) == len(self.documents) == len(self.out):
             raise files.UserError(
-                f"--eval names {len(self.eval)} files, --eval-documents {len(self.eval_documents)} and --out "
+                f"--tokens names {len(self.tokens)} files, --documents {len(self.documents)} and --out "
                 f"{len(self.out)}: give one of each for each split"
             )
 
 
 def main(config: ScoreInfinigramConfig) -> None:
-    train = npy.open_array(config.train, "integer", 1)
+    vocab = config.vocab / "vocab.json"
+    lineage.agree((config.train, config.train_documents, vocab), "vocab", "text")
+    splits = list(zip(config.tokens, config.documents, strict=True))
+    shared = [lineage.agree(split, "text") | lineage.agree((vocab, *split), "vocab") for split in splits]
+    size = files.read_json(description.check(vocab))["size"]
+    train, *held_out = [open_stream(*paths, size) for paths in ((config.train, config.train_documents), *splits)]
+    text = infinigram.index(*train)
     with ExitStack() as stack:
-        for tokens, documents, out in zip(config.eval, config.eval_documents, config.out, strict=True):
-            shared = lineage.agree((tokens, documents), "text") | lineage.agree((config.train, tokens), "vocab")
-            starts = np.asarray(npy.open_array(documents, "integer", 1))
-            scored = infinigram.score(np.asarray(train), npy.open_array(tokens, "integer", 1), starts)
+        for paths, streams, out, agreed in zip(splits, held_out, config.out, shared, strict=True):
             folder = stack.enter_context(files.atomic(out, directory=True))
-            for name, array in scored._asdict().items():
+            for name, array in infinigram.scored(infinigram.search(text, *streams))._asdict().items():
                 npy.save_array(folder / f"{name}.npy", array)
-            inputs = {"train": config.train, "tokens": tokens, "documents": documents}
-            description.write_meta(folder, "score_infinigram", {}, inputs, shared)
+            inputs = {"train": config.train, "tokens": paths[0], "documents": paths[1], "vocab": vocab}
+            description.write_meta(folder, "score_infinigram", {}, inputs, agreed)
+
+
+def open_stream(tokens: Path, documents: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [N] and document starts [D]; raises UserError for an id that a vocabulary of `size` words lacks."""
+    stream, starts = npy.open_stream(tokens, documents)
+    if (largest := int(stream.max())) >= size:
+        raise files.UserError(f"{tokens}: found token {largest}, --vocab has {size:,} words: give the vocabulary's own")
+    return stream, starts

@@ -1,41 +1,33 @@
 """Mixers with the ∞-gram: two λ, one where a single word ever followed the end of the context, and one elsewhere."""
 
-import numpy as np
-
 from knnlm.artifacts.files import UserError
+from knnlm.beyond import infinigram as unbounded_ngram
 from knnlm.beyond.infinigram import Scored
 from knnlm.beyond.mixers import Mixed, mixer
 from knnlm.beyond.signals import Signals
-from knnlm.scores import mixture
 
 
 @mixer
 def infinigram(dev: Signals, test: Signals) -> Mixed:
     """∞-gram and LM (Liu et al. 2024)."""
-    return by_sparsity(dev, test, [], [])
+    return mixed(dev, test, with_knn=False)
 
 
 @mixer
 def infinigram_knn(dev: Signals, test: Signals) -> Mixed:
     """∞-gram, kNN and LM."""
-    return by_sparsity(dev, test, [dev.knn], [test.knn])
+    return mixed(dev, test, with_knn=True)
 
 
-def by_sparsity(dev: Signals, test: Signals, dev_others: list[np.ndarray], test_others: list[np.ndarray]) -> Mixed:
-    """Mix the ∞-gram and others [M][N] with the LM, with weights for sparse and for other tokens, tuned on dev."""
-    mixed, facts = [np.zeros(len(split.lm)) for split in (dev, test)], {}
-    for kind, name in ((True, "one word followed"), (False, "several words followed")):
-        parts = [
-            ([given(split).logprob[rows], *(one[rows] for one in others)], split.lm[rows], rows)
-            for split, others in ((dev, dev_others), (test, test_others))
-            for rows in [given(split).sparse == kind]
-        ]
-        weights = mixture.tune(*parts[0][:2]) if parts[0][2].any() else np.zeros(1 + len(dev_others))
-        for out, (components, lm, rows) in zip(mixed, parts, strict=True):
-            out[rows] = mixture.mix(weights, components, lm)
-        facts[f"weights where {name}"] = ", ".join(f"{weight:.3g}" for weight in weights)
-        facts[f"share of test where {name}"] = float(parts[1][2].mean())
-    return Mixed(mixed[0], mixed[1], facts)
+def mixed(dev: Signals, test: Signals, with_knn: bool) -> Mixed:
+    others = [(dev.knn, test.knn)] if with_knn else []
+    found = unbounded_ngram.mixed(given(dev), given(test), dev.lm, test.lm, others)
+    facts = {}
+    for weights, name in zip(found.weights, ("several words", "one word"), strict=True):
+        facts[f"weights where {name} followed"] = ", ".join(f"{weight:.3g}" for weight in weights)
+    return Mixed(
+        found.dev, found.test, facts | {"share of test where one word followed": float(given(test).sparse.mean())}
+    )
 
 
 def given(split: Signals) -> Scored:

@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from knnlm.artifacts import description, files, lineage, npy
 from knnlm.scores import ngram
 
@@ -56,8 +54,8 @@ def main(config: ScoreNgramConfig) -> None:
         for paths in zip(config.eval, config.eval_documents, strict=True)
     ]
     size = files.read_json(description.check(config.vocab))["size"]
-    train = open_stream(config.train, config.train_documents)
-    splits = [open_stream(*paths) for paths in zip(config.eval, config.eval_documents, strict=True)]
+    train = npy.open_stream(config.train, config.train_documents)
+    splits = [npy.open_stream(*paths) for paths in zip(config.eval, config.eval_documents, strict=True)]
     with ExitStack() as stack:
         outs = [stack.enter_context(files.atomic(out, directory=True)) for out in config.out]
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=outs[0])))
@@ -72,13 +70,3 @@ def main(config: ScoreNgramConfig) -> None:
         for tokens, documents, out, shared in zip(config.eval, config.eval_documents, outs, splits_of, strict=True):
             inputs = {"train": config.train, "tokens": tokens, "documents": documents, "vocab": config.vocab}
             description.write_meta(out, "score_ngram", orders, inputs, shared)
-
-
-def open_stream(tokens: Path, documents: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [N] and document starts [D], memory-mapped; raises UserError when they are of different splits."""
-    stream, starts = npy.open_array(tokens, "integer", 1), npy.open_array(documents, "integer", 1)
-    if len(starts) == 0 or starts[-1] >= len(stream):
-        raise files.UserError(
-            f"{documents} does not fit the {len(stream):,} tokens of {tokens}: tokenize the split again"
-        )
-    return stream, starts

@@ -23,8 +23,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scored(study: Path, out: Path) -> tuple[Path, Path]:
     tokens, splits = study / "tokens/words/fox", ("dev", "test")
     paths = [tuple(tokens / f"{split}{end}" for split in splits) for end in (".npy", ".documents.npy")]
-    folders = tuple(out / split for split in splits)
-    score_infinigram.main(score_infinigram.ScoreInfinigramConfig(tokens / "train.npy", *paths, folders))
+    folders, train = tuple(out / split for split in splits), (tokens / "train.npy", tokens / "train.documents.npy")
+    score_infinigram.main(score_infinigram.ScoreInfinigramConfig(*train, *paths, study / "vocabs/words", folders))
     return folders
 
 

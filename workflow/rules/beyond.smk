@@ -25,8 +25,10 @@ rule score_infinigram:
     """Score dev and test with an unbounded n-gram: the longest end of the context that stands in the datastore's text."""
     input:
         train=f"{STORED}/train.npy",
-        eval=[f"{SCORED}/{split}.npy" for split in SPLITS],
-        eval_documents=[f"{SCORED}/{split}.documents.npy" for split in SPLITS],
+        train_documents=f"{STORED}/train.documents.npy",
+        tokens=[f"{SCORED}/{split}.npy" for split in SPLITS],
+        documents=[f"{SCORED}/{split}.documents.npy" for split in SPLITS],
+        vocab=f"{RESULTS}/vocabs/{WORDS}/vocab.json",
     output:
         artifacts([BEYOND / f"infinigram/{split}" for split in SPLITS], "logprob.npy", "length.npy", "sparse.npy"),
     log:
@@ -36,12 +38,15 @@ rule score_infinigram:
     resources:
         **of_stored_tokens(80),
     params:
+        vocab=f"{RESULTS}/vocabs/{WORDS}",
         out=output_folders(),
     shell:
         "knnlm score_infinigram"
         " --train {input.train:q}"
-        " --eval {input.eval:q}"
-        " --eval-documents {input.eval_documents:q}"
+        " --train-documents {input.train_documents:q}"
+        " --tokens {input.tokens:q}"
+        " --documents {input.documents:q}"
+        " --vocab {params.vocab:q}"
         " --out {params.out:q}"
         " 2> {log:q}"
 
