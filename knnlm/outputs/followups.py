@@ -95,7 +95,7 @@ def compared(methods: list[dict], published: Mapping) -> tuple[pd.DataFrame, pd.
         record = {"name": method["name"], "label": method["label"], "paper": paper.get("citation")}
         record |= {"dev": method["dev"], "test": test["perplexity"], "test_low": low, "test_high": high}
         record |= {"gain": gain and gain.value, "gain_low": gain and gain.low, "gain_high": gain and gain.high}
-        record |= {"verdict": "" if is_base or not paper else verdict(gain), "seconds": method["seconds"]}
+        record |= {"verdict": "" if is_base or not paper else verdict(gain)}
         records.append(record)
         shown.append(
             {

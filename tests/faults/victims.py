@@ -55,12 +55,31 @@ def inputs(folder: Path, address: str) -> None:
     for name, page in (("table1.md", "# Table 1\n"), ("examples.md", "# Examples\n"), ("explorer.html", "<p>")):
         (folder / name).write_text(page)
     (folder / "archives.yaml").write_text(yaml.safe_dump({"text": {"kind": "url", "url": address, "sha256": None}}))
+    for name, content in followups().items():
+        (folder / name).write_text(json.dumps(content))  # which is YAML too
     (folder / "rows.json").write_text(json.dumps(rows("study")))
     test_pretrained.published(folder / "published")
     settings = json.dumps({"type": "pretrained", "file": str(folder / "published")})
     build_vocab.main(build_vocab.BuildVocabConfig((), folder / "published_vocab", settings))
     shutil.copytree(ROOT / "tests/data/oracles/fairseq_run", folder / "fairseq")
     shutil.copy(ROOT / "config/paper_numbers.yaml", folder)
+
+
+def followups() -> dict[str, dict]:
+    """A short sheet of mixers, and files as the verbs of knnlm/beyond/ write them."""
+    names, documents = ("lm", "constant", "bins"), {"nats": [-300.0, -200.0], "tokens": [100, 80]}
+    measured = {"dev": 17.0, "test": documents | {"perplexity": 16.0}, "facts": {}, "paper": None}
+    point = {"skipped": 0.5, "perplexity": 16.0, "nats": documents["nats"], "facts": {}}
+    random = {"name": "random", "label": "at random", "paper": None, "points": [point]}
+    group = {"label": "0", "tokens": 180, "value": 0.1, "low": None, "high": None, "helped": 0.5}
+    diagnostic = {"name": "place", "title": "Place", "x": "tokens", "y": "nats", "bins": [group], "sentence": "None."}
+    return {
+        "mixing.yaml": {"mixing": [{"name": name, "label": name, "mixer": name} for name in names]},
+        "mixing.json": {"methods": [{"name": name, "label": name} | measured for name in names]},
+        "skipping.json": {"methods": [random], "tokens": documents["tokens"]},
+        "helped.json": {"diagnostics": [diagnostic], "overall": {"sentence": "All."}},
+        "published.yaml": {"paper": {"citation": "A paper", "finding": "a finding"}},
+    }
 
 
 @contextlib.contextmanager
