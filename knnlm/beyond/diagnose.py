@@ -78,7 +78,7 @@ def calibration(test: signals.Signals) -> dict:
     over = [one["label"] for one in bins if one["high"] is not None and one["high"] < 0]
     under = [one["label"] for one in bins if one["low"] is not None and one["low"] > 0]
     parts = [
-        f"{what} where its likeliest word has {', '.join(labels)}"
+        f"{what} where its likeliest word has the probability {', '.join(labels)}"
         for what, labels in (("too sure", over), ("not sure enough", under))
         if labels
     ]
