@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from knnlm.artifacts import files, npy
 from knnlm.artifacts.files import UserError
 from knnlm.beyond import mixers, networks, signals, unbounded
 from knnlm.beyond.signals import Signals
 from knnlm.live import layout
-from knnlm.scores import mixture, stats
+from knnlm.scores import experiments, mixture, stats
 
 log = logging.getLogger("knnlm")
 PARTS = (mixers, networks, unbounded)  # the modules that register mixers
@@ -53,7 +52,9 @@ def main(config: AdaptConfig) -> None:
 
 def read(sheet: Path) -> list[dict]:
     """The rows of the list `mixing`; raises UserError for an unknown mixer or key."""
-    rows = (yaml.safe_load(sheet.read_text(encoding="utf-8")) or {}).get("mixing") or []
+    rows = experiments.read_yaml(sheet, "the repository has one, config/experiments/beyond.yaml").get("mixing")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{sheet}: found no list of rows under `mixing`: list one row at least")
     for row in rows:
         where = f"{sheet}: mixing, {row.get('name', 'a row without a name')}"
         if missing := [key for key in ("name", "label", "mixer") if key not in row]:
@@ -65,8 +66,11 @@ def read(sheet: Path) -> list[dict]:
         known = [*KEYS, *list(inspect.signature(function).parameters)[2:]]
         if unknown := sorted(set(row) - set(known)):
             raise UserError(f"{where}: found {unknown[0]}, expected keys among {', '.join(known)}")
-    if not rows:
-        raise UserError(f"{sheet}: found no rows in `mixing`: list one at least")
+        for key in set(row) - set(KEYS):
+            if not isinstance(row[key], int | float | list):
+                raise UserError(
+                    f"{where}, {key}: found {row[key]!r}, expected a number, true, false or a list of numbers"
+                )
     return rows
 
 

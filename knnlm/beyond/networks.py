@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knnlm.beyond import contexts, mixers
@@ -28,13 +29,11 @@ def network(dev: Signals, test: Signals, seed: int = 1, penalty: float = PENALTY
     inputs = [torch.cat([vectors(split), torch.from_numpy(contexts.inputs(split))], 1) for split in (dev, test)]
 
     def loss(outputs: Tensor, lm: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
-        gate = outputs[:, 0].sigmoid()
-        logprob = torch.logaddexp(outputs[:, 0].sigmoid().log() + near, (-outputs[:, 0]).sigmoid().log() + lm)
-        return -logprob.mean() + penalty * gate.mean(), -logprob.mean()
+        gate = outputs[:, 0]
+        logprob = torch.logaddexp(F.logsigmoid(gate) + near[:, 0], F.logsigmoid(-gate) + lm)
+        return -logprob.mean() + penalty * gate.sigmoid().mean(), -logprob.mean()
 
-    found = fitted(
-        dev, inputs, 1, [dev.knn[:, None], test.knn[:, None]], lambda o, lm, near: loss(o, lm, near[:, 0]), seed
-    )
+    found = fitted(dev, inputs, 1, dev.knn[:, None], loss, seed)
     gates = [torch.sigmoid(outputs[:, 0]).double().numpy() for outputs in found]
     mixed = (mixers.by_token(split.lm, split.knn, gate) for split, gate in zip((dev, test), gates, strict=True))
     facts = {"inputs": inputs[0].shape[1], "mean of λ on test": float(gates[1].mean())}
@@ -59,7 +58,7 @@ def meta_k(dev: Signals, test: Signals, seed: int = 1, temperature: float | None
         logprob = torch.logsumexp(outputs.log_softmax(1) + parts, 1)
         return -logprob.mean(), -logprob.mean()
 
-    found = fitted(dev, inputs, 1 + len(ks), near, loss, seed)
+    found = fitted(dev, inputs, 1 + len(ks), near[0], loss, seed)
     mixed = []
     for split, outputs, parts in zip((dev, test), found, near, strict=True):
         parts = torch.from_numpy(np.column_stack([split.lm, parts]).astype(np.float64))
@@ -97,14 +96,14 @@ def fitted(
     dev: Signals,
     inputs: list[Tensor],
     outputs: int,
-    near: list[np.ndarray],
+    near: np.ndarray,
     loss: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
     seed: int,
 ) -> list[Tensor]:
     """A network's outputs [N, outputs] for dev and for test, trained on dev alone.
 
-    `loss` of (outputs, log p_LM, log p_kNN) gives what is minimised and what decides when to stop. A target that kNN
-    gives no probability has -1e4 nats in place of -inf, whose gradient is not a number.
+    `near` [N, M] are dev's log p_kNN. `loss` of (outputs, log p_LM, log p_kNN) gives what is minimised and what decides
+    when to stop. A target that kNN gives no probability has -1e4 nats in place of -inf, whose gradient is not a number.
     """
     torch.manual_seed(seed)
     mean, deviation = inputs[0].mean(0), inputs[0].std(0).clamp_min(1e-6)
@@ -112,7 +111,7 @@ def fitted(
     sizes = [inputs[0].shape[1], *[WIDTH] * (LAYERS - 1)]
     hidden = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(0.2))]
     net = nn.Sequential(*hidden, nn.Linear(WIDTH, outputs))
-    lm, knn = torch.from_numpy(np.array(dev.lm)), torch.from_numpy(np.maximum(near[0], -1e4).astype(np.float32))
+    lm, knn = torch.from_numpy(np.array(dev.lm)), torch.from_numpy(np.maximum(near, -1e4).astype(np.float32))
     first = int(dev.documents[len(dev.documents) - max(1, len(dev.documents) // HELD)])
     first = first or len(dev.lm) * (HELD - 1) // HELD  # a single document is divided by its tokens
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE, weight_decay=1e-4)

@@ -8,7 +8,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib import pyplot as plt
 
 from knnlm.artifacts import files
@@ -18,7 +17,7 @@ from knnlm.outputs.markdown import paragraph
 from knnlm.outputs.tables import latex, markdown, number
 from knnlm.outputs.verdicts import FAILED, HELD, NOISE, OPEN
 from knnlm.scores import stats
-from knnlm.scores.experiments import Difference
+from knnlm.scores.experiments import Difference, read_yaml
 
 LM, CONSTANT = "lm", "constant"  # the methods that every other one is compared with
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")  # Okabe and Ito's
@@ -54,7 +53,7 @@ class FollowupsConfig:
 
 def main(config: FollowupsConfig) -> None:
     mixing, skipping, helped = (files.read_json(path) for path in (config.mixing, config.skipping, config.helped))
-    published = yaml.safe_load(config.published.read_text(encoding="utf-8"))
+    published = read_yaml(config.published, "the repository has it as config/published/beyond.yaml")
     mixed, found = compared(mixing["methods"], published), diagnosed(helped["diagnostics"])
     tables = {
         "beyond": ("What came after the paper", LEGEND, *mixed),

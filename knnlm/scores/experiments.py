@@ -116,10 +116,18 @@ def load(experiments: Iterable[Path], curves: Iterable[Path] = ()) -> Study:
 
 def paper_numbers(path: Path) -> dict:
     """The paper's numbers by table and figure; raises UserError where the file is missing or no YAML."""
+    return read_yaml(path, "the repository has it as config/paper_numbers.yaml")
+
+
+def read_yaml(path: Path, fix: str) -> dict:
+    """The mapping in a YAML file; raises UserError where there is none, and for a missing file says how to `fix` it."""
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: found {type(content).__name__}, expected keys with values")
+        return content
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; the repository has it as config/paper_numbers.yaml") from None
+        raise UserError(f"{path}: no such file; {fix}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
 

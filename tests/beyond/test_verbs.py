@@ -61,7 +61,8 @@ def test_every_paper_of_the_sheet_is_known() -> None:
         ({"name": "a", "label": "A", "mixer": "magic"}, r"mixing, a: mixer magic: expected one of lm, constant, bins"),
         ({"name": "a", "label": "A", "mixer": "bins", "bin": 3}, r"mixing, a: found bin, expected keys among .*count"),
         ({"name": "a", "mixer": "bins"}, "mixing, a: found no label"),
-        (None, "found no rows in `mixing`"),
+        ({"name": "a", "label": "A", "mixer": "bins", "count": "many"}, "a, count: found 'many', expected a number"),
+        (None, "found no list of rows under `mixing`"),
     ],
 )
 def test_a_wrong_sheet_is_one_clear_line(study: Path, tmp_path: Path, row: dict | None, message: str) -> None:
@@ -69,6 +70,14 @@ def test_a_wrong_sheet_is_one_clear_line(study: Path, tmp_path: Path, row: dict 
     with pytest.raises(UserError, match=message):
         adapt.main(adapt.AdaptConfig(study, tmp_path / "sheet.yaml", tmp_path / "mixing.json"))
     assert not (tmp_path / "mixing.json").exists()
+
+
+@pytest.mark.parametrize(("text", "message"), [("mixing: [", "not valid YAML"), ("- a", "found list, expected keys")])
+def test_a_sheet_that_is_no_yaml_or_has_no_keys_is_one_clear_line(study: Path, tmp_path: Path, text: str, message: str):
+    (tmp_path / "sheet.yaml").write_text(text)
+    for sheet, expected in ((tmp_path / "sheet.yaml", message), (tmp_path / "none.yaml", "no such file")):
+        with pytest.raises(UserError, match=expected):
+            adapt.main(adapt.AdaptConfig(study, sheet, tmp_path / "mixing.json"))
 
 
 def test_a_mixer_without_the_scores_that_it_needs_is_one_clear_line(study: Path, tmp_path: Path) -> None:
