@@ -192,3 +192,17 @@ def test_a_target_runs_exactly_the_models_it_needs(smoke_config, configured, tmp
     assert run.returncode == 0, run.stderr[-2000:]
     trained = set(re.findall(rf"output: {tmp_path}/none/smoke/models/([\w-]+)/", run.stdout + run.stderr))
     assert trained == models
+
+
+def test_what_came_after_the_paper_runs_on_the_finished_study(study):
+    _, results, _ = study
+    path = results.parent / "study.yaml"
+    run = snakemake("beyond", "--cores", 2, "--nolock", "--configfile", path)
+    assert run.returncode == 0, run.stderr[-3000:]
+    methods = pd.read_csv(results / "tables/beyond.csv").set_index("name")
+    table1 = rows(results, "table1")
+    assert methods.loc["lm", "test"] == pytest.approx(table1["base"]["test"]["per_seed"][0], rel=1e-4)
+    assert methods.loc["constant", "test"] == pytest.approx(table1["knn"]["test"]["per_seed"][0], rel=1e-3)
+    assert (results / "beyond.html").stat().st_size > 100_000 and (results / "figures/beyond-helped.png").is_file()
+    again = snakemake("beyond", "--cores", 2, "--nolock", "--configfile", path)
+    assert "Nothing to be done" in again.stderr, again.stderr[-1000:]
