@@ -2,10 +2,10 @@
 
     p(y | x) = count(s y) / count(s),   s the longest end of x that a word follows somewhere in the text
 
-The authors put a separator after each document, which no context contains, so that no match runs from one document into
-the next (their sections 2 and 3). So it is here. They count the separator as a word that may follow. Here it is none:
-documents have their own end token, and a match that ends where its document ends is not counted, so that the
-probabilities of the vocabulary's words sum to one.
+The authors' index has a separator after each document, which no context contains, so that no match runs from one
+document into the next. So it is here. They count the separator as a word that may follow. Here it is none: documents
+have their own end token, and a match that ends where its document ends is not counted, so that the probabilities of the
+vocabulary's words sum to one.
 
 All places where a context occurs are neighbors in a suffix array of the text. pydivsufsort makes it: it sorts bytes, in
 the integer mode that is used here those of numbers of fixed width with the most significant byte first, of which it
@@ -21,7 +21,7 @@ import pydivsufsort
 
 from knnlm.scores import mixture
 
-SEPARATOR = 0  # in an indexed text, whose words are the tokens plus one
+SEPARATOR, ABOVE = 0, 1 << 32  # below and above all words of an indexed text, which are the tokens plus one
 
 
 class Index(NamedTuple):
@@ -35,7 +35,7 @@ class Matches(NamedTuple):
     """Of each of N targets: the longest end of its context that a word follows in the text, and what follows there."""
 
     length: np.ndarray  # [N] int32, tokens of the end that was found; 0: all words of the text follow
-    count: np.ndarray  # [N] int64, words that follow it, at least 1
+    total: np.ndarray  # [N] int64, words that follow it, at least 1
     hits: np.ndarray  # [N] int64, how many of them are the target
     sparse: np.ndarray  # [N] bool, whether they are all the same word
 
@@ -57,7 +57,10 @@ class Mixture(NamedTuple):
 
 
 def index(tokens: np.ndarray, documents: np.ndarray) -> Index:
-    """Index a text: tokens [n] from 0 to 2^32 - 2, documents [D] start offsets. Memory is 20 to 40 bytes a token."""
+    """Index a text: tokens [n] from 0 to 2^32 - 2, documents [D] start offsets.
+
+    Memory is 25 bytes a token, and 45 where there are more than 2^16 words.
+    """
     ends = np.append(documents[1:], len(tokens))
     stream = np.insert(np.asarray(tokens, np.uint32) + np.uint32(1), ends, SEPARATOR)
     return Index(stream, pydivsufsort.divsufsort(stream))
@@ -75,7 +78,7 @@ def search(text: Index, tokens: np.ndarray, documents: np.ndarray) -> Matches:
 
 def scored(found: Matches) -> Scored:
     with np.errstate(divide="ignore"):
-        logprob = np.log(found.hits) - np.log(found.count)
+        logprob = np.log(found.hits) - np.log(found.total)
     return Scored(logprob.astype(np.float32), found.length, found.sparse)
 
 
@@ -109,8 +112,8 @@ def mixed(
 
 
 @numba.njit(parallel=True, cache=True)
-def _search(stream, order, tokens, spans, length, count, hits, sparse):
-    """Fill length, count, hits and sparse [N], document by document.
+def _search(stream, order, tokens, spans, length, total, hits, sparse):
+    """Fill length, total, hits and sparse [N], document by document.
 
     The places of a context and of the same context with its next token are one range of `order` inside another. So the
     range is carried along while it has a word that follows, and searched anew, for a shorter context, where it has not.
@@ -118,7 +121,7 @@ def _search(stream, order, tokens, spans, length, count, hits, sparse):
     for document in numba.prange(len(spans) - 1):
         size, low, high = _longest(stream, order, tokens, spans[document], 0)
         for i in range(spans[document], spans[document + 1]):
-            length[i], count[i] = size, high - low
+            length[i], total[i] = size, high - low
             sparse[i] = stream[order[low] + size] == stream[order[high - 1] + size]
             low, high = _narrowed(stream, order, low, high, size, tokens[i])
             hits[i] = high - low
@@ -131,28 +134,48 @@ def _search(stream, order, tokens, spans, length, count, hits, sparse):
 def _longest(stream, order, tokens, end, most):
     """The longest context before `end`, of at most `most` tokens, that a word follows: its length and range of `order`.
 
-    Every end of a context that occurs occurs too, so that bisection finds the length.
+    All ends of a context that occurs occur too. So steps down from `most`, each twice as long as the one before, and
+    then bisection find the length.
     """
-    shortest, best = 0, _range(stream, order, tokens, end, end)
-    while shortest < most:
-        middle = (shortest + most + 1) >> 1
-        low, high = _range(stream, order, tokens, end - middle, end)
-        if low < high:
-            shortest, best = middle, (low, high)
+    size, step, fails = most, 1, most + 1
+    low, high = _range(stream, order, tokens, end - size, end)
+    while low == high:
+        fails, size, step = size, max(size - step, 0), 2 * step
+        low, high = _range(stream, order, tokens, end - size, end)
+    while fails - size > 1:
+        middle = (size + fails) >> 1
+        first, last = _range(stream, order, tokens, end - middle, end)
+        if first < last:
+            size, low, high = middle, first, last
         else:
-            most = middle - 1
-    return shortest, best[0], best[1]
+            fails = middle
+    return size, low, high
 
 
 @numba.njit(cache=True)
 def _range(stream, order, tokens, start, end):
     """The range of `order` where tokens[start:end] occur with a word after them; it is empty where there is none."""
+    low = _place(stream, order, tokens, start, end, SEPARATOR + 1)
+    return low, _place(stream, order, tokens, start, end, ABOVE)
+
+
+@numba.njit(cache=True)
+def _place(stream, order, tokens, start, end, last):
+    """The first of all suffixes that is not below the words tokens[start:end] with the symbol `last` after them.
+
+    No suffix is read beyond its end: the last symbol of the stream is SEPARATOR, which is no word.
+    """
     low, high = 0, len(order)
-    for i in range(start, end):
-        low, high = _narrowed(stream, order, low, high, i - start, tokens[i])
-        if low == high:
-            return low, high
-    return _first(stream, order, low, high, end - start, SEPARATOR + 1), high
+    while low < high:
+        middle = (low + high) >> 1
+        at, i = np.int64(order[middle]), start
+        while i < end and stream[at] == tokens[i] + 1:
+            at, i = at + 1, i + 1
+        if stream[at] < (tokens[i] + 1 if i < end else last):
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @numba.njit(cache=True)

@@ -56,7 +56,8 @@ def rows(found: infinigram.Matches) -> list[tuple]:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
-    ("words", "kind"), [([0, 1], "uint16"), (range(50), "uint16"), (WIDE, "uint32"), ([7], "uint32")]
+    ("words", "kind"),
+    [([0, 1], "uint16"), (range(50), "uint16"), (WIDE, "uint32"), ([7], "uint32"), ([1, 1 << 31, 2**32 - 2], "uint32")],
 )
 def test_every_number_is_that_of_a_search_by_hand(words: list[int], kind: str, seed: int):
     generator = np.random.default_rng(seed)
@@ -70,6 +71,13 @@ def test_every_number_is_that_of_a_search_by_hand(words: list[int], kind: str, s
     found = infinigram.search(infinigram.index(*train), *held_out)
     assert rows(found) == expected(divided(*train), divided(*held_out))
     assert [column.dtype.name for column in found] == ["int32", "int64", "int64", "bool"]
+
+
+def test_the_index_has_the_lexical_order_of_all_ends_of_the_text():
+    tokens = np.random.default_rng(0).choice([0, 1, 255, 256, 65_535, 65_536], 200).astype(np.uint32)
+    stream, order = infinigram.index(tokens, np.array([0, 3, 80]))
+    assert stream.tolist() == [*(tokens[:3] + 1), 0, *(tokens[3:80] + 1), 0, *(tokens[80:] + 1), 0]
+    assert order.tolist() == sorted(range(203), key=lambda start: stream[start:].tolist())
 
 
 def test_the_longest_end_of_the_context_that_occurs_decides():
@@ -103,6 +111,13 @@ def test_a_copied_document_is_matched_from_its_beginning_to_its_end():
     found = searched([text[:1000], text[1000:]], [text[1000:]])
     assert found.length.tolist() == list(range(2000))
     assert found.sparse[1:].all() and (found.hits[1:] == 1).all() and not found.sparse[0]
+
+
+def test_a_word_repeated_more_often_than_in_the_text():
+    found = searched([[7] * 300, [8, 7, 9]], [[7] * 400 + [9, 7]])
+    assert found.length.tolist() == [*range(300), *[299] * 100, 299, 0]
+    assert found.total[:300].tolist() == [303, 300, *range(298, 0, -1)]  # one 7 more is followed, by 9
+    assert rows(found)[399:] == [(299, 1, 1, True), (299, 1, 0, True), (0, 303, 301, False)]
 
 
 def test_probabilities_sum_to_one_over_the_vocabulary():
