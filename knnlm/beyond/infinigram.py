@@ -23,6 +23,8 @@ from knnlm.scores import mixture
 
 SEPARATOR, ABOVE = 0, 1 << 32  # below and above all words of an indexed text, which are the tokens plus one
 
+MOST = 0.999  # of the weight at most is not the LM's: with 1, a target that never followed would cost infinitely
+
 
 class Index(NamedTuple):
     """A text of n tokens in D documents, ready for search."""
@@ -105,7 +107,8 @@ def mixed(
             )
         ]
         if parts[0][2].any():
-            weights[kind] = mixture.tune(*parts[0][:2])
+            found = mixture.tune(*parts[0][:2])
+            weights[kind] = found * min(1, MOST / max(MOST, found.sum()))
         for split, (components, lm, rows) in zip((out.dev, out.test), parts, strict=True):
             split[rows] = mixture.mix(weights[kind], components, lm)
     return out

@@ -13,6 +13,7 @@ import numpy as np
 
 from knnlm.artifacts import npy
 from knnlm.artifacts.files import UserError
+from knnlm.beyond.infinigram import MOST
 from knnlm.beyond.signals import Signals
 from knnlm.scores import knn, mixture
 
@@ -48,8 +49,8 @@ def lm(dev: Signals, test: Signals) -> Mixed:
 def constant(dev: Signals, test: Signals) -> Mixed:
     """One λ for all tokens, equation 3 of the paper."""
     weights = mixture.tune([dev.knn], dev.lm)
-    found = (mixture.mix(weights, [split.knn], split.lm) for split in (dev, test))
-    return Mixed(*found, {"lmbda": float(weights[0])})
+    found = [mixture.mix(weights, [split.knn], split.lm) for split in (dev, test)]
+    return Mixed(found[0], found[1], {"lmbda": float(weights[0])})
 
 
 @mixer
@@ -67,11 +68,14 @@ def bins(dev: Signals, test: Signals, count: int = 64) -> Mixed:
     for place in range(count):
         inside = places[0] == place
         if inside.any():
-            (lmbdas[place],) = mixture.tune([dev.knn[inside]], dev.lm[inside])
+            lmbdas[place] = min(MOST, *mixture.tune([dev.knn[inside]], dev.lm[inside]))
     gates = [lmbdas[place] for place in places]
-    found = (by_token(split.lm, split.knn, gate) for split, gate in zip((dev, test), gates, strict=True))
+    found = [by_token(split.lm, split.knn, gate) for split, gate in zip((dev, test), gates, strict=True)]
     return Mixed(
-        *found, {"bins": count, "smallest": float(lmbdas.min()), "largest": float(lmbdas.max())}, (gates[0], gates[1])
+        found[0],
+        found[1],
+        {"bins": count, "smallest": float(lmbdas.min()), "largest": float(lmbdas.max())},
+        (gates[0], gates[1]),
     )
 
 
@@ -112,11 +116,11 @@ def joint(
                 best = loss, temperature, k, float(lmbda)
     assert best is not None
     _, temperature, k, lmbda = best
-    found = (
+    found = [
         mixture.mix([lmbda], [scored_for_ks(split, [k], temperature)[0]], split.lm.astype(np.float64))
         for split in (dev, test)
-    )
-    return Mixed(*found, {"temperature": temperature, "k": k, "lmbda": lmbda})
+    ]
+    return Mixed(found[0], found[1], {"temperature": temperature, "k": k, "lmbda": lmbda})
 
 
 def by_token(lm: np.ndarray, near: np.ndarray, gates: np.ndarray) -> np.ndarray:

@@ -35,9 +35,9 @@ def network(dev: Signals, test: Signals, seed: int = 1, penalty: float = PENALTY
 
     found = fitted(dev, inputs, 1, dev.knn[:, None], loss, seed)
     gates = [torch.sigmoid(outputs[:, 0]).double().numpy() for outputs in found]
-    mixed = (mixers.by_token(split.lm, split.knn, gate) for split, gate in zip((dev, test), gates, strict=True))
+    mixed = [mixers.by_token(split.lm, split.knn, gate) for split, gate in zip((dev, test), gates, strict=True)]
     facts = {"inputs": inputs[0].shape[1], "mean of λ on test": float(gates[1].mean())}
-    return Mixed(*mixed, facts, (gates[0], gates[1]))
+    return Mixed(mixed[0], mixed[1], facts, (gates[0], gates[1]))
 
 
 @mixer
@@ -61,8 +61,8 @@ def meta_k(dev: Signals, test: Signals, seed: int = 1, temperature: float | None
     found = fitted(dev, inputs, 1 + len(ks), near[0], loss, seed)
     mixed = []
     for split, outputs, parts in zip((dev, test), found, near, strict=True):
-        parts = torch.from_numpy(np.column_stack([split.lm, parts]).astype(np.float64))
-        mixed.append(torch.logsumexp(outputs.double().log_softmax(1) + parts, 1).numpy())
+        logprobs = torch.from_numpy(np.column_stack([split.lm, parts]).astype(np.float64))
+        mixed.append(torch.logsumexp(outputs.double().log_softmax(1) + logprobs, 1).numpy())
     weights = found[1].softmax(1).mean(0)
     return Mixed(mixed[0], mixed[1], {"temperature": temperature, "weight of the LM on test": float(weights[0])})
 

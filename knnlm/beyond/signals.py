@@ -66,11 +66,12 @@ def load(source: KnnLM, split: str, infinigram: Path | None = None) -> Signals:
         float(store["temperature"]),
         named["queries"][0],
         source,
-        None if infinigram is None else _scored(infinigram, len(tokens)),
+        None if infinigram is None else _scored(infinigram, source.tokens(source.row["corpus"], split), len(tokens)),
     )
 
 
-def _scored(folder: Path, count: int) -> Scored:
+def _scored(folder: Path, tokens: Path, count: int) -> Scored:
+    lineage.agree((folder, tokens), "vocab", "text")
     found = Scored(*(npy.open_array(folder / f"{name}.npy", ndim=1) for name in Scored._fields))
     if len(found.logprob) != count:
         raise UserError(

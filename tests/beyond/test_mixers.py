@@ -159,3 +159,20 @@ def test_ngrams_and_their_successors_are_counted(order: int) -> None:
         asked = tuple(([-1] * order + tokens.tolist())[i : i + order])
         followers = [train[j] for j, gram in enumerate(grams) if gram == asked]
         assert (counts[i], fertility[i]) == (len(followers), len(set(followers)))
+
+
+def test_a_target_of_test_that_a_component_does_not_know_costs_no_infinity() -> None:
+    near = np.full((200, 1), 1.0)
+    dev = signals(lm=np.full(200, 0.1), knn=np.full(200, 0.9), stored=near)
+    test = signals(lm=np.full(2, 0.1), knn=np.array([0.9, 0.0]), stored=near[:2])
+    assert np.exp(mixers.bins(dev, test, count=1).test).tolist() == pytest.approx([0.999 * 0.9 + 0.0001, 0.0001])
+    scored = [
+        infinigram.Scored(np.log(p), np.ones(len(p), np.int32), np.ones(len(p), bool))
+        for p in (np.full(200, 0.9), np.array([0.9, 1e-300]))
+    ]
+    dev, test = (
+        signals(lm=np.exp(split.lm), knn=np.exp(split.knn), infinigram=one)
+        for split, one in zip((dev, test), scored, strict=True)
+    )
+    for found in (unbounded.infinigram(dev, test), unbounded.infinigram_knn(dev, test)):
+        assert np.exp(found.test[1]) == pytest.approx(0.0001, rel=1e-3)
