@@ -268,6 +268,33 @@ class Formulas(Sizes):
         scored = self.queries_of(w["vocab"], w["corpus"]) * len(orders) * 4e-9
         return self.work(hours, memory, scored, tokens * 3e-7, serial=True)
 
+    def stored_tokens(self, w: Mapping) -> float:
+        """Of the text that the row's datastore holds."""
+        return self.tokens(self.study["models"][w["model"]]["vocab"], w["datastore"])
+
+    def score_infinigram(self, w: Mapping) -> Needs:
+        tokens = self.stored_tokens(w)
+        return self.work(
+            self.core_hours(tokens, "ngram"), 1 + tokens * 48e-9, self.queries(w["model"], w["corpus"]) * 9e-9
+        )
+
+    def adapt(self, w: Mapping) -> Needs:
+        """Nine temperatures are scored; n-grams of the text are counted, and networks see all context vectors."""
+        queries, k = self.queries(w["model"], w["corpus"]), self.study["retrieval"]["k"]
+        hours = self.core_hours(10 * queries * k, "score") + self.core_hours(4 * self.stored_tokens(w), "ngram")
+        memory = 2 + self.stored_tokens(w) * 120e-9 + 16e-9 * queries * self.dim(w)
+        return self.work(hours, memory, queries * 32e-9)
+
+    def skip(self, w: Mapping) -> Needs:
+        """For each of six numbers of pointers, keys of dev and of test are read at random."""
+        pairs = self.queries(w["model"], w["corpus"]) * self.study["retrieval"]["k"]
+        hours = self.core_hours(6 * pairs * self.dim(w) * 2, "gather")
+        return self.work(hours, 6 + self.stored_tokens(w) * 24e-9, 0.01)
+
+    def diagnose(self, w: Mapping) -> Needs:
+        pairs = self.queries(w["model"], w["corpus"]) / 2 * self.study["retrieval"]["k"]
+        return self.work(self.core_hours(pairs, "neighbors"), 2 + self.stored_tokens(w) * 12e-9, 0.01)
+
     def interpolate(self, w: Mapping) -> Needs:
         return self.work(0.25, 2, serial=True)
 

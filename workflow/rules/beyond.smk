@@ -11,14 +11,7 @@ DRAWN = FOLLOWUPS[1:]
 WORDS = STUDY["models"][EXAMPLE["model"]]["vocab"]
 STORED, SCORED = (f"{RESULTS}/tokens/{WORDS}/{EXAMPLE[name]}" for name in ("datastore", "corpus"))
 
-
-def of_stored_tokens(size):
-    """Memory and time of a job that holds so many bytes for each token of the datastore's text, beside 3 GB."""
-    tokens = FORMULAS.tokens(WORDS, EXAMPLE["datastore"])
-    return {
-        "mem_mb": lambda wildcards, attempt: attempt * (3000 + round(tokens * size / 1e6)),
-        "runtime": lambda wildcards, attempt: attempt * 120,
-    }
+SHOWN_ROW = {name: EXAMPLE[name] for name in ("model", "corpus", "datastore")}
 
 
 rule score_infinigram:
@@ -35,10 +28,11 @@ rule score_infinigram:
         LOGS / "beyond/infinigram.log",
     benchmark:
         BENCHMARKS / "beyond/infinigram.jsonl"
+    threads: cpus("score_infinigram", SHOWN_ROW)
     resources:
-        **of_stored_tokens(80),
+        **needs("score_infinigram", SHOWN_ROW),
     params:
-        vocab=f"{RESULTS}/vocabs/{WORDS}",
+        vocab=input_folder("vocab"),
         out=output_folders(),
     shell:
         "knnlm score_infinigram"
@@ -65,9 +59,9 @@ rule adapt:
         LOGS / "beyond/adapt.log",
     benchmark:
         BENCHMARKS / "beyond/adapt.jsonl"
-    threads: 2
+    threads: cpus("adapt", SHOWN_ROW)
     resources:
-        **of_stored_tokens(120),
+        **needs("adapt", SHOWN_ROW),
     params:
         study=study_folder,
         infinigram=input_folders("infinigram"),
@@ -92,9 +86,9 @@ rule skip:
         LOGS / "beyond/skip.log",
     benchmark:
         BENCHMARKS / "beyond/skip.jsonl"
-    threads: 2
+    threads: cpus("skip", SHOWN_ROW)
     resources:
-        **of_stored_tokens(30),
+        **needs("skip", SHOWN_ROW),
     params:
         study=study_folder,
         gates=lambda wildcards, input: folder(input.gates[0]),
@@ -114,9 +108,9 @@ rule diagnose:
         LOGS / "beyond/diagnose.log",
     benchmark:
         BENCHMARKS / "beyond/diagnose.jsonl"
-    threads: 2
+    threads: cpus("diagnose", SHOWN_ROW)
     resources:
-        **of_stored_tokens(30),
+        **needs("diagnose", SHOWN_ROW),
     params:
         study=study_folder,
         infinigram=input_folder("infinigram"),
@@ -137,15 +131,15 @@ rule followups:
         published=FINDINGS,
         code=code_of("outputs/followups.py", "outputs/figures.py", *TABULATED[1:]),
     output:
-        [f"{RESULTS}/tables/{name}.{end}" for name in FOLLOWUPS for end in ("md", "tex", "csv")],
-        [f"{RESULTS}/figures/{name}.{end}" for name in DRAWN for end in ("pdf", "png", "csv")],
+        tables=[f"{RESULTS}/tables/{name}.{end}" for name in FOLLOWUPS for end in ("md", "tex", "csv")],
+        figures=[f"{RESULTS}/figures/{name}.{end}" for name in DRAWN for end in ("pdf", "png", "csv")],
     log:
         LOGS / "beyond/followups.log",
     localrule: True
     params:
         note=study_note,
         tables=output_folder(),
-        figures=f"{RESULTS}/figures",
+        figures=lambda wildcards, output: folder(output.figures[0]),
     shell:
         "knnlm followups"
         " --mixing {input.mixing:q}"
