@@ -23,6 +23,7 @@ ALLOWED = {
 FURTHER = {
     "adapt": ("torch",),
     "extract": ("torch",),
+    "shrink": ("faiss",),
     "followups": ("matplotlib", "pandas"),
     "import_datastore": ("torch",),
     "examples": ("numba",),

@@ -291,6 +291,23 @@ class Formulas(Sizes):
         hours = self.core_hours(6 * pairs * self.dim(w) * 2, "gather")
         return self.work(hours, 6 + self.stored_tokens(w) * 24e-9, 0.01)
 
+    def shrink(self, w: Mapping) -> Needs:
+        """Sixteen datastores are built, searched and scored at six temperatures; merging searches for each entry.
+
+        OPQ takes 200 iterations of k-means for each of two indexes.
+        """
+        entries, queries = self.entries(w["model"], w["datastore"], 1), self.queries(w["model"], w["corpus"])
+        retrieval = self.study["retrieval"]
+        index, factory, k = self.study["indexes"][retrieval["index"]], self.factory(retrieval["index"]), retrieval["k"]
+        visited = entries * min(1, index["nprobe"] / (factory.lists or index["nprobe"]))
+        hours = self.core_hours((16 * queries + entries) * visited, "scan")
+        hours += self.core_hours(16 * queries * k, "neighbors") + self.core_hours(16 * 6 * queries * k, "score")
+        hours += self.core_hours(11 * 2 * queries * k * self.dim(w), "gather")
+        hours += self.core_hours(16 * 2 * entries * (factory.lists + 256) * self.dim(w), "matrix")
+        hours += self.core_hours(2 * 2 * 200 * min(index["sample"], 65536) * 256 * self.dim(w), "matrix")
+        memory = 2 + entries * (self.dim(w) * 4 + 40) * 1e-9 + min(queries * k, 1 << 28) * 36e-9
+        return self.work(hours, memory, 0.01)
+
     def diagnose(self, w: Mapping) -> Needs:
         pairs = self.queries(w["model"], w["corpus"]) / 2 * self.study["retrieval"]["k"]
         return self.work(self.core_hours(pairs, "neighbors"), 2 + self.stored_tokens(w) * 12e-9, 0.01)

@@ -6,7 +6,7 @@ become its arguments.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,20 +107,30 @@ def joint(
     """Temperature, k and λ tuned together (Xu et al. 2023)."""
     widest = dev.stored.shape[1]
     ks = [2**power for power in range(widest.bit_length()) if 2**power < widest] + [widest]
-    best: tuple[float, float, int, float] | None = None
-    for temperature in temperatures:
-        for k, near in zip(ks, scored_for_ks(dev, ks, temperature), strict=True):
-            (lmbda,) = mixture.tune([near], dev.lm)
-            loss = float(mixture.losses(np.array([[lmbda]]), [near], dev.lm)[0])
-            if best is None or loss < best[0]:
-                best = loss, temperature, k, float(lmbda)
-    assert best is not None
-    _, temperature, k, lmbda = best
+    (temperature, k), lmbda = best(
+        dev,
+        (
+            ((temperature, k), near)
+            for temperature in temperatures
+            for k, near in zip(ks, scored_for_ks(dev, ks, temperature), strict=True)
+        ),
+    )
     found = [
         mixture.mix([lmbda], [scored_for_ks(split, [k], temperature)[0]], split.lm.astype(np.float64))
         for split in (dev, test)
     ]
     return Mixed(found[0], found[1], {"temperature": temperature, "k": k, "lmbda": lmbda})
+
+
+def best(dev: Signals, candidates: Iterable[tuple[Any, np.ndarray]]) -> tuple[Any, float]:
+    """The settings whose log p_kNN [N] suits dev best, and the λ for it; of equals the first."""
+    losses = []
+    for settings, near in candidates:
+        (lmbda,) = mixture.tune([near], dev.lm)
+        loss = float(mixture.losses(np.array([[lmbda]]), [near], dev.lm)[0])
+        losses.append((loss, settings, float(lmbda)))
+    _, settings, lmbda = min(losses, key=lambda one: one[0])
+    return settings, lmbda
 
 
 def by_token(lm: np.ndarray, near: np.ndarray, gates: np.ndarray) -> np.ndarray:

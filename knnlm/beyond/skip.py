@@ -40,17 +40,21 @@ def main(config: SkipConfig) -> None:
     if config.gates:
         methods.append(threshold(dev, test, config.gates))
     methods.append(retomaton(dev, test))
+    for one in (one for method in methods[1:] for one in method["points"]):
+        one["random"] = random_point(dev, test, one["skipped"], config.seed)["nats"]
     tokens = stats.document_sums(test.lm, test.documents)[1]
     files.write_json(config.out, {"methods": methods, "tokens": tokens.tolist()})
 
 
 def random(dev: Signals, test: Signals, seed: int) -> dict:
-    points = []
-    for share in skipping.SHARES:
-        searched = [skipping.at_random(len(split.lm), share, seed) for split in (dev, test)]
-        logprob, lmbda = skipping.masked(dev, test, searched)
-        points.append(point(test, searched[1], logprob, {"lmbda": lmbda}))
+    points = [random_point(dev, test, share, seed) for share in skipping.SHARES]
     return {"name": "random", "label": "at random", "paper": None, "points": points}
+
+
+def random_point(dev: Signals, test: Signals, share: float, seed: int) -> dict:
+    searched = [skipping.at_random(len(split.lm), share, seed) for split in (dev, test)]
+    logprob, lmbda = skipping.masked(dev, test, searched)
+    return point(test, searched[1], logprob, {"lmbda": lmbda})
 
 
 def threshold(dev: Signals, test: Signals, folder: Path) -> dict:
@@ -67,7 +71,7 @@ def threshold(dev: Signals, test: Signals, folder: Path) -> dict:
         lowest = np.quantile(gates[0], share) if share < 1 else np.inf
         searched = gates[1] >= lowest if share else np.ones(len(mixed), bool)
         points.append(point(test, searched, np.where(searched, mixed, test.lm), {"threshold": float(min(lowest, 1))}))
-    return {"name": NETWORK, "label": "λ network below a threshold", "paper": "he2021", "points": points}
+    return {"name": NETWORK, "label": "λ network below a threshold", "paper": "he2021-skipping", "points": points}
 
 
 def retomaton(dev: Signals, test: Signals) -> dict:

@@ -235,8 +235,13 @@ def load(path: Path, nprobe: int | None = None) -> Index:
         index = faiss.read_index(str(check(path)))
     except RuntimeError:
         raise UserError(f"{path}: not a whole FAISS index; delete it and run its stage again") from None
+    return visiting(index, nprobe) if nprobe else index
+
+
+def visiting(index: Index, nprobe: int) -> Index:
+    """The same index, which visits so many lists for each query from now on (ignored without lists)."""
     ivf = _ivf(index)
-    if ivf is not None and nprobe:
+    if ivf is not None:
         ivf.nprobe = min(nprobe, ivf.nlist)
     return index
 

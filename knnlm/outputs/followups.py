@@ -1,9 +1,10 @@
 """Write the tables and figures of what came after the paper (beyond/): each method's finding, published and here."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -25,6 +26,16 @@ LEGEND = (
     "Perplexities on test, in brackets 95% bootstrap intervals over documents; everything is tuned on dev. Differences "
     "are from the kNN-LM with one λ, in nats a token; above zero is better."
 )
+TRADED = (
+    "Perplexities on test, in brackets 95% bootstrap intervals over documents; everything is tuned on dev. Differences "
+    "are in nats a token, above zero is better: from the first line, and from as many searches or entries taken at "
+    "random."
+)
+SMALLER = (
+    "Bytes are those of the index, of the keys where exact distances need them, of values and of weights; temperature "
+    "and λ are tuned for each line. Without keys, the index's own distances weigh the neighbors."
+)
+FOUND = "**What the papers found, and whether the method beats"
 HELPED = (
     "Gain of the kNN-LM over the LM on test, nats a token, with 95% bootstrap intervals over documents, and the share "
     "of tokens that it makes more probable."
@@ -39,6 +50,8 @@ class FollowupsConfig:
     """mixing.json, which `knnlm adapt` writes"""
     skipping: Path
     """skipping.json, which `knnlm skip` writes"""
+    smaller: Path
+    """smaller.json, which `knnlm shrink` writes"""
     helped: Path
     """helped.json, which `knnlm diagnose` writes"""
     published: Path
@@ -52,17 +65,19 @@ class FollowupsConfig:
 
 
 def main(config: FollowupsConfig) -> None:
-    mixing, skipping, helped = (files.read_json(path) for path in (config.mixing, config.skipping, config.helped))
+    files_of_verbs = (config.mixing, config.skipping, config.smaller, config.helped)
+    mixing, skipping, smaller, helped = (files.read_json(path) for path in files_of_verbs)
     published = read_yaml(config.published, "the repository has it as config/published/beyond.yaml")
     mixed, found = compared(mixing["methods"], published), diagnosed(helped["diagnostics"])
+    left_out, fewer = traded(skipping, SKIPPED), traded(smaller, BYTES)
     tables = {
-        "beyond": ("What came after the paper", LEGEND, *mixed),
-        "beyond-skipping": ("Searches left out", LEGEND, *skipped(skipping)),
-        "beyond-helped": ("Who is helped", f"{HELPED} {overall(helped['overall'])}", *found),
+        "beyond": ("What came after the paper", LEGEND, *mixed, findings(mixed[0], published)),
+        "beyond-skipping": ("Searches left out", TRADED, *left_out, halfway(left_out[0], SKIPPED, published)),
+        "beyond-smaller": ("Smaller datastores", f"{TRADED} {SMALLER}", *fewer, halfway(fewer[0], BYTES, published)),
+        "beyond-helped": ("Who is helped", f"{HELPED} {overall(helped['overall'])}", *found, ""),
     }
-    for name, (title, legend, numbers, shown) in tables.items():
+    for name, (title, legend, numbers, shown, below) in tables.items():
         note = f"{config.note} {legend}".strip()
-        below = findings(numbers, published) if name == "beyond" else ""
         texts = {
             "csv": numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
             "md": markdown(title, note, shown, {}, []) + below,
@@ -73,7 +88,11 @@ def main(config: FollowupsConfig) -> None:
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     matplotlib.use("Agg")
     plt.style.use(figures.STYLE)
-    drawn = {"beyond-skipping": draw_skipping(skipping), "beyond-helped": draw_helped(helped["diagnostics"])}
+    drawn = {
+        "beyond-skipping": draw_traded(left_out[0], SKIPPED),
+        "beyond-smaller": draw_traded(fewer[0], BYTES),
+        "beyond-helped": draw_helped(helped["diagnostics"]),
+    }
     for name, (figure, numbers) in drawn.items():
         figures.save(figure, numbers, config.figures / name)
 
@@ -117,7 +136,7 @@ def findings(numbers: pd.DataFrame, published: Mapping) -> str:
         for row in numbers.itertuples()
         if row.verdict
     ]
-    return "\n**What the papers found, and whether the method beats one λ here:**\n\n" + "\n".join(lines) + "\n"
+    return f"\n{FOUND} one λ here:**\n\n" + "\n".join(lines) + "\n"
 
 
 def bounds(nats: np.ndarray, tokens: np.ndarray) -> tuple[float | None, float | None]:
@@ -147,18 +166,57 @@ def bracketed(value: float, low: float | None, high: float | None, form: str) ->
     return (number(value, form) + between).replace("-", "−")
 
 
-def skipped(skipping: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One line for each method and share of searches that it leaves out."""
-    tokens = np.array(skipping["tokens"])
+class Trade(NamedTuple):
+    """What is saved, and how a table and a figure name it."""
+
+    key: str  # of a point, in the verb's file
+    title: str  # of the column
+    form: Callable[[float], str]
+    label: str  # of the figure's axis
+    scale: str
+
+
+SKIPPED = Trade("skipped", "Searches left out", "{:.1%}".format, "share of searches left out", "linear")
+BYTES = Trade("bytes", "MB", lambda size: f"{size / 1e6:,.1f}", "bytes of the datastore", "log")
+
+
+def traded(found: dict, trade: Trade) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One line for each method and point of it: perplexity, and differences from the first point and from chance."""
+    tokens, base = np.array(found["tokens"]), np.array(found["methods"][0]["points"][0]["nats"])
     numbers, shown = [], []
-    for method in skipping["methods"]:
-        for point in method["points"]:
-            low, high = bounds(np.array(point["nats"]), tokens)
-            record = {"name": method["name"], "label": method["label"], "skipped": point["skipped"]}
-            numbers.append(record | {"test": point["perplexity"], "test_low": low, "test_high": high})
-            test = bracketed(point["perplexity"], low, high, "{:.2f}")
-            shown.append({"Model": method["label"], "Searches left out": f"{point['skipped']:.1%}", "Test": test})
+    for method, point in [(one, point) for one in found["methods"] for point in one["points"]]:
+        nats = np.array(point["nats"])
+        low, high = bounds(nats, tokens)
+        record = {"name": method["name"], "label": method["label"], "paper": method["paper"]}
+        record |= {trade.key: point[trade.key], "test": point["perplexity"], "test_low": low, "test_high": high}
+        gains = {"gain": difference(nats, base, tokens)}
+        if "random" in point:
+            gains["over_random"] = difference(nats, np.array(point["random"]), tokens)
+        for name, gain in gains.items():
+            record |= {name: gain and gain.value, f"{name}_low": gain and gain.low, f"{name}_high": gain and gain.high}
+        record["verdict"] = verdict(gains["over_random"]) if "over_random" in gains else ""
+        numbers.append(record)
+        cells = {"Model": method["label"], trade.title: trade.form(point[trade.key])}
+        cells["Test"] = bracketed(point["perplexity"], low, high, "{:.2f}")
+        for title, gain in zip(("Difference", "From random"), (*gains.values(), None), strict=False):
+            cells[title] = "–" if gain is None else bracketed(*gain, "{:+.4f}")
+        shown.append(cells | {"Better than random": record["verdict"] or "–"})
     return pd.DataFrame(numbers), pd.DataFrame(shown)
+
+
+def halfway(numbers: pd.DataFrame, trade: Trade, published: Mapping) -> str:
+    """What the papers found, with the verdict of the point that saves about half, as a list below the table."""
+    lines, half = [], 0.5 if trade is SKIPPED else numbers[trade.key].max() / 2
+    for (_, paper), points in numbers[numbers["verdict"] != ""].groupby(["name", "paper"], sort=False):
+        row = points.loc[(points[trade.key] - half).abs().idxmin()]
+        cost = "" if row["gain"] is None else f", {row['gain']:+.4f} nats from all of it".replace("-", "−")
+        where = f"{trade.title.lower() if trade is SKIPPED else 'size'} {trade.form(row[trade.key])}"
+        known = published[paper]
+        lines.append(
+            f"- **{row['verdict']}** – {paragraph(row['label'])} ({known['citation']}): "
+            f"{paragraph(known['finding'])}. Here: {where}{' MB' * (trade is BYTES)}{cost}."
+        )
+    return f"\n{FOUND} random choice here, at about half of the cost:**\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def diagnosed(diagnostics: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -183,15 +241,15 @@ def overall(facts: Mapping) -> str:
     return str(facts.get("sentence", ""))
 
 
-def draw_skipping(skipping: dict) -> figures.Drawn:
-    """Perplexity against the share of searches left out, a line for each method."""
+def draw_traded(numbers: pd.DataFrame, trade: Trade) -> figures.Drawn:
+    """Perplexity against what is saved, a line for each method."""
     figure, axes = plt.subplots(figsize=(1.6 * figures.COLUMN, 2.6))
-    axes.set(xlabel="share of searches left out", ylabel="perplexity, test")
-    for method, color in zip(skipping["methods"], COLORS * 2, strict=False):
-        points = sorted((point["skipped"], point["perplexity"]) for point in method["points"])
-        axes.plot(*zip(*points, strict=True), "o-", color=color, label=method["label"], clip_on=False)
+    axes.set(xlabel=trade.label, ylabel="perplexity, test", xscale=trade.scale)
+    for (label, points), color in zip(numbers.groupby("label", sort=False), COLORS * 2, strict=False):
+        points = points.sort_values(trade.key)
+        axes.plot(points[trade.key], points["test"], "o-", color=color, label=label, clip_on=False)
     figure.legend(loc="outside right upper", fontsize=7, frameon=False)
-    return figure, skipped(skipping)[0]
+    return figure, numbers
 
 
 def draw_helped(diagnostics: list[dict]) -> figures.Drawn:

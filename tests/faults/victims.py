@@ -77,6 +77,10 @@ def followups() -> dict[str, dict]:
         "mixing.yaml": {"mixing": [{"name": name, "label": name, "mixer": name} for name in names]},
         "mixing.json": {"methods": [{"name": name, "label": name} | measured for name in names]},
         "skipping.json": {"methods": [random], "tokens": documents["tokens"]},
+        "smaller.json": {
+            "methods": [random | {"points": [point | {"bytes": 3e6}]}],
+            "tokens": documents["tokens"],
+        },
         "helped.json": {"diagnostics": [diagnostic], "overall": {"sentence": "All."}},
         "published.yaml": {"paper": {"citation": "A paper", "finding": "a finding"}},
     }

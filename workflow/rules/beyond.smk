@@ -5,7 +5,7 @@ LATER = "config/experiments/beyond.yaml"
 FINDINGS = "config/published/beyond.yaml"
 SIGNALS = ("live/layout.py", "beyond/signals.py")
 GATES = [BEYOND / f"gates/{name}-{split}.npy" for name in ("bins", "network") for split in SPLITS]
-FOLLOWUPS = ("beyond", "beyond-skipping", "beyond-helped")
+FOLLOWUPS = ("beyond", "beyond-skipping", "beyond-smaller", "beyond-helped")
 DRAWN = FOLLOWUPS[1:]
 # Of the example's row: the text that its datastore holds, and the text that is scored.
 WORDS = STUDY["models"][EXAMPLE["model"]]["vocab"]
@@ -96,6 +96,26 @@ rule skip:
         "knnlm skip --study {params.study:q} --gates {params.gates:q} --out {output:q} 2> {log:q}"
 
 
+rule shrink:
+    """Search smaller datastores: fewer entries, merged entries, shorter keys."""
+    input:
+        experiment=RESULTS / "experiments/table1.json",
+        code=code_of(*SIGNALS, "beyond/shrink.py", "beyond/shrinking.py"),
+    output:
+        BEYOND / "smaller.json",
+    log:
+        LOGS / "beyond/shrink.log",
+    benchmark:
+        BENCHMARKS / "beyond/shrink.jsonl"
+    threads: cpus("shrink", SHOWN_ROW)
+    resources:
+        **needs("shrink", SHOWN_ROW),
+    params:
+        study=study_folder,
+    shell:
+        "knnlm shrink --study {params.study:q} --out {output:q} 2> {log:q}"
+
+
 rule diagnose:
     """Find out which tokens kNN helps and which it hurts."""
     input:
@@ -127,6 +147,7 @@ rule followups:
     input:
         mixing=rules.adapt.output.mixing,
         skipping=rules.skip.output,
+        smaller=rules.shrink.output,
         helped=rules.diagnose.output,
         published=FINDINGS,
         code=code_of("outputs/followups.py", "outputs/figures.py", *TABULATED[1:]),
@@ -144,6 +165,7 @@ rule followups:
         "knnlm followups"
         " --mixing {input.mixing:q}"
         " --skipping {input.skipping:q}"
+        " --smaller {input.smaller:q}"
         " --helped {input.helped:q}"
         " --published {input.published:q}"
         " --tables {params.tables:q}"

@@ -1,0 +1,159 @@
+"""Smaller datastores against searches and merges in plain Python."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tinystudy
+
+from knnlm.artifacts.files import UserError
+from knnlm.beyond import mixers, shrinking
+from knnlm.beyond import signals as loaded
+from knnlm.beyond.shrinking import Datastore
+from knnlm.live import layout
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinystudy.write(tmp_path_factory.mktemp("results") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def test_split(study: Path) -> loaded.Signals:
+    return loaded.load(layout.find(study), "test")
+
+
+@pytest.fixture(scope="module")
+def store(test_split: loaded.Signals) -> Datastore:
+    """Of which all four lists are visited, so that a search finds the nearest entries of all."""
+    return replace(shrinking.datastore(test_split), nprobe=4)
+
+
+def whole(store: Datastore) -> np.ndarray:
+    return np.concatenate([np.asarray(shard) for shard in store.shards]).astype(np.float64)
+
+
+def brute(split, store: Datastore, rows, weights, temperature: float, keys: np.ndarray) -> list[float]:
+    """p_kNN of each target from the nearest 16 of `rows`, each with its weight; keys [n, d], their own queries."""
+    queries = np.asarray(mixers.context_vectors(split), np.float64)
+    found = []
+    for query, target in zip(queries, split.tokens.tolist(), strict=True):
+        distances = ((keys[rows] - query) ** 2).sum(1)
+        near = np.argsort(distances, kind="stable")[:16]
+        share = weights[near] * np.exp(-(distances[near] - distances.min()) / temperature)
+        found.append(share[store.values[rows[near]] == target].sum() / share.sum())
+    return found
+
+
+def test_the_whole_datastore_is_the_study_itself(study: Path, test_split: loaded.Signals) -> None:
+    store = shrinking.datastore(test_split)
+    rows = np.arange(len(store.ids))
+    (found,) = shrinking.scored(test_split, store, shrinking.build(store, rows), rows, None, True, [1])
+    np.testing.assert_allclose(found, test_split.knn, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperatures", [[1.0], [0.5, 20.0]])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_smaller_datastore_is_searched_as_if_the_rest_were_not_there(
+    test_split: loaded.Signals, store: Datastore, temperatures: list[float], weighted: bool
+) -> None:
+    rows = np.flatnonzero(np.random.default_rng(3).random(len(store.ids)) < 0.2)
+    rows = np.union1d(rows, [0, len(store.ids) - 1])  # the first and the last entry among them
+    weights = np.random.default_rng(4).integers(1, 9, len(rows)) if weighted else np.ones(len(rows))
+    index = shrinking.build(store, rows)
+    assert index.ntotal == len(rows)
+    found = shrinking.scored(test_split, store, index, rows, weights if weighted else None, True, temperatures)
+    for temperature, scores in zip(temperatures, found, strict=True):
+        expected = brute(test_split, store, rows, weights, temperature, whole(store))
+        np.testing.assert_allclose(np.exp(scores), expected, rtol=2e-3, atol=1e-6)
+
+
+def test_blocks_of_queries_give_the_same(
+    test_split: loaded.Signals, store: Datastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.arange(0, len(store.ids), 3)
+    parts = test_split, store, shrinking.build(store, rows), rows, None, True, [1]
+    expected = shrinking.scored(*parts)
+    monkeypatch.setattr(shrinking, "SEARCHED", 7)
+    monkeypatch.setattr(shrinking, "PAIRS", 16 * 50)
+    np.testing.assert_array_equal(shrinking.scored(*parts), expected)
+
+
+def test_entries_are_merged_as_the_paper_says(store: Datastore) -> None:
+    keys, sizes = whole(store), [1, 3, 10]
+    found = shrinking.merge(store, shrinking.build(store, np.arange(len(keys))), sizes)
+    near = np.argsort(((keys[:, None] - keys[None]) ** 2).sum(2), axis=1, kind="stable")
+    for size, weights in zip(sizes, found, strict=True):
+        expected = [1] * len(keys)
+        for entry in range(len(keys)):
+            if expected[entry]:
+                for other in [one for one in near[entry].tolist() if one != entry][:size]:
+                    if expected[other] == 1 and store.values[other] == store.values[entry]:
+                        expected[entry] += 1
+                        expected[other] = 0
+        # Equal distances in half precision may be ordered otherwise: few entries differ.
+        assert np.mean(weights != expected) < 0.02 and weights.sum() == len(keys)
+    assert (found[0] > 0).sum() > (found[1] > 0).sum() > (found[2] > 0).sum()
+
+
+def test_merging_by_hand() -> None:
+    """Entry 1 has another value, 3 stands for two already, and an entry that is gone takes in nothing."""
+    values, weights = np.array([5, 6, 5, 5, 5], np.uint32), np.ones(5, np.int32)
+    near = np.array([[0, 1, 2, 4], [1, 0, 2, 3], [2, 3, 4, 0], [3, 4, 0, 2], [4, 3, 2, -1]])
+    shrinking._merge(0, near, values, 2, weights)
+    assert weights.tolist() == [2, 1, 0, 2, 0]
+    weights = np.ones(5, np.int32)
+    shrinking._merge(0, near[:3], values, 3, weights)
+    shrinking._merge(3, near[3:], values, 3, weights)
+    assert weights.tolist() == [3, 1, 0, 1, 0]
+
+
+def test_keys_of_rows_are_read_across_shards(store: Datastore) -> None:
+    border = len(store.shards[0])
+    for rows in (np.array([border - 1, border]), np.arange(border, border + 9), np.arange(0, len(store.ids), 7)):
+        keys = shrinking.Keys(store.shards, rows)
+        np.testing.assert_array_equal(keys[0 : len(rows)], whole(store)[rows])
+        np.testing.assert_array_equal(keys[1:2], whole(store)[rows[1:2]])
+
+
+def test_shorter_keys_are_projections(test_split: loaded.Signals, store: Datastore) -> None:
+    store = replace(store, settings=store.settings.model_copy(update={"sample": 10_000}))  # more than there are
+    factory = shrinking.factories(store)["pca"][2]
+    assert factory == "PCA8,IVF4,SQfp16"
+    asked = np.asarray(mixers.context_vectors(test_split), np.float32)
+    found, _ = shrinking._searched(shrinking.coded(store, factory), asked, 16, store.ids)
+    keys = whole(store)
+    center = keys.mean(0)
+    axes = np.linalg.svd(keys - center, full_matrices=False)[2][:8]
+    near = (((keys - center) @ axes.T)[None] - ((asked - center) @ axes.T)[:, None]) ** 2  # [Q, n, 8]
+    np.testing.assert_allclose(found, np.sort(near.sum(2), axis=1)[:, :16], rtol=5e-3, atol=5e-3)
+
+
+def test_bytes_of_an_entry(store: Datastore) -> None:
+    settings = store.settings  # IVF4,SQfp16 of 16 dimensions: 32 bytes and a row number of 8
+    assert shrinking.entry_bytes(store, settings, True) == 32 + 8 + 32 + 4
+    assert shrinking.entry_bytes(store, settings, False) == 32 + 8 + 4
+    assert shrinking.entry_bytes(store, settings, True, True) == 32 + 8 + 32 + 4 + 4
+    opq = settings.model_copy(update={"factory": shrinking.factories(store)["opq"][4]})
+    assert opq.factory == "OPQ4,IVF4,PQ4x4" and shrinking.entry_bytes(store, opq, False) == 2 + 8 + 4
+    flat = settings.model_copy(update={"factory": "Flat"})
+    assert shrinking.entry_bytes(store, flat, True) == 64 + 8 + 4
+
+
+def test_temperature_and_lambda_are_those_of_dev() -> None:
+    from beyond_signals import signals
+
+    dev = signals(lm=np.array([0.5, 0.1]))
+    poor, good = (np.log(np.array(one, np.float32)) for one in ([0.4, 0.1], [0.1, 0.9]))
+    temperature, lmbda = mixers.best(dev, [(0.3, poor), (7, good), (9, good)])
+    grid = np.linspace(0, 1, 1001)
+    expected = grid[np.argmax(np.log(0.5 - 0.4 * grid) + np.log(0.1 + 0.8 * grid))]
+    assert temperature == 7 and lmbda == pytest.approx(expected, abs=2e-3)  # of equals the first
+
+
+def test_made_up_signals_have_no_datastore() -> None:
+    from beyond_signals import signals
+
+    with pytest.raises(UserError, match="needs the datastore of a study"):
+        shrinking.datastore(signals(lm=np.array([0.5])))
