@@ -32,7 +32,7 @@ STAGES = {
     ),
     "models": ("import_fairseq", "import_pretrained", "import_initial", "train", "finetune", "evaluate"),
     "datastores": ("extract", "sample_keys", "train_index", "stream", "add", "search", "merge", "rerank"),
-    "scores": ("score_knn", "score_cache", "score_ngram", "interpolate"),
+    "scores": ("score_knn", "score_cache", "score_ngram", "score_infinigram", "interpolate"),
 }
 STAGE = {rule: stage for stage, rules in STAGES.items() for rule in rules}
 COLUMNS = ("jobs", "gpu_hours", "gpu_limit", "cpu_hours", "longest", "memory", "disk")

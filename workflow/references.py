@@ -228,7 +228,7 @@ def check_row(study: Study, row: dict, where: str) -> None:
         other = named("models", study.models, row["memorizing"], f"{where}.memorizing")
         if other.vocab != row["vocab"]:
             raise StudyError(f"{where}.memorizing: vocabulary {other.vocab!r}, the row's model has {row['vocab']!r}")
-    if row["ngram"] and row["ngram"] not in study.ngram.orders:
+    if row["ngram"] not in (None, "infinite", *study.ngram.orders):
         raise StudyError(f"{where}.ngram: order {row['ngram']} is not among ngram.orders {list(study.ngram.orders)}")
 
 

@@ -273,10 +273,8 @@ class Formulas(Sizes):
         return self.tokens(self.study["models"][w["model"]]["vocab"], w["datastore"])
 
     def score_infinigram(self, w: Mapping) -> Needs:
-        tokens = self.stored_tokens(w)
-        return self.work(
-            self.core_hours(tokens, "ngram"), 1 + tokens * 48e-9, self.queries(w["model"], w["corpus"]) * 9e-9
-        )
+        tokens, queries = self.tokens(w["vocab"], w["text"]), self.queries_of(w["vocab"], w["corpus"])
+        return self.work(self.core_hours(tokens, "ngram"), 1 + tokens * 48e-9, queries * 9e-9)
 
     def adapt(self, w: Mapping) -> Needs:
         """Nine temperatures are scored; n-grams of the text are counted, and networks see all context vectors."""

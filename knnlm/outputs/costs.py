@@ -22,7 +22,7 @@ WRITES = {  # folders of a study and the stages that write them, in the order of
     "indexes": ("train_index", "add"),
     "searched": ("search", "merge"),
     "neighbors": ("rerank", "search_quantized", "merge_quantized"),
-    "logprobs": ("evaluate", "evaluate_keytypes", "score_knn", "score_cache", "score_ngram"),
+    "logprobs": ("evaluate", "evaluate_keytypes", "score_knn", "score_cache", "score_ngram", "score_infinigram"),
     "experiments": ("interpolate",),
 }
 BYTES = ("written", "peak_bytes", "bytes")

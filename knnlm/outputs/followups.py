@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
@@ -177,7 +178,7 @@ class Trade(NamedTuple):
 
 
 SKIPPED = Trade("skipped", "Searches left out", "{:.1%}".format, "share of searches left out", "linear")
-BYTES = Trade("bytes", "MB", lambda size: f"{size / 1e6:,.1f}", "bytes of the datastore", "log")
+BYTES = Trade("bytes", "MB", lambda size: f"{size / 1e6:,.1f}", "datastore, MB", "log")
 
 
 def traded(found: dict, trade: Trade) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -245,6 +246,10 @@ def draw_traded(numbers: pd.DataFrame, trade: Trade) -> figures.Drawn:
     """Perplexity against what is saved, a line for each method."""
     figure, axes = plt.subplots(figsize=(1.6 * figures.COLUMN, 2.6))
     axes.set(xlabel=trade.label, ylabel="perplexity, test", xscale=trade.scale)
+    if trade is BYTES:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size / 1e6:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
     for (label, points), color in zip(numbers.groupby("label", sort=False), COLORS * 2, strict=False):
         points = points.sort_values(trade.key)
         axes.plot(points[trade.key], points["test"], "o-", color=color, label=label, clip_on=False)

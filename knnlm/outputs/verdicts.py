@@ -11,7 +11,7 @@ from knnlm.scores.experiments import Difference, Missing, NoInterval, Study
 HELD, FAILED = "held", "did not hold"
 NOISE = "within noise"  # the interval has both signs
 OPEN = "cannot be judged at this scale"
-NAMES = {"knn": "kNN", "cache": "cache", "ngram": "n-gram LM", "memorizing": "memorizing LM"}
+NAMES = {"knn": "kNN", "cache": "cache", "ngram": "n-gram LM", "infinigram": "∞-gram LM", "memorizing": "memorizing LM"}
 
 
 class Comparison(NamedTuple):
@@ -107,7 +107,7 @@ def _mixed(row: Mapping) -> dict[str, object]:
     parts = {
         "knn": store,
         "cache": bool(row.get("cache")),
-        "ngram": row.get("ngram"),
+        "infinigram" if row.get("ngram") == "infinite" else "ngram": row.get("ngram"),
         "memorizing": row.get("memorizing"),
     }
     return {name: part for name, part in parts.items() if part}

@@ -121,7 +121,9 @@ class Row(Settings):
         "retrieval.temperatures that is best on dev together with the weights",
     )
     cache: bool = Field(False, description="mix in the continuous cache")
-    ngram: Order | None = Field(None, description="mix in the n-gram model of this order")
+    ngram: Annotated[Order, OrWord("infinite")] | None = Field(
+        None, description="mix in the n-gram model of this order; infinite: the ∞-gram of Liu et al. 2024"
+    )
     memorizing: str | None = Field(None, description="mix in this second language model")
 
     @model_validator(mode="after")

@@ -67,6 +67,16 @@ def test_figure5_of_one_corpus_has_one_panel(tmp_path: Path):
     assert set(pd.read_csv(drawn(tmp_path, "figure5", rows) / "figure5.csv")["series"]) == {"in-domain"}
 
 
+def test_figure7_has_the_infinite_order_beside_the_others(tmp_path: Path):
+    rows = synthetic.experiments()["figure7"]
+    rows.insert(2, synthetic.row("infinigram", 94.5, ngram="infinite", lmbda={"infinigram": [0.2]}))
+    numbers = pd.read_csv(drawn(tmp_path, "figure7", rows) / "figure7.csv")
+    infinite = numbers[numbers["order"] == "infinite"]
+    assert infinite["dev"].tolist() == [94.5] and infinite["series"].tolist() == ["n-gram"]
+    without = pd.read_csv(drawn(tmp_path / "without", "figure7") / "figure7.csv")
+    assert len(numbers) == len(without) + 1
+
+
 def test_one_point_is_enough(tmp_path: Path):
     drawn(tmp_path, "figure4", [synthetic.row("base", 100), synthetic.knn("k1", 100)])
 

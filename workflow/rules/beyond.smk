@@ -7,49 +7,18 @@ SIGNALS = ("live/layout.py", "beyond/signals.py")
 GATES = [BEYOND / f"gates/{name}-{split}.npy" for name in ("bins", "network") for split in SPLITS]
 FOLLOWUPS = ("beyond", "beyond-skipping", "beyond-smaller", "beyond-helped")
 DRAWN = FOLLOWUPS[1:]
-# Of the example's row: the text that its datastore holds, and the text that is scored.
-WORDS = STUDY["models"][EXAMPLE["model"]]["vocab"]
-STORED, SCORED = (f"{RESULTS}/tokens/{WORDS}/{EXAMPLE[name]}" for name in ("datastore", "corpus"))
-
+INFINIGRAM = [
+    f"{RESULTS}/logprobs/{EXAMPLE['corpus']}/{split}/infinigram/{EXAMPLE['vocab']}/{EXAMPLE['datastore']}/meta.json"
+    for split in SPLITS
+]
 SHOWN_ROW = {name: EXAMPLE[name] for name in ("model", "corpus", "datastore")}
-
-
-rule score_infinigram:
-    """Score dev and test with an unbounded n-gram: the longest end of the context that stands in the datastore's text."""
-    input:
-        train=f"{STORED}/train.npy",
-        train_documents=f"{STORED}/train.documents.npy",
-        tokens=[f"{SCORED}/{split}.npy" for split in SPLITS],
-        documents=[f"{SCORED}/{split}.documents.npy" for split in SPLITS],
-        vocab=f"{RESULTS}/vocabs/{WORDS}/vocab.json",
-    output:
-        artifacts([BEYOND / f"infinigram/{split}" for split in SPLITS], "logprob.npy", "length.npy", "sparse.npy"),
-    log:
-        LOGS / "beyond/infinigram.log",
-    benchmark:
-        BENCHMARKS / "beyond/infinigram.jsonl"
-    threads: cpus("score_infinigram", SHOWN_ROW)
-    resources:
-        **needs("score_infinigram", SHOWN_ROW),
-    params:
-        vocab=input_folder("vocab"),
-        out=output_folders(),
-    shell:
-        "knnlm score_infinigram"
-        " --train {input.train:q}"
-        " --train-documents {input.train_documents:q}"
-        " --tokens {input.tokens:q}"
-        " --documents {input.documents:q}"
-        " --vocab {params.vocab:q}"
-        " --out {params.out:q}"
-        " 2> {log:q}"
 
 
 rule adapt:
     """Mix kNN and the LM in the ways of later papers, all tuned on dev."""
     input:
         experiment=RESULTS / "experiments/table1.json",
-        infinigram=rules.score_infinigram.output,
+        infinigram=INFINIGRAM,
         sheet=LATER,
         code=code_of(*SIGNALS, "beyond/adapt.py", "beyond/mixers.py"),
     output:
@@ -120,7 +89,7 @@ rule diagnose:
     """Find out which tokens kNN helps and which it hurts."""
     input:
         experiment=RESULTS / "experiments/table1.json",
-        infinigram=BEYOND / "infinigram/test/meta.json",
+        infinigram=INFINIGRAM[1],
         code=code_of(*SIGNALS, "beyond/diagnose.py", "beyond/diagnostics.py"),
     output:
         BEYOND / "helped.json",

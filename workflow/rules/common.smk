@@ -81,6 +81,7 @@ PASSES = [OTHERS[i : i + TOGETHER] for i in range(0, len(OTHERS), TOGETHER)]  # 
 wildcard_constraints:
     model="|".join(STUDY["models"]),
     corpus="|".join(STUDY["corpora"]),
+    text="|".join(STUDY["corpora"]),
     datastore="|".join(STUDY["datastores"]) or "none",
     vocab="|".join(STUDY["vocabs"]),
     index="|".join(STUDY["indexes"]),

@@ -232,7 +232,9 @@ def row_scores(row, seed, split):
         paths["knn"] = f"{tried}/{one}" if one else tried
     if row["cache"]:
         paths["cache"] = f"{base}/cache/{run}"
-    if row["ngram"]:
+    if row["ngram"] == "infinite":
+        paths["infinigram"] = f"{base}/infinigram/{row['vocab']}/{row['corpus']}/logprob.npy"
+    elif row["ngram"]:
         paths["ngram"] = f"{base}/ngram/{row['vocab']}/order{row['ngram']}.npy"
     if row["memorizing"]:
         first = STUDY["models"][row["memorizing"]]["seeds"][0]

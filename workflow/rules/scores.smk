@@ -1,7 +1,8 @@
 # Neighbors and tokens to log-probabilities, and these to the rows of every table and figure.
 
 KNN_LOGPROBS = LOGPROBS / "knn/{model}/seed{seed}/{datastore}/{keytype}/{index}/first{first}of{shards}"
-NGRAM_SPLITS = reported(lambda row: row["ngram"])
+NGRAM_SPLITS = reported(lambda row: row["ngram"] not in (None, "infinite"))
+TEXT_TOKENS = RESULTS / "tokens/{vocab}/{text}"
 
 
 rule score_knn:
@@ -99,6 +100,37 @@ rule score_ngram:
         " --eval {input.eval:q}"
         " --eval-documents {input.eval_documents:q}"
         " --vocab {input.vocab:q} --orders {params.orders:q}"
+        " --out {params.out:q}"
+        " 2> {log:q}"
+
+
+rule score_infinigram:
+    """Score dev and test with an unbounded n-gram: the longest end of the context that stands in a training text."""
+    input:
+        train=TEXT_TOKENS / "train.npy",
+        train_documents=TEXT_TOKENS / "train.documents.npy",
+        tokens=splits(TOKENS / "{split}.npy"),
+        documents=splits(TOKENS / "{split}.documents.npy"),
+        vocab=VOCAB / "vocab.json",
+    output:
+        artifacts(splits(LOGPROBS / "infinigram/{vocab}/{text}"), "logprob.npy", "length.npy", "sparse.npy"),
+    log:
+        LOGS / "score_infinigram/{vocab}/{text}/{corpus}.log",
+    benchmark:
+        BENCHMARKS / "score_infinigram/{vocab}/{text}/{corpus}.jsonl"
+    threads: cpus("score_infinigram")
+    resources:
+        **needs("score_infinigram"),
+    params:
+        vocab=input_folder("vocab"),
+        out=output_folders(),
+    shell:
+        "knnlm score_infinigram"
+        " --train {input.train:q}"
+        " --train-documents {input.train_documents:q}"
+        " --tokens {input.tokens:q}"
+        " --documents {input.documents:q}"
+        " --vocab {params.vocab:q}"
         " --out {params.out:q}"
         " 2> {log:q}"
 
