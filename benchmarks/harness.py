@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 GROUPS = ("datastores", "scores", "models", "corpora", "workflow", "artifacts")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 REPEATS = 5
 SAMPLED = 0.003  # seconds between two readings of a process's memory
 

@@ -24,14 +24,13 @@ import numpy as np
 import yaml
 
 from benchmarks.__main__ import machine
-from benchmarks.harness import environment
+from benchmarks.harness import ONE_THREAD, environment
 from knnlm.artifacts import files
 from knnlm.artifacts.cli import checked
 from knnlm.artifacts.files import UserError
 from knnlm.models import evaluate, train
 from knnlm.settings import Architecture, ModelConfig, TrainingSettings
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 TODAY = {  # mini's recipe before this search
     **{"layers": 4, "dim": 128, "ffn_dim": 512, "heads": 4, "adaptive_cutoffs": [2000, 10000], "dropout": 0.1},
     **{"attention_dropout": 0.0, "activation_dropout": 0.0, "adaptive_dropout": 0.0},

@@ -3,22 +3,19 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import frontier, recipes
-from benchmarks.frontier import Measured
+from benchmarks import recipes
 from benchmarks.harness import Sides, columns, load_cases, timed
 from benchmarks.published import run
 from knnlm.artifacts import files, npy
 from knnlm.artifacts.files import UserError
 from knnlm.corpora.vocab import WordVocab
 from knnlm.models import model as language_model
-from knnlm.settings import IndexSettings
 
 
 def sides(**options):
@@ -48,43 +45,6 @@ def test_both_sides_must_agree_before_either_is_timed():
 
 def test_every_case_can_be_loaded():
     assert {"exact-512", "extract", "workflow"} <= set(load_cases())
-
-
-@pytest.fixture
-def study():
-    """600 keys of 16 dimensions, whose values the 20 queries ask for, and an LM that gives every word 1/50."""
-    rng = np.random.default_rng(0)
-    keys, values = rng.standard_normal((600, 16)).astype(np.float16), rng.integers(0, 50, 600).astype(np.uint32)
-    near = rng.choice(600, 20, replace=False)
-    queries = keys[near].astype(np.float32) + rng.normal(0, 0.1, (20, 16)).astype(np.float32)
-    return frontier.Study(keys, values, np.arange(600), queries, values[near], np.full(20, -np.log(50), np.float32))
-
-
-@pytest.mark.parametrize("factory", ["IVF8,PQ8x4fs", "IVF8,RaBitQfs", "IVF8,Flat"])
-def test_the_frontier_measures_recall_and_perplexity(study, tmp_path, factory):
-    flat, *few = (
-        frontier.measure(study, IndexSettings(factory=name, nprobe=nprobe, sample=600), 10, tmp_path)
-        for name, nprobe in (("Flat", 32), (factory, 1), (factory, 8))
-    )
-    assert flat.recall == 1 and flat.nprobe == 0
-    assert few[0].recall < few[1].recall <= 1 and (few[1].recall == 1) == (factory == "IVF8,Flat")
-    near = np.sort(np.square(study.queries[:, None] - study.keys[None].astype(np.float32)).sum(2), 1)[:, :10]
-    order = np.argsort(np.square(study.queries[:, None] - study.keys[None].astype(np.float32)).sum(2), 1)[:, :10]
-    weights = np.exp(-near) / np.exp(-near).sum(1, keepdims=True)
-    p = (weights * (study.values[order] == study.targets[:, None])).sum(1)
-    best = min(np.exp(-np.log(w * p + (1 - w) / 50).mean()) for w in np.linspace(0, 1, 10001))
-    assert flat.perplexity["exact"] == pytest.approx(best, rel=1e-4)
-    assert flat.perplexity["quantized"] == pytest.approx(best, rel=1e-4)
-    assert few[1].key_bytes == (tmp_path / f"{factory}.faiss").stat().st_size / 600
-
-
-def test_the_frontier_is_what_no_other_case_beats():
-    one = Measured("Flat", 0, 512, 1, 1, 10, 10, {"exact": 20, "quantized": 20}, {"exact": 0.2, "quantized": 0.2})
-    paper = replace(one, factory="IVF1024,PQ64x8", nprobe=32, with_exact=100.0, perplexity={"exact": 21.0})
-    fast = replace(paper, factory="IVF1024,PQ64x4fs", with_exact=400.0)
-    rows = frontier.table([one, paper, fast])
-    assert [row[-1] for row in rows] == ["frontier", "", "frontier"]
-    assert [row[7] for row in rows] == ["0.10", "1.00", "4.00"]
 
 
 def test_both_sides_of_the_published_run_get_the_same_whole_lines(tmp_path):

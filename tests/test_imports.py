@@ -24,6 +24,7 @@ FURTHER = {
     "adapt": ("torch",),
     "extract": ("torch",),
     "shrink": ("faiss",),
+    "frontier": ("faiss",),
     "followups": ("matplotlib", "pandas"),
     "import_datastore": ("torch",),
     "examples": ("numba",),

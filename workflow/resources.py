@@ -306,6 +306,13 @@ class Formulas(Sizes):
         memory = 2 + entries * (self.dim(w) * 4 + 40) * 1e-9 + min(queries * k, 1 << 28) * 36e-9
         return self.work(hours, memory, 0.01)
 
+    def frontier(self, w: Mapping) -> Needs:
+        """Eight indexes of two million entries at most are built and searched for 2,048 queries, exactly too."""
+        entries = min(2e6, self.entries(w["model"], w["datastore"], 1))
+        hours = self.core_hours(8 * 2 * entries * (2048 + 256) * self.dim(w), "matrix")
+        hours += self.core_hours(8 * 2048 * entries / 4 + 2048 * entries, "scan")
+        return self.work(hours, 2 + entries * self.dim(w) * 8e-9, 0.01, serial=True)
+
     def diagnose(self, w: Mapping) -> Needs:
         pairs = self.queries(w["model"], w["corpus"]) / 2 * self.study["retrieval"]["k"]
         return self.work(self.core_hours(pairs, "neighbors"), 2 + self.stored_tokens(w) * 12e-9, 0.01)

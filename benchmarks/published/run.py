@@ -20,8 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.__main__ import machine
-from benchmarks.frontier import ONE_THREAD
-from benchmarks.harness import environment
+from benchmarks.harness import ONE_THREAD, environment
 from knnlm.artifacts import files
 from knnlm.corpora.vocab import WordVocab
 from knnlm.scores import mixture

@@ -92,4 +92,4 @@ def variants(store: Datastore, seed: int) -> Iterator[Variant]:
     for name, factories in shrinking.factories(store).items():
         for part, factory in factories.items():
             settings = store.settings.model_copy(update={"factory": factory})
-            yield name, shrinking.coded(store, factory), every, None, settings, {"part": part}
+            yield name, shrinking.coded(store, factory, every), every, None, settings, {"part": part}

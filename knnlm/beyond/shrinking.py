@@ -87,11 +87,11 @@ def build(store: Datastore, rows: np.ndarray) -> ann.Index:
     return index
 
 
-def coded(store: Datastore, factory: str) -> ann.Index:
-    """An index of another factory string, trained as the row's own is, with all entries."""
-    settings = IndexSettings(**(store.settings.model_dump() | {"factory": factory, "nprobe": store.nprobe}))
+def coded(store: Datastore, factory: str, rows: np.ndarray) -> ann.Index:
+    """An index of another factory string with the entries `rows` [n], trained as the row's own is."""
+    settings = IndexSettings(**(store.settings.model_dump() | {"factory": factory, "nprobe": 1}))
     index = ann.train(sample(store.shards, settings.sample, settings.seed), settings)
-    ann.add(index, Keys(store.shards, np.arange(len(store.ids))))  # type: ignore[arg-type]
+    ann.add(index, Keys(store.shards, rows))  # type: ignore[arg-type]
     return ann.visiting(index, store.nprobe)
 
 

@@ -36,6 +36,11 @@ SMALLER = (
     "Bytes are those of the index, of the keys where exact distances need them, of values and of weights; temperature "
     "and λ are tuned for each line. Without keys, the index's own distances weigh the neighbors."
 )
+FRONTIER = (
+    "{queries:,} tokens of dev, k {k:,}, {entries:,} entries. Queries a second of processor time: they differ from run "
+    "to run. Best: no other line is both faster and no worse, with exact distances. λ is tuned for each line; "
+    "differences are from exact search, in nats a token, with 95% bootstrap intervals over documents."
+)
 FOUND = "**What the papers found, and whether the method beats"
 HELPED = (
     "Gain of the kNN-LM over the LM on test, nats a token, with 95% bootstrap intervals over documents, and the share "
@@ -53,6 +58,8 @@ class FollowupsConfig:
     """skipping.json, which `knnlm skip` writes"""
     smaller: Path
     """smaller.json, which `knnlm shrink` writes"""
+    frontier: Path
+    """frontier.json, which `knnlm frontier` writes"""
     helped: Path
     """helped.json, which `knnlm diagnose` writes"""
     published: Path
@@ -66,8 +73,8 @@ class FollowupsConfig:
 
 
 def main(config: FollowupsConfig) -> None:
-    files_of_verbs = (config.mixing, config.skipping, config.smaller, config.helped)
-    mixing, skipping, smaller, helped = (files.read_json(path) for path in files_of_verbs)
+    files_of_verbs = (config.mixing, config.skipping, config.smaller, config.frontier, config.helped)
+    mixing, skipping, smaller, frontier, helped = (files.read_json(path) for path in files_of_verbs)
     published = read_yaml(config.published, "the repository has it as config/published/beyond.yaml")
     mixed, found = compared(mixing["methods"], published), diagnosed(helped["diagnostics"])
     left_out, fewer = traded(skipping, SKIPPED), traded(smaller, BYTES)
@@ -75,6 +82,7 @@ def main(config: FollowupsConfig) -> None:
         "beyond": ("What came after the paper", LEGEND, *mixed, findings(mixed[0], published)),
         "beyond-skipping": ("Searches left out", TRADED, *left_out, halfway(left_out[0], SKIPPED, published)),
         "beyond-smaller": ("Smaller datastores", f"{TRADED} {SMALLER}", *fewer, halfway(fewer[0], BYTES, published)),
+        "beyond-frontier": ("Which index", FRONTIER.format(**frontier), *indexes(frontier), ""),
         "beyond-helped": ("Who is helped", f"{HELPED} {overall(helped['overall'])}", *found, ""),
     }
     for name, (title, legend, numbers, shown, below) in tables.items():
@@ -92,6 +100,7 @@ def main(config: FollowupsConfig) -> None:
     drawn = {
         "beyond-skipping": draw_traded(left_out[0], SKIPPED),
         "beyond-smaller": draw_traded(fewer[0], BYTES),
+        "beyond-frontier": draw_frontier(frontier),
         "beyond-helped": draw_helped(helped["diagnostics"]),
     }
     for name, (figure, numbers) in drawn.items():
@@ -220,6 +229,39 @@ def halfway(numbers: pd.DataFrame, trade: Trade, published: Mapping) -> str:
     return f"\n{FOUND} random choice here, at about half of the cost:**\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
+def indexes(frontier: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One line for each index and number of lists visited; the first is exact search."""
+    cases, tokens = frontier["cases"], np.array(frontier["tokens"])
+    base, numbers, shown = np.array(cases[0]["nats"]), [], []
+    for one, is_best in zip(cases, pareto(cases), strict=True):
+        gain = difference(np.array(one["nats"]), base, tokens)
+        record = {key: value for key, value in one.items() if key != "nats"}
+        record |= {"gain": gain and gain.value, "gain_low": gain and gain.low, "gain_high": gain and gain.high}
+        numbers.append(record | {"best": is_best})
+        shown.append(
+            {
+                "Model": one["factory"],
+                "Lists visited": one["nprobe"] or "–",
+                "Bytes a key": f"{one['bytes']:.0f}",
+                "Built, s": f"{one['build']:.0f}",
+                "Recall": f"{one['recall']:.3f}",
+                "Queries/s": f"{one['search']:,.0f}",
+                "with exact distances": f"{one['with_exact']:,.0f}",
+                "Dev": number(one["perplexity_exact"], "{:.2f}"),
+                "Difference": "–" if gain is None else bracketed(*gain, "{:+.4f}"),
+                "Dev, index's distances": number(one["perplexity_index"], "{:.2f}"),
+                "Best": "yes" if is_best else "–",
+            }
+        )
+    return pd.DataFrame(numbers), pd.DataFrame(shown)
+
+
+def pareto(cases: list[dict]) -> list[bool]:
+    """Whether no other case is both faster and no worse in perplexity, with exact distances."""
+    points = [(one["with_exact"], one["perplexity_exact"]) for one in cases]
+    return [not any(fast > mine[0] and loss <= mine[1] for fast, loss in points) for mine in points]
+
+
 def diagnosed(diagnostics: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One line for each bin of each diagnostic; the sentence of a diagnostic stands in its first line."""
     rows = [(diagnostic, one, place) for diagnostic in diagnostics for place, one in enumerate(diagnostic["bins"])]
@@ -253,6 +295,21 @@ def draw_traded(numbers: pd.DataFrame, trade: Trade) -> figures.Drawn:
     for (label, points), color in zip(numbers.groupby("label", sort=False), COLORS * 2, strict=False):
         points = points.sort_values(trade.key)
         axes.plot(points[trade.key], points["test"], "o-", color=color, label=label, clip_on=False)
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False)
+    return figure, numbers
+
+
+def draw_frontier(frontier: Mapping) -> figures.Drawn:
+    """Perplexity against queries a second, a line for each index over the numbers of lists visited."""
+    numbers = indexes(frontier)[0]
+    figure, axes = plt.subplots(figsize=(1.6 * figures.COLUMN, 2.6))
+    axes.set(xlabel="queries a second, exact distances included", ylabel="perplexity, dev", xscale="log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:,g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    for (factory, points), color in zip(numbers.groupby("factory", sort=False), COLORS * 2, strict=False):
+        label = f"{factory}, {points['bytes'].iloc[0]:.0f} bytes a key"
+        axes.plot(points["with_exact"], points["perplexity_exact"], "o-", color=color, label=label, clip_on=False)
     figure.legend(loc="outside right upper", fontsize=7, frameon=False)
     return figure, numbers
 

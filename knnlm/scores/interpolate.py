@@ -183,7 +183,7 @@ def open_vectors(name: str, paths: dict[str, Path]) -> dict[str, np.ndarray]:
 
 
 def check_range(name: str, component: str, path: Path, logprob: np.ndarray) -> None:
-    """Raise UserError for a log-probability above 0, and for a probability of 0 other than of a component that is `SPARSE`."""
+    """Raise UserError for a log-probability above 0, and for a probability of 0 of what is not `SPARSE`."""
     largest, smallest = logprob.max(initial=-np.inf), logprob.min(initial=0)
     if largest > ROUNDING:
         raise files.UserError(f"row {name}: {path} holds a log probability of {largest:.3g} (above 0); score it again")

@@ -122,7 +122,7 @@ def test_shorter_keys_are_projections(test_split: loaded.Signals, store: Datasto
     factory = shrinking.factories(store)["pca"][2]
     assert factory == "PCA8,IVF4,SQfp16"
     asked = np.asarray(mixers.context_vectors(test_split), np.float32)
-    found, _ = shrinking._searched(shrinking.coded(store, factory), asked, 16, store.ids)
+    found, _ = shrinking._searched(shrinking.coded(store, factory, np.arange(len(store.ids))), asked, 16, store.ids)
     keys = whole(store)
     center = keys.mean(0)
     axes = np.linalg.svd(keys - center, full_matrices=False)[2][:8]

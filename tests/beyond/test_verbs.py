@@ -9,7 +9,7 @@ import yaml
 from conftest import ROOT
 
 from knnlm.artifacts.files import UserError
-from knnlm.beyond import adapt, diagnose, score_infinigram, shrink, skip
+from knnlm.beyond import adapt, diagnose, frontier, score_infinigram, shrink, skip
 from knnlm.outputs import followups
 
 SHEET, PUBLISHED = ROOT / "config/experiments/beyond.yaml", ROOT / "config/published/beyond.yaml"
@@ -36,13 +36,17 @@ def test_everything_from_a_study_to_tables_and_figures_twice_the_same(study: Pat
         adapt.main(adapt.AdaptConfig(study, SHEET, out / "mixing.json", folders))
         skip.main(skip.SkipConfig(study, out / "skipping.json", out / "gates"))
         shrink.main(shrink.ShrinkConfig(study, out / "smaller.json"))
+        frontier.main(frontier.FrontierConfig(study, out / "frontier.json", nprobes=(2,)))
         diagnose.main(diagnose.DiagnoseConfig(study, out / "helped.json", folders[1]))
-        files = (*(out / f"{name}.json" for name in ("mixing", "skipping", "smaller", "helped")), PUBLISHED)
+        names = ("mixing", "skipping", "smaller", "frontier", "helped")
+        files = (*(out / f"{name}.json" for name in names), PUBLISHED)
         followups.main(followups.FollowupsConfig(*files, out / "tables", out / "figures"))
         made.append(
             {f"{path.parent.name}/{path.name}": path.read_bytes() for path in sorted(out.glob("[tf]*s/beyond*.*"))}
         )
-    assert made[0] == made[1] and len(made[0]) == 21
+    timed = {name for name in made[0] if "frontier" in name}  # which has rates
+    assert all(made[0][name] == made[1][name] for name in made[0].keys() - timed)
+    assert len(made[0]) == 27 and len(timed) == 6
     methods = json.loads((tmp_path / "first/mixing.json").read_text())["methods"]
     assert {row["name"] for row in yaml.safe_load(SHEET.read_text())["mixing"]} == {m["name"] for m in methods}
     row = json.loads((study / "experiments/table1.json").read_text())["rows"]

@@ -71,6 +71,8 @@ def followups() -> dict[str, dict]:
     measured = {"dev": 17.0, "test": documents | {"perplexity": 16.0}, "facts": {}, "paper": None}
     point = {"skipped": 0.5, "perplexity": 16.0, "nats": documents["nats"], "facts": {}}
     random = {"name": "random", "label": "at random", "paper": None, "points": [point]}
+    case = {"factory": "Flat", "nprobe": 0, "bytes": 9.0, "build": 1.0, "recall": 1.0, "search": 5.0, "with_exact": 4.0}
+    case |= {"perplexity_exact": 16.0, "perplexity_index": 16.0, "nats": documents["nats"]}
     group = {"label": "0", "tokens": 180, "value": 0.1, "low": None, "high": None, "helped": 0.5}
     diagnostic = {"name": "place", "title": "Place", "x": "tokens", "y": "nats", "bins": [group], "sentence": "None."}
     return {
@@ -81,6 +83,7 @@ def followups() -> dict[str, dict]:
             "methods": [random | {"points": [point | {"bytes": 3e6}]}],
             "tokens": documents["tokens"],
         },
+        "frontier.json": {"cases": [case], "tokens": documents["tokens"], "queries": 2, "entries": 9, "k": 2},
         "helped.json": {"diagnostics": [diagnostic], "overall": {"sentence": "All."}},
         "published.yaml": {"paper": {"citation": "A paper", "finding": "a finding"}},
     }

@@ -5,7 +5,7 @@ LATER = "config/experiments/beyond.yaml"
 FINDINGS = "config/published/beyond.yaml"
 SIGNALS = ("live/layout.py", "beyond/signals.py")
 GATES = [BEYOND / f"gates/{name}-{split}.npy" for name in ("bins", "network") for split in SPLITS]
-FOLLOWUPS = ("beyond", "beyond-skipping", "beyond-smaller", "beyond-helped")
+FOLLOWUPS = ("beyond", "beyond-skipping", "beyond-smaller", "beyond-frontier", "beyond-helped")
 DRAWN = FOLLOWUPS[1:]
 INFINIGRAM = [
     f"{RESULTS}/logprobs/{EXAMPLE['corpus']}/{split}/infinigram/{EXAMPLE['vocab']}/{EXAMPLE['datastore']}/meta.json"
@@ -85,6 +85,26 @@ rule shrink:
         "knnlm shrink --study {params.study:q} --out {output:q} 2> {log:q}"
 
 
+rule frontier:
+    """Measure perplexity, recall and speed of several indexes on the row's keys."""
+    input:
+        experiment=RESULTS / "experiments/table1.json",
+        code=code_of(*SIGNALS, "beyond/frontier.py", "beyond/shrinking.py"),
+    output:
+        BEYOND / "frontier.json",
+    log:
+        LOGS / "beyond/frontier.log",
+    benchmark:
+        BENCHMARKS / "beyond/frontier.jsonl"
+    threads: cpus("frontier", SHOWN_ROW)
+    resources:
+        **needs("frontier", SHOWN_ROW),
+    params:
+        study=study_folder,
+    shell:
+        "knnlm frontier --study {params.study:q} --out {output:q} 2> {log:q}"
+
+
 rule diagnose:
     """Find out which tokens kNN helps and which it hurts."""
     input:
@@ -117,6 +137,7 @@ rule followups:
         mixing=rules.adapt.output.mixing,
         skipping=rules.skip.output,
         smaller=rules.shrink.output,
+        frontier=rules.frontier.output,
         helped=rules.diagnose.output,
         published=FINDINGS,
         code=code_of("outputs/followups.py", "outputs/figures.py", *TABULATED[1:]),
@@ -135,6 +156,7 @@ rule followups:
         " --mixing {input.mixing:q}"
         " --skipping {input.skipping:q}"
         " --smaller {input.smaller:q}"
+        " --frontier {input.frontier:q}"
         " --helped {input.helped:q}"
         " --published {input.published:q}"
         " --tables {params.tables:q}"
