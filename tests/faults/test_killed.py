@@ -9,7 +9,7 @@ from victims import COMMANDS
 
 SEED = 20240607
 BEFORE_A_CHANGE, AT_A_TIME = 3, 2  # kills of each verb
-READERS = {"generate", "provenance", "query", "verify"}  # verbs that write no file
+READERS = {"generate", "mix", "provenance", "query", "verify"}  # verbs that write no file
 QUICK = {
     "extract": 9,
     "extract:stream": 30,
