@@ -12,7 +12,7 @@ from machines import Machines
 from sizes import BYTES_PER_WORD, Sizes
 from study import other_keytypes, rows, scores_needed, splits_wanted
 
-from knnlm.settings import TrainingSettings
+from knnlm.settings import KEY_BYTES, TrainingSettings
 
 MOST_KEYS_GB = 64
 MOST_CPUS, CPUS_PER_GPU, MOST_GPUS = 16, 4, 8
@@ -66,6 +66,11 @@ class Formulas(Sizes):
 
     def dim(self, w: Mapping) -> int:
         return (self.pretrained(w["model"]) or self.architecture(w["model"])).dim
+
+    def key_gb(self, w: Mapping) -> float:
+        """GB of one key of a datastore, which is named as such or as the corpus that is extracted."""
+        precision = self.study["datastores"][w.get("datastore") or w["corpus"]]["key_precision"]
+        return KEY_BYTES[precision] * self.dim(w) * 1e-9
 
     def shard_entries(self, w: Mapping) -> float:
         return self.entries(w["model"], w["datastore"], self.study["datastores"][w["datastore"]]["shards"])
@@ -166,7 +171,9 @@ class Formulas(Sizes):
         stored = {
             (row["model"], row["datastore"]) for row in rows(self.study) if row.get("keytype") in self.other_keytypes
         }
-        largest = max((self.entries(*one, 1) * self.dim({"model": one[0]}) * 2e-9 for one in stored), default=0)
+        largest = max(
+            (self.entries(*one, 1) * self.key_gb({"model": one[0], "datastore": one[1]}) for one in stored), default=0
+        )
         if self.study["keep"] == "all" or largest == 0:
             return max(1, len(self.other_keytypes))
         return max(1, math.floor(self.study["keytypes_gb"] / largest))
@@ -184,7 +191,7 @@ class Formulas(Sizes):
         entries = self.entries(w["model"], w["corpus"], float(w["shards"]))
         hours = self.forward(w["model"], entries, "datastore", words=False)
         memory = 4 + 2 * self.weights_gb(w["model"]) + entries * 24e-9
-        return self.work(hours, memory, entries * (keytypes * 2 * self.dim(w) + 12) * 1e-9, gpus=1)
+        return self.work(hours, memory, entries * (keytypes * self.key_gb(w) + 12e-9), gpus=1)
 
     def extract_keytypes(self, w: Mapping) -> Needs:
         """Of other key types in one pass."""
@@ -194,7 +201,7 @@ class Formulas(Sizes):
         index = self.study["indexes"][w["index"]]
         sample = min(index["sample"], self.tokens(self.study["models"][w["model"]]["vocab"], w["datastore"]))
         flops = 50 * sample * (self.factory(w["index"]).lists + 256) * self.dim(w)  # 25 iterations
-        keys = sample * self.dim(w) * 2e-9
+        keys = sample * self.key_gb(w)
         trained = (self.factory(w["index"]).lists + 256) * self.dim(w) * 4e-9  # centroids
         return self.work(self.core_hours(flops, "matrix"), 6 * keys, trained, read=2 * keys)  # whole pages
 
@@ -206,7 +213,7 @@ class Formulas(Sizes):
 
     def add(self, w: Mapping) -> Needs:
         flops, index = self.adding(w)
-        keys = self.shard_entries(w) * self.dim(w) * 2e-9
+        keys = self.shard_entries(w) * self.key_gb(w)
         return self.work(self.core_hours(flops, "matrix"), 1 + 2 * index, index, read=keys)
 
     def sample_keys(self, w: Mapping) -> Needs:
@@ -240,13 +247,13 @@ class Formulas(Sizes):
 
     def keys_held(self, w: Mapping) -> float:
         """GB of keys that reranking holds at a time: a shard's, where that is reasonable."""
-        return round(min(MOST_KEYS_GB, 0.1 + self.shard_entries(w) * self.dim(w) * 2e-9), 1)
+        return round(min(MOST_KEYS_GB, 0.1 + self.shard_entries(w) * self.key_gb(w)), 1)
 
     def rerank(self, w: Mapping) -> Needs:
         """The keys of each shard are read twice, once to check them."""
         pairs, first = self.asked(w) * self.study["retrieval"]["k"], int(w["first"])
         hours = self.core_hours(pairs * self.dim(w) * 2, "gather")
-        keys = first * self.shard_entries(w) * self.dim(w) * 2e-9
+        keys = first * self.shard_entries(w) * self.key_gb(w)
         where = {name: w[name] for name in ("model", "corpus", "datastore", "keytype", "index") if name in w}
         kept = {distance for distance, *_ in scores_needed(self.study, "dev", shards=first, **where)} - {"exact"}
         return self.work(hours, self.keys_held(w) + pairs * 32e-9, pairs * (12e-9 if kept else 8e-9), read=2 * keys)

@@ -28,7 +28,7 @@ VALUE, WEIGHT = 4, 4  # bytes
 class Datastore:
     """The n entries of a row's datastore, its shards laid end to end."""
 
-    shards: list[np.ndarray]  # keys [m, d] float16 of each
+    shards: list[np.ndarray]  # keys [m, d] of each, float16 or float32
     values: np.ndarray  # [n] uint32
     ids: np.ndarray  # [n] int64, positions in the training stream
     trained: Path  # the index without entries
@@ -72,7 +72,7 @@ def datastore(split: Signals) -> Datastore:
     if "trained" not in named:
         raise UserError(f"{source.indexes[0]}: its description names no trained index: add the keys again")
     trained = named["trained"][0]
-    columns = {"keys": ("float16", 2), "values": ("uint32", 1), "ids": ("int64", 1)}
+    columns = {"keys": ("floating", 2), "values": ("uint32", 1), "ids": ("int64", 1)}
     keys, values, ids = (
         [npy.open_array(shard / f"{name}.npy", *kind) for shard in source.keys] for name, kind in columns.items()
     )
@@ -115,7 +115,7 @@ def entry_bytes(store: Datastore, settings: IndexSettings, with_keys: bool, with
 
     A flat index holds the keys themselves.
     """
-    held = 2 * store.dimension if with_keys and settings.factory != "Flat" else 0
+    held = store.shards[0].itemsize * store.dimension if with_keys and settings.factory != "Flat" else 0
     return settings.parsed.entry_bytes(store.dimension) + held + VALUE + WEIGHT * with_weights
 
 

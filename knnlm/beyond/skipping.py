@@ -38,7 +38,7 @@ class Datastore:
         np.ndarray
     )  # [n] int64, where the entry's key lies in the shards laid end to end; -1 where it is stored nowhere
     follows: np.ndarray  # [n] bool, whether the entry before is of the same document
-    keys: list[np.ndarray]  # [m, d] float16 of each shard
+    keys: list[np.ndarray]  # [m, d] of each shard
 
 
 def datastore(split: Signals) -> Datastore:
@@ -50,7 +50,7 @@ def datastore(split: Signals) -> Datastore:
     ids = np.concatenate([npy.open_array(shard / "ids.npy", "int64", 1) for shard in shards])
     rows, follows = np.full(len(tokens), -1, np.int64), np.ones(len(tokens), np.bool_)
     rows[ids], follows[starts] = np.arange(len(ids)), False
-    return Datastore(tokens, rows, follows, [npy.open_array(shard / "keys.npy", "float16", 2) for shard in shards])
+    return Datastore(tokens, rows, follows, [npy.open_array(shard / "keys.npy", "floating", 2) for shard in shards])
 
 
 def retomaton(split: Signals, store: Datastore, fewest: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,14 +24,14 @@ LINE = 64  # bytes that a processor reads from memory at a time
 def distances(keys: np.ndarray, queries: np.ndarray, rows: np.ndarray, inner_product: bool = False) -> np.ndarray:
     """Squared L2 (or negated inner product) between each query and its neighbors' keys, in float32.
 
-    keys [n, d] float16, which may be memory-mapped: only the rows asked for are read, in roughly ascending order;
-    queries [Q, d]; rows [Q, K] int64, -1 where missing. Returns [Q, K] float32, inf where missing.
+    keys [n, d] float16 or float32, which may be memory-mapped: only the rows asked for are read, roughly in ascending
+    order; queries [Q, d]; rows [Q, K] int64, -1 where missing. Returns [Q, K] float32, inf where missing.
     """
     out = np.full(rows.shape, np.inf, np.float32)  # [Q, K]
     flat = rows.ravel()
     order = _reading_order(flat, len(keys))
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    _fused(keys.view(np.uint16), queries, flat[order], order, rows.shape[1], inner_product, out.ravel())
+    _fused(_bits(keys), queries, flat[order], order, rows.shape[1], inner_product, out.ravel())
     return out
 
 
@@ -45,22 +45,23 @@ def rerank(
 ) -> np.ndarray:
     """The same as `distances`, for many queries and shards: each key that is asked for is read once, in file order.
 
-    shards: keys [n, d] float16 each; queries [Q, d]; rows [Q, K] int64 into the shards laid end to end, -1 where
-    missing. Keys are held in pieces of at most `memory` bytes (whole shards where they fit) in the device's memory;
-    None means most of what a GPU has free. Returns [Q, K] float32, inf where missing.
+    shards: keys [n, d] each, all float16 or all float32; queries [Q, d]; rows [Q, K] int64 into the shards laid end to
+    end, -1 where missing. Keys are held in pieces of at most `memory` bytes (whole shards where they fit) in the
+    device's memory; None means most of what a GPU has free. Returns [Q, K] float32, inf where missing.
 
-    Bytes read for each query are at most 2 d n / Q, with n keys in all, and about 2 d K if that is much less. Besides
-    the pieces, 24 bytes are held for each of the Q K pairs, rows and result included, 4 d for each query, and 0.1 GB.
-    On "cpu" the result equals that of `distances` bit for bit whatever `memory` is. PyTorch computes on other devices,
-    in float32, in another order of summation.
+    Bytes read for each query are at most b d n / Q, with n keys of b bytes a component, and about b d K if that is much
+    less. Besides the pieces, 24 bytes are held for each of the Q K pairs, rows and result included, 4 d for each query,
+    and 0.1 GB. On "cpu" the result equals that of `distances` bit for bit whatever `memory` is. PyTorch computes on
+    other devices, in float32, in another order of summation.
     """
-    width, dimension, total = rows.shape[1], shards[0].shape[1], sum(map(len, shards))
+    width, total = rows.shape[1], sum(map(len, shards))
+    size = shards[0].itemsize * shards[0].shape[1]  # bytes of a key
     out, flat = np.full(rows.shape, np.inf, np.float32), rows.ravel()
     if flat.size and int(flat.max()) >= total:
         raise ValueError(f"row {int(flat.max()):,} is beyond the {total:,} keys")
     if memory is None:
-        memory = total * 2 * dimension if device == "cpu" else int(FREE_SHARE * devices.free_memory(device))
-    pieces = list(_pieces(shards, max(1, memory // (2 * dimension))))
+        memory = total * size if device == "cpu" else int(FREE_SHARE * devices.free_memory(device))
+    pieces = list(_pieces(shards, max(1, memory // size)))
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     if device == "cpu" and len(pieces) == 1 and _read_whole(pieces[0], int(np.count_nonzero(flat >= 0))):
         _part_by_part(pieces[0].keys, queries, flat, None, width, inner_product, out.ravel())
@@ -80,10 +81,15 @@ def rerank(
     return out
 
 
+def _bits(keys: np.ndarray) -> np.ndarray:
+    """Keys [n, d] as `_fused` takes them: float16 by its bits."""
+    return keys.view(np.uint16) if keys.dtype == np.float16 else keys
+
+
 class Piece(NamedTuple):
     """Consecutive keys of one shard."""
 
-    keys: np.ndarray  # [n, d] float16
+    keys: np.ndarray  # [n, d]
     first: int  # row of the first of them, in the shards laid end to end
 
 
@@ -128,15 +134,15 @@ def _part_by_part(
         here = slice(start, start + TOGETHER)
         near = _reading_order(local[here], len(keys))
         which = near + start if pairs is None else pairs[here][near]
-        _fused(keys.view(np.uint16), queries, local[here][near], which, width, inner_product, out)
+        _fused(_bits(keys), queries, local[here][near], which, width, inner_product, out)
 
 
 def _on_device(keys: np.ndarray, device: str) -> Any:
-    """A tensor [n, d] float16 on a device; of memory-mapped keys, little is in this machine's memory at a time."""
+    """A tensor [n, d] on a device; of memory-mapped keys, little is in this machine's memory at a time."""
     import torch
 
-    held = torch.empty(keys.shape, dtype=torch.float16, device=device)
-    step = max(1, COPIED // (2 * keys.shape[1]))
+    held = torch.empty(keys.shape, dtype=getattr(torch, keys.dtype.name), device=device)
+    step = max(1, COPIED // (keys.itemsize * keys.shape[1]))
     for start in range(0, len(keys), step):
         held[start : start + step] = torch.from_numpy(np.array(keys[start : start + step]))
     return held
@@ -167,10 +173,12 @@ def _compare(
 
 @intrinsic
 def _single(_typing, _bits):
-    """The float32 value of a float16 given by its bits, uint16; one instruction of the processor.
+    """The float32 value of a float16 given by its bits, uint16; one instruction of the processor. A float32 is itself.
 
     numba cannot compute with float16 on a CPU.
     """
+    if _bits == numba.float32:
+        return numba.float32(numba.float32), lambda _context, _builder, _signature, arguments: arguments[0]
 
     def code(_context, builder, _signature, arguments):
         return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())

@@ -23,7 +23,7 @@ from knnlm.artifacts.files import UserError
 from knnlm.datastores.sinks import IntoIndexes, Sink, ToDisk
 from knnlm.models import features, model, windows
 from knnlm.models.windows import Windows
-from knnlm.settings import DATASTORE_WINDOW, WindowSettings
+from knnlm.settings import DATASTORE_WINDOW, KeyPrecision, WindowSettings
 
 VALUE_AND_ID = 4 + 8  # bytes of an entry besides its key
 
@@ -57,6 +57,8 @@ class ExtractConfig:
     """least seconds between two saves of unfinished indexes; large ones, which take long, are saved less often"""
     precision: features.Precision = "float32"
     """of the matrix products: float32, bfloat16 or float16"""
+    key_precision: KeyPrecision = "float16"
+    """of the keys that are kept"""
     entries: int | None = None
     """keep only about this many entries, the first of the seeded order: a sample to train an index on"""
     trained: tuple[Path, ...] = ()
@@ -103,7 +105,7 @@ def main(config: ExtractConfig) -> None:
     chosen = windows.shard(everything, config.shard, config.shards)
     if config.entries:
         chosen = chosen.take(np.arange(min(len(chosen.start), -(-config.entries // sizes.new))))
-    sink: Sink = ToDisk(len(config.keytypes), lm.config.dim)
+    sink: Sink = ToDisk(len(config.keytypes), lm.config.dim, config.key_precision)
     if config.trained:
         sink = IntoIndexes(config.trained, config.index, config.out[0], config.save_every)
     needed = chosen.tokens * (sink.entry_bytes + len(config.out) * VALUE_AND_ID)
@@ -111,6 +113,8 @@ def main(config: ExtractConfig) -> None:
     recorded: dict[str, Any] = {"windows": sizes.model_dump(), "shards": config.shards, "seed": config.seed}
     shared["deal"] = json.dumps(recorded)
     recorded |= {"precision": config.precision, "shard": config.shard}
+    if config.key_precision != "float16":
+        recorded["key_precision"] = config.key_precision
     facts = {"entries": chosen.tokens, "entries_total": everything.tokens}
     facts |= {"dim": lm.config.dim, "vocab_size": lm.config.vocab_size}
     extract(Shard(config, sizes, lm, tokens, chosen), sink, recorded, shared, facts)
@@ -166,7 +170,7 @@ def compute(shard: Shard, sink: Sink, works: dict[str, resume.Work], signals: li
         tuple(works),
         config.batch_tokens,
         precision=config.precision,
-        half_keys="choose another key type",
+        half_keys="choose another key type" if config.key_precision == "float16" else None,
     )
     with progress(None, f"keys of shard {config.shard} of {config.shards}", total, "tok") as bar:
         bar.update(total - sum(blocks[number].stop - blocks[number].start for number in remaining))

@@ -10,6 +10,7 @@ from knnlm.artifacts import description, files, npy
 from knnlm.artifacts.cli import progress
 from knnlm.artifacts.files import UserError
 from knnlm.models import fairseq, features
+from knnlm.settings import KEY_BYTES, KeyPrecision
 
 CHUNK = 1 << 24  # key components converted at a time
 
@@ -31,7 +32,9 @@ class ImportDatastoreConfig:
     out: Path
     """datastore shard directory"""
     dtype: Literal["float16", "float32"] = "float16"
-    """of the keys in the file; they are kept as float16"""
+    """of the keys in the file"""
+    key_precision: KeyPrecision = "float16"
+    """of the keys that are kept"""
     first: int = 0
     """position of the first value in the training stream: 1536 for WikiText-103, whose first window has no keys"""
 
@@ -40,19 +43,28 @@ def main(config: ImportDatastoreConfig) -> None:
     keys, values = fairseq.open_datastore(
         config.keys, config.values, config.size, config.dim, config.dtype, config.vocab_size
     )
-    files.check_room(config.out, config.size * (2 * config.dim + 12))
+    files.check_room(config.out, config.size * (KEY_BYTES[config.key_precision] * config.dim + 12))
     with files.atomic(config.out, directory=True) as tmp:
-        kept = npy.create_array(tmp / "keys.npy", keys.shape, "float16")
+        kept = npy.create_array(tmp / "keys.npy", keys.shape, config.key_precision)
         words = npy.create_array(tmp / "values.npy", values.shape, "uint32")
         step = max(1, CHUNK // config.dim)
         for start in progress(range(0, config.size, step), "import", unit="block"):
             rows = slice(start, start + step)
-            kept[rows] = features.half(keys[rows], str(config.keys), "is --dtype right?")
+            kept[rows] = fitting(keys[rows], config)
             words[rows] = checked(values[rows], config.values, config.vocab_size)
         npy.save_array(tmp / "ids.npy", np.arange(config.first, config.first + config.size, dtype=np.int64))
         inputs = {"keys": config.keys, "values": config.values}
         facts: dict[str, Any] = {"entries": config.size, "dim": config.dim, "vocab_size": config.vocab_size}
         description.write_meta(tmp, "import_datastore", config, inputs, role="keys", **facts)
+
+
+def fitting(keys: np.ndarray, config: ImportDatastoreConfig) -> np.ndarray:
+    """Keys [n, D] in the precision that is kept; raises UserError for a component that is no number or too large."""
+    if config.key_precision == "float16":
+        return features.half(keys, str(config.keys), "is --dtype right?")
+    if not np.isfinite(keys).all():
+        raise UserError(f"{config.keys}: found a key component that is no finite number: is --dtype right?")
+    return keys.astype(np.float32)
 
 
 def checked(values: np.ndarray, path: Path, vocab_size: int) -> np.ndarray:

@@ -92,7 +92,7 @@ def measure(splits: list[Split], config: RerankConfig) -> None:
     nearest = [split.work.array("exact", split.found.rows.shape, "float32") for split in splits]
     first, device = 0, devices.for_torch()
     for number, shard in enumerate(progress(config.keys, "rerank", unit="shard")):
-        keys = npy.open_array(shard / "keys.npy", "float16", 2, whole=False)  # [n, d]
+        keys = npy.open_array(shard / "keys.npy", "floating", 2, whole=False)  # [n, d]
         rows = np.full((len(queries), nearest[0].shape[1]), -1, np.int64)  # [Q, K] as counted within the shard
         for split, part in zip(splits, parts, strict=True):
             place_rows(split.found.rows, first, len(keys), rows[part])
@@ -141,7 +141,7 @@ def check(config: RerankConfig, found: list[neighbors.Neighbors], queries: list[
     """Raise UserError where neighbors, keys and queries do not fit together, or the keys are not those searched."""
     if not config.memory > 0:
         raise files.UserError(f"--memory: found {config.memory:g}, expected GB above 0")
-    keys = [npy.open_array(shard / "keys.npy", "float16", 2, whole=False) for shard in config.keys]  # [n, d] each
+    keys = [npy.open_array(shard / "keys.npy", "floating", 2, whole=False) for shard in config.keys]  # [n, d] each
     for one, asked, source in zip(found, queries, config.queries, strict=True):
         lineage.agree((one.directory, source), *SHARED)
         if (one.rows.shape[0], one.rows.shape[1]) != (len(asked), found[0].rows.shape[1]):

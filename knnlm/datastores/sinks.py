@@ -9,6 +9,7 @@ import numpy as np
 
 from knnlm.artifacts import description, disk, files, lineage, resume
 from knnlm.datastores import ann
+from knnlm.settings import KEY_BYTES, KeyPrecision
 
 log = logging.getLogger("knnlm")
 SAVING = 0.02  # the largest part of the time that is spent on saving unfinished indexes
@@ -27,7 +28,7 @@ class Sink(Protocol):
         """
 
     def add(self, rows: slice, keys: dict[str, np.ndarray]) -> None:
-        """The keys of these rows, a part of a block: {key type: float16 [n, D]}; rows come in ascending order."""
+        """The keys of these rows, a part of a block: {key type: [n, D]}; rows come in ascending order."""
 
     def finish(self, block: slice) -> None:
         """Called after the last `add` of a block."""
@@ -40,17 +41,17 @@ class Sink(Protocol):
 
 
 class ToDisk:
-    """Writes keys.npy, float16 [n, D], into the directory of each key type."""
+    """Writes keys.npy, [n, D] of the precision asked for, into the directory of each key type."""
 
     stage = "extract"
 
-    def __init__(self, keytypes: int, dim: int) -> None:
-        self.dim, self.entry_bytes = dim, keytypes * 2 * dim
+    def __init__(self, keytypes: int, dim: int, precision: KeyPrecision) -> None:
+        self.dim, self.precision, self.entry_bytes = dim, precision, keytypes * KEY_BYTES[precision] * dim
         self.arrays: list[tuple[str, resume.Work, np.ndarray]] = []
 
     def begin(self, works: dict[str, resume.Work], blocks: list[slice]) -> list[int]:
         shape = blocks[-1].stop, self.dim
-        self.arrays = [(name, work, work.array("keys", shape, "float16")) for name, work in works.items()]
+        self.arrays = [(name, work, work.array("keys", shape, self.precision)) for name, work in works.items()]
         return [
             number
             for number, block in enumerate(blocks)
@@ -85,7 +86,7 @@ class IntoIndexes:
         self.trained, self.index, self.keys, self.save_every = trained, index, keys, save_every
         self.indexes = [ann.load(path) for path in trained]
         self.entry_bytes = 2 * sum(map(ann.entry_bytes, self.indexes))  # an index is written beside its last state
-        self.waiting: list[np.ndarray] = []  # [n, D] float16 each, as a stored datastore would hold them
+        self.waiting: list[np.ndarray] = []  # [n, D] each, as a stored datastore would hold them
         self.kept, self.next_save = 0, time.monotonic() + save_every  # entries of the last state; when to save again
 
     def begin(self, works: dict[str, resume.Work], blocks: list[slice]) -> list[int]:

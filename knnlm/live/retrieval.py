@@ -73,7 +73,7 @@ class Retriever:
         for path, folder in zip(source.indexes, source.keys, strict=True):
             lineage.agree((source.model, folder, path), "vocab", "model", "keytype", "text", "keys")
             stored = "keys.npy" in description.described(folder)["outputs"]
-            keys = npy.open_array(folder / "keys.npy", "float16", 2, whole=False) if stored else None
+            keys = npy.open_array(folder / "keys.npy", "floating", 2, whole=False) if stored else None
             ids, values = (npy.open_array(folder / f"{name}.npy", "integer", 1) for name in ("ids", "values"))
             self.shards.append((ann.load(path, source.nprobe), ids, values, keys))
         if self.store["distance"] == "exact" and any(keys is None for _, _, _, keys in self.shards):

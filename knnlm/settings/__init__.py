@@ -7,7 +7,16 @@ them. Nothing here imports torch, NumPy or another part of the library, so a dry
 from knnlm.settings.base import Settings
 from knnlm.settings.errors import Mistake, explain, nearest
 from knnlm.settings.factory import Factory
-from knnlm.settings.indexes import DISTANCES, METRICS, Datastore, Index, IndexSettings, RetrievalSettings
+from knnlm.settings.indexes import (
+    DISTANCES,
+    KEY_BYTES,
+    METRICS,
+    Datastore,
+    Index,
+    IndexSettings,
+    KeyPrecision,
+    RetrievalSettings,
+)
 from knnlm.settings.models import (
     DATASTORE_WINDOW,
     EVALUATION_WINDOW,
@@ -60,6 +69,7 @@ __all__ = [
     "EVALUATION_WINDOW",
     "HELD_OUT",
     "KEYTYPES",
+    "KEY_BYTES",
     "LANGUAGE_MODEL",
     "LAYER_KEYTYPES",
     "MAIN_KEYTYPE",
@@ -85,6 +95,7 @@ __all__ = [
     "Index",
     "IndexSettings",
     "InterpolateSettings",
+    "KeyPrecision",
     "Mistake",
     "MixtureSettings",
     "Model",

@@ -13,15 +13,30 @@ Distance = Literal["exact", "quantized", "quantized_sqrt"]
 DISTANCES: tuple[str, ...] = get_args(Distance)
 
 
+KeyPrecision = Literal["float16", "float32"]
+KEY_BYTES = {"float16": 2, "float32": 4}  # of one component
+
+
 class Datastore(Settings):
     """A corpus whose training tokens are stored with their keys."""
 
     shards: int = Field(1, ge=1, description="parts that are extracted, indexed and searched by jobs of their own")
     distance: Distance = Field("exact", description="of rows of the sheet that name none")
+    key_precision: KeyPrecision = Field(
+        "float16", description="of stored keys; float32 takes twice the disk and gives distances to the last digit"
+    )
     store_keys: bool = Field(
         True,
         description="false: keys go from the forward pass straight into the index; distances are then quantized",
     )
+
+    @model_validator(mode="after")
+    def _keeps_what_it_describes(self) -> "Datastore":
+        if not self.store_keys and self.key_precision != "float16":
+            raise disagreement(
+                "key_precision", "found float32 beside store_keys: false; allowed: with stored keys only"
+            )
+        return self
 
 
 class IndexSettings(Settings):

@@ -98,6 +98,24 @@ def test_a_distance_is_of_single_precision_though_keys_are_of_half(shards):
         np.testing.assert_array_equal(found, [[90000, 2048**2], [2049**2, np.inf]])
 
 
+@pytest.mark.parametrize("inner_product", [False, True])
+@pytest.mark.parametrize("memory", [1, 4 * D * 13, None])
+def test_keys_of_single_precision_are_compared_to_their_last_digit(shards, asked, small, memory, inner_product):
+    queries, rows = asked
+    rng = np.random.default_rng(5)
+    single = [rng.standard_normal(shard.shape).astype(np.float32) for shard in shards]
+    keys = np.concatenate(single).astype(np.float64)[rows]
+    expected = -(queries[:, None] * keys).sum(2) if inner_product else np.square(queries[:, None] - keys).sum(2)
+    expected = np.where(rows < 0, np.inf, expected)
+    for device in ("cpu", TORCH):
+        found = exact.rerank(single, queries, rows, memory or 1 << 30, device, inner_product)
+        np.testing.assert_allclose(found, expected, rtol=3e-6, atol=3e-5)
+    whole = exact.distances(np.concatenate(single), queries, rows, inner_product)
+    assert exact.rerank(single, queries, rows, memory, inner_product=inner_product).tobytes() == whole.tobytes()
+    half = exact.distances(np.concatenate(single).astype(np.float16), queries, rows, inner_product)
+    assert np.abs(half - expected)[rows >= 0].max() > 1e-4  # the test would see half precision
+
+
 def test_a_row_beyond_the_keys_is_refused(shards):
     with pytest.raises(ValueError, match="row 1,201 is beyond the 1,201 keys"):
         exact.rerank(shards, np.zeros((1, D), np.float32), np.array([[1201]]))

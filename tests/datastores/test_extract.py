@@ -115,6 +115,16 @@ def test_a_sample_is_the_beginning_of_the_seeded_order(made, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "sample/keys.npy"), np.load(made / "keys0/keys.npy")[:48])
 
 
+def test_keys_of_single_precision_round_to_those_of_half(made, tmp_path):
+    extracted(made, tmp_path / "single", shard=1, shards=2, key_precision="float32")
+    single, half = (np.load(folder / "keys.npy") for folder in (tmp_path / "single", made / "keys1"))
+    assert (single.dtype, half.dtype) == (np.float32, np.float16)
+    np.testing.assert_array_equal(single.astype(np.float16), half)
+    assert (single != half).mean() > 0.9
+    stored = [description.described(folder)["config"] for folder in (tmp_path / "single", made / "keys1")]
+    assert stored[0] == stored[1] | {"key_precision": "float32"}
+
+
 def test_exact_distances_ask_for_stored_keys(smoke_config, monkeypatch):
     monkeypatch.chdir(ROOT)
     study = copy.deepcopy(smoke_config)
@@ -125,4 +135,7 @@ def test_exact_distances_ask_for_stored_keys(smoke_config, monkeypatch):
         workflow_study.load(study)
     study["datastores"]["wiki"]["distance"] = "quantized"
     workflow_study.load(study)
+    study["datastores"]["wiki"]["key_precision"] = "float32"
+    with pytest.raises(workflow_study.StudyError, match=r"wiki.key_precision.*found float32 beside store_keys: false"):
+        workflow_study.load(study)
     assert yaml.safe_load((ROOT / "config/paper.yaml").read_text())["datastores"]["wiki"]["store_keys"] is False

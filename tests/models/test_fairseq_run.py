@@ -125,6 +125,25 @@ def test_knn_perplexity_with_the_published_index(run, published, distance, name,
     assert mixture.perplexity(ours) == pytest.approx(perplexity, abs=1e-3)
 
 
+def test_with_keys_of_single_precision_each_token_agrees_to_the_sixth_digit(run, published):
+    """What docs/differences.md says of both precisions."""
+    at = run.at
+    raw = at / "dstore_keys.npy", at / "dstore_vals.npy"
+    import_datastore.main(
+        ImportDatastoreConfig(*raw, N, D, 304, at / "single", dtype="float32", key_precision="float32", first=48)
+    )
+    assert np.load(at / "single/keys.npy").tobytes() == published["keys"].tobytes()
+    queries = (at / "packed/queries",)
+    search.main(SearchConfig(RUN / "knn.index", at / "single", queries, K, (at / "searched32",), '{"nprobe": 8}'))
+    rerank.main(RerankConfig((at / "searched32",), (at / "single",), queries, (at / "found32",)))
+    score_knn.main(ScoreKnnConfig((at / "found32",), queries, (at / "knn32",), (json.dumps([["exact", K, 1]]),)))
+    ours = mixture.mix([0.25], [np.load(at / "knn32/exact-k64-t1.npy")], run.lm)
+    worst = np.abs(ours - published["knn_full/logp"]).max()
+    halved = np.abs(mixed(run, "exact") - published["knn_full/logp"]).max()
+    assert worst < 1e-5 and 1e-4 < halved < 1e-3
+    assert mixture.perplexity(ours) == pytest.approx(13.819, abs=1e-3)
+
+
 def test_roots_of_quantized_distances(run):
     assert mixture.perplexity(mixed(run, "quantized_sqrt")) == pytest.approx(13.936, abs=1e-3)
 

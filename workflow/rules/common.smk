@@ -297,6 +297,12 @@ def precision_flag(wildcards):
     return ["--precision", precision] if precision != "float32" else ""
 
 
+def extraction_flags(wildcards):
+    """`precision_flag`, and `--key-precision` where stored keys are not of the default."""
+    stored = STUDY["datastores"].get(getattr(wildcards, "corpus", None), {}).get("key_precision", "float16")
+    return [*precision_flag(wildcards), *(["--key-precision", stored] if stored != "float16" else [])] or ""
+
+
 def index_settings(*names):
     """Some of the index's settings as JSON; a change to the others reruns nothing."""
     return lambda wildcards: as_json({name: STUDY["indexes"][wildcards.index][name] for name in names})

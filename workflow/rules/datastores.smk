@@ -9,7 +9,7 @@ EXTRACTION = {
     "model": input_folder("model"),
     "windows": model_setting("windows", "datastore"),
     "batch_tokens": model_setting("batch_tokens"),
-    "precision": precision_flag,
+    "precision": extraction_flags,
     "seed": STUDY["seed"],
 }
 # The command that the rules below complete, and its flags for one shard of a datastore.
