@@ -61,7 +61,7 @@ def main(config: FrontierConfig) -> None:
     asked = spread(len(dev.tokens), config.queries)
     found: dict[str, Any] = {"entries": len(rows), "queries": len(asked), "k": min(dev.stored.shape[1], len(rows))}
     search = Search(dev, store, rows, asked, found["k"])
-    chosen = config.factories or factories(len(rows), store.dimension, store.settings.parsed.lists)
+    chosen = config.factories or factories(len(rows), store.dimension, shrinking.lists_for(store, len(rows)))
     found["cases"] = [one for factory in [FLAT, *chosen] for one in cases(search, factory, config.nprobes)]
     documents = np.searchsorted(dev.documents, asked, side="right") - 1  # [Q]
     found["tokens"] = np.bincount(documents).tolist()
@@ -76,11 +76,7 @@ def spread(count: int, most: int) -> np.ndarray:
 
 
 def factories(entries: int, dimension: int, lists: int) -> list[str]:
-    """Product quantisers of 64 parts where the keys can be cut so, scalar quantisers, RaBitQ, and a graph of few keys.
-
-    The lists are the row's or, where its index has none, a power of two near the root of the number of entries.
-    """
-    lists = min(lists or 1 << round(np.log2(entries) / 2), entries)
+    """Product quantisers, of 64 parts where the keys can be cut so, SQ8, RaBitQ, and a graph of few keys."""
     parts = 64 if dimension % 64 == 0 else dimension // 2
     codes = f"PQ{parts}x8", f"PQ{parts}x4fs", f"PQ{parts}x4fsr", f"PQ{parts // 2}x4fs", "SQ8", "RaBitQ"
     graph = ["HNSW16"] if entries <= GRAPH_ENTRIES else []

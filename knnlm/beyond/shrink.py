@@ -18,6 +18,7 @@ from knnlm.settings import IndexSettings
 log = logging.getLogger("knnlm")
 SHARES = (0.5, 0.25, 0.125, 0.0625)  # of the entries
 TEMPERATURES = (0.3, 1, 3, 10, 30, 100)  # tried on dev: shorter keys have shorter distances
+MERGING = 8  # lists visited for each entry's neighbors, where the row's index has none
 SIZES = [4, 16, 64]  # neighbors that an entry may take in
 LABELS = {
     "whole": ("the row's datastore", None),
@@ -79,13 +80,16 @@ def variants(store: Datastore, seed: int) -> Iterator[Variant]:
     every = np.arange(len(store.ids))
     whole = shrinking.build(store, every)
     yield "whole", whole, every, None, store.settings, {}
-    shares = list(SHARES)
-    for size, weights in zip(SIZES, shrinking.merge(store, whole, SIZES), strict=True):
+    shares, searched = list(SHARES), whole
+    if not store.settings.parsed.lists:  # exact search for each entry would take hours
+        factory = f"IVF{shrinking.lists_for(store, len(every))},SQfp16"
+        searched = ann.visiting(shrinking.coded(store, factory, every), MERGING)
+    for size, weights in zip(SIZES, shrinking.merge(store, searched, SIZES), strict=True):
         rows = np.flatnonzero(weights)
         shares.append(len(rows) / len(every))
         facts = {"neighbors": size, "share": shares[-1]}
         yield "merged", shrinking.build(store, rows), rows, weights[rows], store.settings, facts
-    del whole
+    del whole, searched
     for share in sorted(shares, reverse=True):
         rows = np.flatnonzero(skipping.at_random(len(every), 1 - share, seed))
         yield "random", shrinking.build(store, rows), rows, None, store.settings, {"share": share}

@@ -80,6 +80,11 @@ def datastore(split: Signals) -> Datastore:
     return Datastore(keys, np.concatenate(values), np.concatenate(ids), trained, settings, source.nprobe)
 
 
+def lists_for(store: Datastore, entries: int) -> int:
+    """Inverted lists of the row's index or, where it has none, a power of two near the root of so many entries."""
+    return min(store.settings.parsed.lists or 1 << round(np.log2(entries) / 2), entries)
+
+
 def build(store: Datastore, rows: np.ndarray) -> ann.Index:
     """The row's own index with the entries `rows` [n] alone, as the study trained it."""
     index = ann.load(store.trained, store.nprobe)
@@ -122,8 +127,9 @@ def entry_bytes(store: Datastore, settings: IndexSettings, with_keys: bool, with
 def merge(store: Datastore, index: ann.Index, sizes: list[int]) -> list[np.ndarray]:
     """Weights [n] int32 of the entries after greedy merging (He et al. 2021), for each of the ascending `sizes`.
 
-    Entries are visited in the order of the datastore. One that still stands takes in those of its `size` nearest
-    entries, by the index that holds all, that have its value and stand for themselves alone. 0: merged into another.
+    Entries are visited in the order of the datastore (the published code: in a random one). One that still stands takes
+    in those of its `size` nearest entries, by an index that holds all, that have its value and stand for themselves
+    alone. 0: merged into another.
     """
     weights = [np.ones(len(store.ids), np.int32) for _ in sizes]
     keys = Keys(store.shards, np.arange(len(store.ids)))

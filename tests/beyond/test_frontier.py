@@ -1,6 +1,7 @@
 """The frontier of indexes against exact search in NumPy."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import tinystudy
 
 from knnlm.artifacts import npy
-from knnlm.beyond import frontier, mixers
+from knnlm.beyond import frontier, mixers, shrinking
 from knnlm.beyond import signals as loaded
 from knnlm.live import layout
 from knnlm.outputs import followups
@@ -64,11 +65,18 @@ def test_what_no_other_case_beats_is_best() -> None:
     assert followups.pareto(cases[:3]) == [True, False, True]
 
 
+def test_lists_are_the_rows_or_near_the_root(study: Path) -> None:
+    store = shrinking.datastore(loaded.load(layout.find(study), "dev"))
+    assert [shrinking.lists_for(store, entries) for entries in (2, 2000)] == [2, 4]
+    flat = replace(store, settings=store.settings.model_copy(update={"factory": "Flat"}))
+    assert [shrinking.lists_for(flat, entries) for entries in (2, 1000, 120_000, 2_000_000)] == [1, 32, 256, 1024]
+
+
 def test_default_indexes_fit_the_datastore() -> None:
     assert frontier.factories(1_700_000, 128, 1024) == [
         f"IVF1024,{code}" for code in ("PQ64x8", "PQ64x4fs", "PQ64x4fsr", "PQ32x4fs", "SQ8", "RaBitQ")
     ]
-    flat = frontier.factories(120_000, 576, 0)  # a row whose index has no lists
+    flat = frontier.factories(120_000, 576, 256)
     assert flat[0] == "IVF256,PQ64x8" and flat[-1] == "HNSW16"
     assert frontier.factories(100, 16, 4) == [
         *(f"IVF4,{code}" for code in ("PQ8x4fs", "PQ8x4fsr", "PQ4x4fs", "SQ8", "RaBitQ")),
