@@ -13,14 +13,18 @@ texts.json:
                   repetition     share of tokens in 4-grams that occurred before in the same continuation
                   distinct1 … 4  different n-grams over all n-grams of the continuation
                   entropy1 … 4   mean entropy of p_kNN in each quarter of the continuation, nats
+                  rise           entropy4 − entropy1 of p_kNN, less the same of p_LM
     differences   of each measure {"value", "low", "high"}: the mean of kNN-LM − LM over the prompts, with its 95%
                   bootstrap interval over prompts; null ends for fewer than 10 prompts
+    nearer        the same of |LM − held-out text| − |kNN-LM − held-out text|, from means over prompts
     examples      the first prompts with their continuations
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +36,7 @@ from knnlm.beyond import texts
 from knnlm.corpora import vocab
 from knnlm.live import layout, sampling, terminal
 from knnlm.live.layout import KnnLM
-from knnlm.live.retrieval import Retriever
+from knnlm.live.retrieval import Next, Retriever
 from knnlm.models import features, model
 from knnlm.scores import experiments, stats
 
@@ -76,6 +80,14 @@ class CompareTextsConfig:
             raise UserError(f"--words {self.words}: expected at least {texts.QUARTERS}, one for each quarter of a text")
 
 
+class Text(NamedTuple):
+    """A continuation, and what was expected before each of its n tokens."""
+
+    tokens: list[int]
+    near: list[float]  # entropy of p_kNN, nats
+    lm: list[float]  # entropy of p_LM, nats
+
+
 def main(config: CompareTextsConfig) -> None:
     source = layout.find(config.study, config.output, config.row)
     source.check("test")
@@ -86,26 +98,35 @@ def main(config: CompareTextsConfig) -> None:
     measured: dict[str, list[dict]] = {name: [] for name in LABELS}
     examples, words = [], vocab.load(source.vocab)
     for number, (title, prompt, rest) in enumerate(progress(prompts, "write", len(prompts), "prompt")):
-        written = {HELD_OUT: (rest, entropies_along(retriever, prompt, rest))}
+        written = {HELD_OUT: along(retriever, prompt, rest)}
         for name, lmbda in ((LM, 0.0), (KNN_LM, source.lmbda)):
             written[name] = continued(config, retriever, prompt, lmbda, number)
-        for name, (text, entropies) in written.items():
-            nats = None if judge is None else surprise(judge, prompt, text)
-            measured[name].append({"nats": nats} | texts.measures(np.array(text), entropies))
+        for name, text in written.items():
+            nats = None if judge is None else surprise(judge, prompt, text.tokens)
+            measured[name].append({"nats": nats} | texts.measures(*map(np.array, text)))
         if number < config.examples:
-            shown = {"prompt": prompt, **{name: text for name, (text, _) in written.items()}}
-            examples.append({"title": title} | {name: words.detokenize(text) for name, text in shown.items()})
-    named = ("prompt_tokens", "words", "top_p", "seed")
-    facts = {name: getattr(config, name) for name in named} | {"prompts": len(prompts), "lmbda": source.lmbda}
-    facts["second"] = None if second is None else os.path.relpath(second, config.study)
+            shown = {"prompt": prompt} | {name: text.tokens for name, text in written.items()}
+            examples.append({"title": title} | {name: words.detokenize(tokens) for name, tokens in shown.items()})
     columns = {name: {key: [one[key] for one in found] for key in found[0]} for name, found in measured.items()}
+    facts = {name: getattr(config, name) for name in ("prompt_tokens", "words", "top_p", "seed")}
+    facts |= {"prompts": len(prompts), "lmbda": source.lmbda}
+    facts["second"] = None if second is None else os.path.relpath(second, config.study)
     methods = [{"name": name, "label": LABELS[name], "measures": column} for name, column in columns.items()]
-    differences = {
-        key: difference(columns[KNN_LM][key], columns[LM][key])
-        for key in columns[LM]
-        if key != "nats" or second is not None
-    }
-    files.write_json(config.out, {"facts": facts, "methods": methods, "differences": differences, "examples": examples})
+    found = {"facts": facts, "methods": methods, "examples": examples}
+    files.write_json(config.out, found | compared(*columns.values()))
+
+
+def compared(held_out: dict, lm: dict, near: dict) -> dict[str, dict]:
+    """The kNN-LM's texts against the LM's: differences, and how much nearer they are to held-out text.
+
+    Each has a list for each measure, with one number a prompt.
+    """
+    found: dict[str, dict] = {"differences": {}, "nearer": {}}
+    for key in (key for key in lm if None not in lm[key]):
+        values = tuple(np.array(one[key]) for one in (held_out, lm, near))  # [P] each
+        found["differences"][key] = difference(lambda base, value: value - base, *values[1:])
+        found["nearer"][key] = difference(texts.nearer, *values)
+    return found
 
 
 def beginnings(config: CompareTextsConfig, source: KnnLM) -> list[tuple[str, list[int], list[int]]]:
@@ -152,19 +173,22 @@ def second_model(source: KnnLM, output: str) -> Path | None:
     return min(known)[2] if known else None
 
 
-def continued(
-    config: CompareTextsConfig, retriever: Retriever, prompt: list[int], lmbda: float, number: int
-) -> tuple[list[int], list[float]]:
-    """The words that follow prompt `number`, and the entropy of p_kNN before each, nats."""
+def continued(config: CompareTextsConfig, retriever: Retriever, prompt: list[int], lmbda: float, number: int) -> Text:
+    """What is drawn after prompt `number`."""
     drawn = sampling.draw(retriever, prompt, lmbda, config.words, config.top_p, seed=(config.seed, number))
-    steps = [(step.word, texts.entropy(step.next.knn)) for step in drawn]
-    return [word for word, _ in steps], [entropy for _, entropy in steps]
+    steps = [(step.word, *entropies(step.next)) for step in drawn]
+    return Text(*map(list, zip(*steps, strict=True)))
 
 
-def entropies_along(retriever: Retriever, prompt: list[int], text: list[int]) -> list[float]:
-    """The entropy of p_kNN before each token of `text` after `prompt`, nats."""
+def along(retriever: Retriever, prompt: list[int], text: list[int]) -> Text:
+    """`text` as it stands after `prompt`."""
     inputs = [retriever.lm.eos, *prompt, *text[:-1]]
-    return [texts.entropy(found.knn) for found in retriever.along(inputs, len(prompt))]
+    found = [entropies(expected) for expected in retriever.along(inputs, len(prompt))]
+    return Text(text, *map(list, zip(*found, strict=True)))
+
+
+def entropies(expected: Next) -> tuple[float, float]:
+    return texts.entropy(expected.knn), texts.entropy(expected.lm)
 
 
 @torch.inference_mode()
@@ -175,8 +199,7 @@ def surprise(lm: model.LanguageModel, prompt: list[int], text: list[int]) -> flo
     return float(-logprob.double().mean())
 
 
-def difference(values: list[float], base: list[float]) -> dict[str, float | None]:
-    """The mean of `values` − `base`, one of each for a prompt, and its interval; no interval for too few prompts."""
-    gained = np.array(values) - np.array(base)  # [P]
-    low, high = (end / len(gained) for end in stats.total(gained)) if len(gained) >= stats.FEWEST else (None, None)
-    return {"value": float(gained.mean()), "low": low, "high": high}
+def difference(statistic: Callable[..., np.ndarray], *values: np.ndarray) -> dict[str, float | None]:
+    """A function of means over prompts, [P] each, and its interval; no interval for too few prompts."""
+    low, high = stats.of_means(statistic, *values) if len(values[0]) >= stats.FEWEST else (None, None)
+    return {"value": float(statistic(*(one.mean() for one in values))), "low": low, "high": high}

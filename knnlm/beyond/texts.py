@@ -39,12 +39,24 @@ def entropy(probabilities: np.ndarray) -> float:
     return float(scipy.special.entr(probabilities).sum())
 
 
-def measures(tokens: np.ndarray, entropies: np.ndarray) -> dict[str, float]:
-    """What is measured of one text: its tokens [n], and the entropy of p_kNN before each of them, [n] nats."""
+def measures(tokens: np.ndarray, near: np.ndarray, lm: np.ndarray) -> dict[str, float]:
+    """What is measured of one text: its tokens [n], and the entropies of p_kNN and p_LM before each, [n] nats."""
     found = {"repetition": repetition(tokens)}
     found |= {f"distinct{order}": distinct(tokens, order) for order in ORDERS}
-    parts = np.array_split(np.asarray(entropies, np.float64), QUARTERS)
-    return found | {f"entropy{number}": float(part.mean()) for number, part in enumerate(parts, 1)}
+    entropies = [quarters(near), quarters(lm)]
+    found |= {f"entropy{number}": mean for number, mean in enumerate(entropies[0], 1)}
+    rises = [means[-1] - means[0] for means in entropies]
+    return found | {"rise": rises[0] - rises[1]}
+
+
+def quarters(values: np.ndarray) -> list[float]:
+    """The mean of each quarter of `values` [n], in order; the first are longer where n is not divisible by 4."""
+    return [float(part.mean()) for part in np.array_split(np.asarray(values, np.float64), QUARTERS)]
+
+
+def nearer(aim: np.ndarray, base: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """How much nearer `values` are to `aim` than `base` is; below zero where they are further away."""
+    return np.abs(base - aim) - np.abs(values - aim)
 
 
 def chosen(documents: np.ndarray, total: int, count: int, needed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import yaml
 from conftest import ROOT
 
 from knnlm.artifacts.files import UserError
-from knnlm.beyond import adapt, diagnose, score_infinigram, shrink, skip
+from knnlm.beyond import adapt, compare_texts, diagnose, score_infinigram, shrink, skip
 from knnlm.outputs import followups
 
 SHEET, PUBLISHED = ROOT / "config/experiments/beyond.yaml", ROOT / "config/published/beyond.yaml"
@@ -37,12 +37,13 @@ def test_everything_from_a_study_to_tables_and_figures_twice_the_same(study: Pat
         skip.main(skip.SkipConfig(study, out / "skipping.json", out / "gates"))
         shrink.main(shrink.ShrinkConfig(study, out / "smaller.json"))
         diagnose.main(diagnose.DiagnoseConfig(study, out / "helped.json", folders[1]))
-        files = (*(out / f"{name}.json" for name in ("mixing", "skipping", "smaller", "helped")), PUBLISHED)
+        compare_texts.main(compare_texts.CompareTextsConfig(study, out / "texts.json", 6, 8, 12))
+        files = (*(out / f"{name}.json" for name in ("mixing", "skipping", "smaller", "helped", "texts")), PUBLISHED)
         followups.main(followups.FollowupsConfig(*files, out / "tables", out / "figures"))
         made.append(
             {f"{path.parent.name}/{path.name}": path.read_bytes() for path in sorted(out.glob("[tf]*s/beyond*.*"))}
         )
-    assert made[0] == made[1] and len(made[0]) == 21
+    assert made[0] == made[1] and len(made[0]) == 24
     methods = json.loads((tmp_path / "first/mixing.json").read_text())["methods"]
     assert {row["name"] for row in yaml.safe_load(SHEET.read_text())["mixing"]} == {m["name"] for m in methods}
     row = json.loads((study / "experiments/table1.json").read_text())["rows"]
