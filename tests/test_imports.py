@@ -22,6 +22,7 @@ ALLOWED = {
 }
 FURTHER = {
     "adapt": ("torch",),
+    "compare_texts": ("faiss", "torch"),
     "extract": ("torch",),
     "shrink": ("faiss",),
     "frontier": ("faiss",),

@@ -324,6 +324,21 @@ class Formulas(Sizes):
         pairs = self.queries(w["model"], w["corpus"]) / 2 * self.study["retrieval"]["k"]
         return self.work(self.core_hours(pairs, "neighbors"), 2 + self.stored_tokens(w) * 12e-9, 0.01)
 
+    def compare_texts(self, w: Mapping) -> Needs:
+        """After each of 40 prompts two texts of 64 words, word by word, and a search for these and the document's own.
+
+        For a single word a model's weights are read once, which takes five times as long as its operations in batches.
+        """
+        words, index = 40 * 64, self.study["retrieval"]["index"]
+        steps = self.flops(w["model"], 100) * (5 * 2 * words + 3 * 2 * 1.5 * words)  # other words are read in batches
+        entries, factory = self.entries(w["model"], w["datastore"], 1), self.factory(index)
+        nprobe = self.study["indexes"][index]["nprobe"]
+        scanned = entries * min(1, nprobe / (factory.lists or nprobe))
+        hours = self.core_hours(steps, "matrix") + self.core_hours(3 * words * scanned, "scan")
+        hours += self.core_hours(3 * words * self.study["retrieval"]["k"], "neighbors")
+        held = entries * (factory.entry_bytes(self.dim(w)) + 12) * 1e-9
+        return self.work(hours, 2 + 2 * self.weights_gb(w["model"]) + held, 0.01, read=held)
+
     def interpolate(self, w: Mapping) -> Needs:
         return self.work(0.25, 2, serial=True)
 

@@ -12,10 +12,8 @@ With `--json` each prompt gives one line of JSON:
     mode, lmbda, temperature, top_p, seed    how it was drawn; lmbda is the weight of kNN in the mixture
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +21,8 @@ from knnlm.artifacts.cli import progress
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import vocab
 from knnlm.live import layout, passages, sampling, terminal
-from knnlm.live.retrieval import Next, Retriever
+from knnlm.live.retrieval import Retriever
+from knnlm.live.sampling import Step
 
 MODES = ("mixture", "lm", "knn")
 
@@ -72,20 +71,6 @@ class GenerateConfig:
             )
 
 
-class Step(NamedTuple):
-    """One generated word and the distributions that it was drawn from."""
-
-    word: int
-    next: Next
-    lmbda: float
-
-    @property
-    def from_knn(self) -> float:
-        """The part of the word's probability that its neighbors contributed, 0 to 1."""
-        near, lm = self.lmbda * self.next.knn[self.word], (1 - self.lmbda) * self.next.lm[self.word]
-        return float(near / (near + lm))
-
-
 def main(config: GenerateConfig) -> None:
     source = layout.find(config.study, config.output, config.row)
     tuned = source.lmbda if config.lmbda is None else config.lmbda
@@ -95,7 +80,10 @@ def main(config: GenerateConfig) -> None:
     terminal.one_thread_if_small(retriever.lm)
     for prompt in terminal.prompts(config.prompt):
         tokens = passages.encode(train.vocab, prompt)
-        steps = list(progress(generate(config, retriever, tokens, lmbda, end), "generate", config.words, "word"))
+        drawn = sampling.draw(
+            retriever, tokens, lmbda, config.words, config.top_p, config.temperature, config.seed, end
+        )
+        steps = list(progress(drawn, "generate", config.words, "word"))
         text = train.vocab.detokenize([*tokens, *(step.word for step in steps)]).rstrip("\n")
         if config.json:
             ended = steps[-1].word == end
@@ -113,24 +101,6 @@ def main(config: GenerateConfig) -> None:
 def end_of_text(words: vocab.Vocab) -> int | None:
     """The token that ends a text; None for a vocabulary of words, whose `</s>` ends every line."""
     return None if isinstance(words, vocab.WordVocab) else words.eos
-
-
-def generate(
-    config: GenerateConfig, retriever: Retriever, prompt: list[int], lmbda: float, end: int | None = None
-) -> Iterator[Step]:
-    """Words after `prompt`, each drawn from its distribution after all before it; one seed gives the same words.
-
-    The text stops after the token `end`. A word costs one step of the model (see `Reading`).
-    """
-    draws, text, unread = np.random.default_rng(config.seed), retriever.begin(), [retriever.lm.eos, *prompt]
-    for _ in range(config.words):
-        expected = retriever.read(text, unread)
-        probabilities = sampling.nucleus(sampling.tempered(expected.mixed(lmbda), config.temperature), config.top_p)
-        word = int(draws.choice(len(probabilities), p=probabilities))
-        unread = [word]
-        yield Step(word, expected, lmbda)
-        if word == end:
-            return
 
 
 def facts(steps: list[Step], train: passages.Passages, config: GenerateConfig, lmbda: float) -> dict:

@@ -1,5 +1,6 @@
 """A kNN-LM in memory: the distribution over the next word after any tokens, and the stored contexts behind it."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -95,9 +96,21 @@ class Retriever:
     def read(self, text: Reading, tokens: list[int]) -> Next:
         """What follows when `text` goes on with `tokens`; the first of a text is the token that ends documents."""
         output, keys = text.read(tokens)
+        return self._next(output, keys[self.store["keytype"]])
+
+    @torch.inference_mode()
+    def along(self, inputs: list[int], first: int = 0) -> Iterator[Next]:
+        """What follows each of `inputs` from number `first` on; they are read at once and must fit one window."""
+        taps: dict[str, torch.Tensor] = {}
+        output = self.lm(torch.tensor([inputs], device=features.device()), taps)  # [1, T, D]
+        for place in range(first, len(inputs)):
+            yield self._next(output[:, place], taps[self.store["keytype"]][0, place])
+
+    def _next(self, output: torch.Tensor, key: torch.Tensor) -> Next:
+        """Both distributions from what the model returns [1, D], and its key type [D]."""
         lm = self.lm.logprob(output)[0].double().exp().cpu().numpy()
         lm /= lm.sum()
-        nearest = self.nearest(keys[self.store["keytype"]].float().cpu().numpy())
+        nearest = self.nearest(key.float().cpu().numpy())
         words, shares = knn.distribution(nearest.distances, nearest.values, self.store["temperature"])
         near = np.zeros(len(lm))
         near[words] = shares

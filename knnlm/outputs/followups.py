@@ -47,6 +47,20 @@ HELPED = (
     "of tokens that it makes more probable."
 )
 
+WRITTEN = (
+    "Means over {prompts} prompts, each the first {prompt_tokens} tokens of a test document, of what follows: {words} "
+    "tokens of the document itself, drawn from the LM, or from the kNN-LM (nucleus sampling with p = {top_p:g}). "
+    "Differences are kNN-LM − LM, that of perplexity in nats a token, entropies in nats, with 95% bootstrap intervals "
+    "over prompts. Better is what is nearer to the held-out text."
+)
+QUALITY = {
+    "nats": "Perplexity by another model",
+    "repetition": "Tokens in 4-grams that occurred before",
+    **{f"distinct{order}": f"Different {order}-grams, of all" for order in (1, 2, 3, 4)},
+}
+MEASURES = QUALITY | {f"entropy{part}": f"Entropy of p_kNN, quarter {part}" for part in (1, 2, 3, 4)}
+MEASURES |= {"rise": "Its rise to the last quarter, less that of p_LM"}
+
 
 @dataclass(frozen=True)
 class FollowupsConfig:
@@ -62,6 +76,8 @@ class FollowupsConfig:
     """frontier.json, which `knnlm frontier` writes"""
     helped: Path
     """helped.json, which `knnlm diagnose` writes"""
+    texts: Path
+    """texts.json, which `knnlm compare_texts` writes"""
     published: Path
     """config/published/beyond.yaml: the papers and what they found"""
     tables: Path
@@ -77,9 +93,12 @@ def main(config: FollowupsConfig) -> None:
     mixing, skipping, smaller, frontier, helped = (files.read_json(path) for path in files_of_verbs)
     published = read_yaml(config.published, "the repository has it as config/published/beyond.yaml")
     mixed, found = compared(mixing["methods"], published), diagnosed(helped["diagnostics"])
+    texts = files.read_json(config.texts)
+    about, compared_texts = WRITTEN.format(**texts["facts"]), written(texts)
     left_out, fewer = traded(skipping, SKIPPED), traded(smaller, BYTES)
     tables = {
         "beyond": ("What came after the paper", LEGEND, *mixed, findings(mixed[0], published)),
+        "beyond-texts": ("Generated text", about, *compared_texts, judged(compared_texts[0], texts, published)),
         "beyond-skipping": ("Searches left out", TRADED, *left_out, halfway(left_out[0], SKIPPED, published)),
         "beyond-smaller": ("Smaller datastores", f"{TRADED} {SMALLER}", *fewer, halfway(fewer[0], BYTES, published)),
         "beyond-frontier": ("Which index", FRONTIER.format(**frontier), *indexes(frontier), ""),
@@ -87,12 +106,12 @@ def main(config: FollowupsConfig) -> None:
     }
     for name, (title, legend, numbers, shown, below) in tables.items():
         note = f"{config.note} {legend}".strip()
-        texts = {
+        forms = {
             "csv": numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
             "md": markdown(title, note, shown, {}, []) + below,
             "tex": latex(title, note, shown, {}, []),
         }
-        for suffix, content in texts.items():
+        for suffix, content in forms.items():
             files.write_text(config.tables / f"{name}.{suffix}", content)
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     matplotlib.use("Agg")
@@ -333,3 +352,65 @@ def draw_helped(diagnostics: list[dict]) -> figures.Drawn:
     for axes in list(panels.flat)[len(diagnostics) :]:
         axes.set_visible(False)
     return figure, diagnosed(diagnostics)[0]
+
+
+def written(texts: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One line for each measure of generated texts: held-out text, LM and kNN-LM, their difference, which is better."""
+    means = {
+        key: {method["name"]: float(np.mean(method["measures"][key])) for method in texts["methods"]}
+        for key in texts["differences"]
+    }
+    numbers, shown = [], []
+    for key, label in MEASURES.items():
+        named = [texts[name].get(key, dict.fromkeys(("value", "low", "high"))) for name in ("differences", "nearer")]
+        record = {"measure": key} | means.get(key, dict.fromkeys(method["name"] for method in texts["methods"]))
+        for name, found in zip(("difference", "nearer"), named, strict=True):
+            record |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+        known = None if named[1]["low"] is None else Difference(**named[1])
+        record["verdict"] = verdict(known) if key in QUALITY and key in means else ""
+        numbers.append(record)
+        cells = {"Measure": label}
+        for method in texts["methods"]:
+            value = record[method["name"]]
+            cells[method["label"]] = (
+                number(np.exp(value), "{:.1f}")
+                if value and key == "nats"
+                else number(value, "{:.3f}").replace("-", "−")
+            )
+        gap = named[0]
+        cells["Difference"] = (
+            "–" if gap["value"] is None else bracketed(gap["value"], gap["low"], gap["high"], "{:+.3f}")
+        )
+        shown.append(cells | {"Better here": record["verdict"] or "–"})
+    return pd.DataFrame(numbers), pd.DataFrame(shown)
+
+
+def judged(numbers: pd.DataFrame, texts: dict, published: Mapping) -> str:
+    """What Wang et al. found of generated text and whether it holds here, as a list below the table.
+
+    Their first finding, no gain, holds where a measure of the kNN-LM's text is further from held-out text than the
+    LM's, and does not where one is nearer and none further.
+    """
+    labels = {
+        found: [MEASURES[key].lower() for key in numbers.loc[numbers["verdict"] == found, "measure"]]
+        for found in (HELD, FAILED, OPEN)
+    }
+    no_gain = HELD if labels[FAILED] else FAILED if labels[HELD] else OPEN if labels[OPEN] else NOISE
+    parts = [
+        f"{where} held-out text than the LM's: {', '.join(labels[found])}"
+        for where, found in (("nearer to", HELD), ("further from", FAILED))
+        if labels[found]
+    ]
+    rises = np.array(next(one for one in texts["methods"] if one["name"] == "knn-lm")["measures"]["rise"])
+    rise = difference(rises, np.zeros(len(rises)), np.ones(len(rises)))
+    said = "too few prompts" if rise is None else f"{bracketed(*rise, '{:+.3f}')} nats in the kNN-LM's texts"
+    found = {
+        "wang2023": (no_gain, "; ".join(parts) or "no measure has a clear difference"),
+        "wang2023-entropy": (verdict(rise), said),
+    }
+    lines = [
+        f"- **{ours}** – {published[paper]['citation']}: {paragraph(published[paper]['finding'])}. Here: {here}."
+        for paper, (ours, here) in found.items()
+        if paper in published
+    ]
+    return "\n**What was found of generated text, and whether it holds here:**\n\n" + "\n".join(lines) + "\n"

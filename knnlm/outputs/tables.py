@@ -8,7 +8,7 @@ import pandas as pd
 from knnlm.outputs.claims import Verdict
 from knnlm.outputs.markdown import paragraph, plain
 
-LEFT = {"Model", "LM trained on", "Datastore", "Stage", "Writes", "Better here", "Bin", "What it shows"}
+LEFT = {"Model", "Measure", "LM trained on", "Datastore", "Stage", "Writes", "Better here", "Bin", "What it shows"}
 """Columns of text; all others are aligned right."""
 FINDINGS = "Findings of the paper, here:"
 ADDED = "What each adds to the others (an extra; nats a token, with 95% intervals):"

@@ -46,6 +46,18 @@ def ratio(values: np.ndarray, counts: np.ndarray, resamples: int = 1000, seed: i
     return _percentiles(lambda drawn: values[drawn].sum(1) / counts[drawn].sum(1), len(values), resamples, seed, 0.95)
 
 
+def of_means(
+    statistic: Callable[..., np.ndarray], *values: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95% bootstrap interval of a function of the means of arrays with one value for each document, [D] each.
+
+    The function takes arrays of such means, and documents are resampled for all of them together.
+    """
+    return _percentiles(
+        lambda drawn: statistic(*(one[drawn].mean(1) for one in values)), len(values[0]), resamples, seed, 0.95
+    )
+
+
 def _percentiles(
     statistic: Callable[[np.ndarray], np.ndarray], documents: int, resamples: int, seed: int, confidence: float
 ) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import yaml
 from conftest import ROOT
 
 from knnlm.artifacts.files import UserError
-from knnlm.beyond import adapt, diagnose, frontier, score_infinigram, shrink, skip
+from knnlm.beyond import adapt, compare_texts, diagnose, frontier, score_infinigram, shrink, skip
 from knnlm.outputs import followups
 
 SHEET, PUBLISHED = ROOT / "config/experiments/beyond.yaml", ROOT / "config/published/beyond.yaml"
@@ -38,7 +38,8 @@ def test_everything_from_a_study_to_tables_and_figures_twice_the_same(study: Pat
         shrink.main(shrink.ShrinkConfig(study, out / "smaller.json"))
         frontier.main(frontier.FrontierConfig(study, out / "frontier.json", nprobes=(2,)))
         diagnose.main(diagnose.DiagnoseConfig(study, out / "helped.json", folders[1]))
-        names = ("mixing", "skipping", "smaller", "frontier", "helped")
+        compare_texts.main(compare_texts.CompareTextsConfig(study, out / "texts.json", 6, 8, 12))
+        names = ("mixing", "skipping", "smaller", "frontier", "helped", "texts")
         files = (*(out / f"{name}.json" for name in names), PUBLISHED)
         followups.main(followups.FollowupsConfig(*files, out / "tables", out / "figures"))
         made.append(
@@ -46,7 +47,7 @@ def test_everything_from_a_study_to_tables_and_figures_twice_the_same(study: Pat
         )
     timed = {name for name in made[0] if "frontier" in name}  # which has rates
     assert all(made[0][name] == made[1][name] for name in made[0].keys() - timed)
-    assert len(made[0]) == 27 and len(timed) == 6
+    assert len(made[0]) == 30 and len(timed) == 6
     methods = json.loads((tmp_path / "first/mixing.json").read_text())["methods"]
     assert {row["name"] for row in yaml.safe_load(SHEET.read_text())["mixing"]} == {m["name"] for m in methods}
     row = json.loads((study / "experiments/table1.json").read_text())["rows"]

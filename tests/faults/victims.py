@@ -75,6 +75,13 @@ def followups() -> dict[str, dict]:
     case |= {"perplexity_exact": 16.0, "perplexity_index": 16.0, "nats": documents["nats"]}
     group = {"label": "0", "tokens": 180, "value": 0.1, "low": None, "high": None, "helped": 0.5}
     diagnostic = {"name": "place", "title": "Place", "x": "tokens", "y": "nats", "bins": [group], "sentence": "None."}
+    measures = ("repetition", "rise")
+    texts = [
+        {"name": name, "label": name, "measures": {key: [0.1] for key in measures}}
+        for name in ("heldout", "lm", "knn-lm")
+    ]
+    gaps = {key: {"value": 0.1, "low": None, "high": None} for key in measures}
+    facts = {"prompts": 1, "prompt_tokens": 4, "words": 8, "top_p": 0.9}
     return {
         "mixing.yaml": {"mixing": [{"name": name, "label": name, "mixer": name} for name in names]},
         "mixing.json": {"methods": [{"name": name, "label": name} | measured for name in names]},
@@ -85,6 +92,7 @@ def followups() -> dict[str, dict]:
         },
         "frontier.json": {"cases": [case], "tokens": documents["tokens"], "queries": 2, "entries": 9, "k": 2},
         "helped.json": {"diagnostics": [diagnostic], "overall": {"sentence": "All."}},
+        "texts.json": {"facts": facts, "methods": texts, "differences": gaps, "nearer": gaps},
         "published.yaml": {"paper": {"citation": "A paper", "finding": "a finding"}},
     }
 

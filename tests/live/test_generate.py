@@ -149,13 +149,12 @@ def test_generated_words_as_json_are_those_of_the_text(study, capsys):
 
 
 def test_a_text_stops_after_the_token_that_ends_it(study, retriever):
-    config = generate.GenerateConfig(study=study, words=40, top_p=1.0)
     train = passages.Passages(layout.find(study))
     prompt = passages.encode(train.vocab, "the quick")
-    words = [step.word for step in generate.generate(config, retriever, prompt, 0.3)]
+    words = [step.word for step in sampling.draw(retriever, prompt, 0.3, 40, top_p=1.0)]
     assert len(words) == 40
     end = words[7]
-    stopped = [step.word for step in generate.generate(config, retriever, prompt, 0.3, end)]
+    stopped = [step.word for step in sampling.draw(retriever, prompt, 0.3, 40, top_p=1.0, end=end)]
     assert stopped == words[: words.index(end) + 1]
     assert generate.end_of_text(train.vocab) is None  # a vocabulary of words, whose </s> ends every line
 

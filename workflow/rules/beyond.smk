@@ -5,8 +5,8 @@ LATER = "config/experiments/beyond.yaml"
 FINDINGS = "config/published/beyond.yaml"
 SIGNALS = ("live/layout.py", "beyond/signals.py")
 GATES = [BEYOND / f"gates/{name}-{split}.npy" for name in ("bins", "network") for split in SPLITS]
-FOLLOWUPS = ("beyond", "beyond-skipping", "beyond-smaller", "beyond-frontier", "beyond-helped")
-DRAWN = FOLLOWUPS[1:]
+FOLLOWUPS = ("beyond", "beyond-texts", "beyond-skipping", "beyond-smaller", "beyond-frontier", "beyond-helped")
+DRAWN = FOLLOWUPS[2:]
 INFINIGRAM = [
     f"{RESULTS}/logprobs/{EXAMPLE['corpus']}/{split}/infinigram/{EXAMPLE['vocab']}/{EXAMPLE['datastore']}/meta.json"
     for split in SPLITS
@@ -131,6 +131,28 @@ rule diagnose:
         " 2> {log:q}"
 
 
+rule compare_texts:
+    """Let the LM and the kNN-LM go on with the beginnings of test documents, and measure their texts."""
+    input:
+        experiment=RESULTS / "experiments/table1.json",
+        code=code_of(
+            "live/layout.py", "live/retrieval.py", "live/sampling.py", "beyond/compare_texts.py", "beyond/texts.py"
+        ),
+    output:
+        BEYOND / "texts.json",
+    log:
+        LOGS / "beyond/compare_texts.log",
+    benchmark:
+        BENCHMARKS / "beyond/compare_texts.jsonl"
+    threads: cpus("compare_texts", SHOWN_ROW)
+    resources:
+        **needs("compare_texts", SHOWN_ROW),
+    params:
+        study=study_folder,
+    shell:
+        "knnlm compare_texts --study {params.study:q} --out {output:q} 2> {log:q}"
+
+
 rule followups:
     """Write the tables and figures of what came after the paper."""
     input:
@@ -139,6 +161,7 @@ rule followups:
         smaller=rules.shrink.output,
         frontier=rules.frontier.output,
         helped=rules.diagnose.output,
+        texts=rules.compare_texts.output,
         published=FINDINGS,
         code=code_of("outputs/followups.py", "outputs/figures.py", *TABULATED[1:]),
     output:
@@ -158,6 +181,7 @@ rule followups:
         " --smaller {input.smaller:q}"
         " --frontier {input.frontier:q}"
         " --helped {input.helped:q}"
+        " --texts {input.texts:q}"
         " --published {input.published:q}"
         " --tables {params.tables:q}"
         " --figures {params.figures:q}"
