@@ -81,7 +81,7 @@ def bins(dev: Signals, test: Signals, count: int = 64) -> Mixed:
 
 @mixer
 def confidence(dev: Signals, test: Signals, tuned: bool = False, alpha: float = 0.3, tau: float = 0.1) -> Mixed:
-    """λ by relative retrieval confidence (NEST, Lin et al. 2024): λ_LM = σ((min |s| / max |s| − α) / τ), s = −distance.
+    """λ by relative retrieval confidence (NEST, Li et al. 2024): λ_LM = σ((min |s| / max |s| − α) / τ), s = −distance.
 
     p_kNN has the temperature √d. `tuned`: dev chooses α and τ, in place of those that the authors give.
     """

@@ -97,7 +97,7 @@ def main(config: FollowupsConfig) -> None:
     about, compared_texts = WRITTEN.format(**texts["facts"]), written(texts)
     left_out, fewer = traded(skipping, SKIPPED), traded(smaller, BYTES)
     tables = {
-        "beyond": ("What came after the paper", LEGEND, *mixed, findings(mixed[0], published)),
+        "beyond": ("What came after the paper", LEGEND, *mixed, findings(mixed[0], mixing["methods"], published)),
         "beyond-texts": ("Generated text", about, *compared_texts, judged(compared_texts[0], texts, published)),
         "beyond-skipping": ("Searches left out", TRADED, *left_out, halfway(left_out[0], SKIPPED, published)),
         "beyond-smaller": ("Smaller datastores", f"{TRADED} {SMALLER}", *fewer, halfway(fewer[0], BYTES, published)),
@@ -157,15 +157,19 @@ def compared(methods: list[dict], published: Mapping) -> tuple[pd.DataFrame, pd.
     return pd.DataFrame(records), pd.DataFrame(shown)
 
 
-def findings(numbers: pd.DataFrame, published: Mapping) -> str:
+def findings(numbers: pd.DataFrame, methods: list[dict], published: Mapping) -> str:
     """What each paper found and whether its method is better here, as a list below the table."""
-    known = {paper["citation"]: paper["finding"] for paper in published.values()}
     lines = [
-        f"- **{row.verdict}** – {paragraph(row.label)} ({row.paper}): {paragraph(known[row.paper])}."
-        for row in numbers.itertuples()
-        if row.verdict
+        f"- **{verdict}** – {paragraph(method['label'])} ({cited(published[method['paper']])})."
+        for verdict, method in zip(numbers["verdict"], methods, strict=True)
+        if verdict
     ]
     return f"\n{FOUND} one λ here:**\n\n" + "\n".join(lines) + "\n"
+
+
+def cited(paper: Mapping) -> str:
+    """As in "Khandelwal et al. 2020: 18.65 → 16.12 with one λ; arXiv 1911.00172"."""
+    return f"{paper['citation']}: {paragraph(paper['finding'])}; {paper['source']}"
 
 
 def bounds(nats: np.ndarray, tokens: np.ndarray) -> tuple[float | None, float | None]:
@@ -238,12 +242,11 @@ def halfway(numbers: pd.DataFrame, trade: Trade, published: Mapping) -> str:
     lines, half = [], 0.5 if trade is SKIPPED else numbers[trade.key].max() / 2
     for (_, paper), points in numbers[numbers["verdict"] != ""].groupby(["name", "paper"], sort=False):
         row = points.loc[(points[trade.key] - half).abs().idxmin()]
-        cost = "" if row["gain"] is None else f", {row['gain']:+.4f} nats from all of it".replace("-", "−")
+        cost = "" if pd.isna(row["gain"]) else f", {row['gain']:+.4f} nats from all of it".replace("-", "−")
         where = f"{trade.title.lower() if trade is SKIPPED else 'size'} {trade.form(row[trade.key])}"
-        known = published[paper]
         lines.append(
-            f"- **{row['verdict']}** – {paragraph(row['label'])} ({known['citation']}): "
-            f"{paragraph(known['finding'])}. Here: {where}{' MB' * (trade is BYTES)}{cost}."
+            f"- **{row['verdict']}** – {paragraph(row['label'])} ({cited(published[paper])}). "
+            f"Here: {where}{' MB' * (trade is BYTES)}{cost}."
         )
     return f"\n{FOUND} random choice here, at about half of the cost:**\n\n" + "\n".join(lines) + "\n" if lines else ""
 
@@ -409,7 +412,7 @@ def judged(numbers: pd.DataFrame, texts: dict, published: Mapping) -> str:
         "wang2023-entropy": (verdict(rise), said),
     }
     lines = [
-        f"- **{ours}** – {published[paper]['citation']}: {paragraph(published[paper]['finding'])}. Here: {here}."
+        f"- **{ours}** – {cited(published[paper])}. Here: {here}."
         for paper, (ours, here) in found.items()
         if paper in published
     ]

@@ -93,7 +93,7 @@ def followups() -> dict[str, dict]:
         "frontier.json": {"cases": [case], "tokens": documents["tokens"], "queries": 2, "entries": 9, "k": 2},
         "helped.json": {"diagnostics": [diagnostic], "overall": {"sentence": "All."}},
         "texts.json": {"facts": facts, "methods": texts, "differences": gaps, "nearer": gaps},
-        "published.yaml": {"paper": {"citation": "A paper", "finding": "a finding"}},
+        "published.yaml": {"paper": {"citation": "A paper", "source": "its number", "finding": "a finding"}},
     }
 
 
