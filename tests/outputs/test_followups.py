@@ -12,6 +12,13 @@ from knnlm.outputs import followups, verdicts
 TOKENS = [100] * 20
 
 
+PAPERS = """
+drozdov2022: {citation: Drozdov et al. 2022, source: arXiv 1, finding: 64 bins help}
+he2021: {citation: He et al. 2021, source: arXiv 2, finding: a network helps}
+he2021-skipping: {citation: He et al. 2021, source: arXiv 3, finding: half are enough}
+"""
+
+
 def method(name, nats, paper=None, dev=20.0):
     """A method with so many nats for each document of a hundred tokens."""
     perplexity = float(np.exp(-np.sum(nats) / np.sum(TOKENS)))
@@ -39,24 +46,38 @@ def write(tmp_path, methods, **others):
         "sentence": "Rare ones.",
     }
     point = {"perplexity": 20.1, "nats": list(nats(3.0, 0.1)), "facts": {}}
+    random = {"name": "random", "label": "at random", "paper": None}
+    gap = dict.fromkeys(("repetition", "rise"), {"value": 0.1, "low": 0.05, "high": 0.15})
+    written = [
+        {"name": name, "label": name, "measures": {"repetition": [share], "rise": [share]}}
+        for name, share in (("heldout", 0.0), ("lm", 0.1), ("knn-lm", 0.2))
+    ]
+    case = {"nprobe": 0, "build": 1.0, "bytes": 9.0, "recall": 1.0, "search": 5.0, "perplexity_index": 20.1}
+    case |= {"nats": point["nats"]}
     files = {
         "mixing": {"methods": methods},
         "skipping": {
-            "methods": [
-                {
-                    "name": "random",
-                    "label": "at random",
-                    "paper": None,
-                    "points": [{"skipped": 0.0} | point, {"skipped": 0.5} | point],
-                }
-            ],
+            "methods": [random | {"points": [{"skipped": 0.0} | point, {"skipped": 0.5} | point]}],
             "tokens": TOKENS,
+        },
+        "smaller": {"methods": [random | {"points": [{"bytes": 2e6} | point]}], "tokens": TOKENS},
+        "frontier": {
+            "cases": [
+                case | {"factory": "Flat", "with_exact": 4.0, "perplexity_exact": 20.0},
+                case | {"factory": "SQ8", "with_exact": 9.0, "perplexity_exact": 20.5},
+                case | {"factory": "SQ4", "with_exact": 8.0, "perplexity_exact": 20.5},
+            ],
+            **{"tokens": TOKENS, "queries": 2000, "entries": 9000, "k": 8},
+        },
+        "texts": {
+            "facts": {"prompts": 1, "prompt_tokens": 4, "words": 8, "top_p": 0.9},
+            **{"methods": written, "differences": gap, "nearer": gap},
         },
         "helped": {"diagnostics": [one, one | {"name": "other"}], "overall": {"sentence": "Half are helped."}},
     }
     for name, content in (files | others).items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    (tmp_path / "published.yaml").write_text("drozdov2022: {citation: Drozdov et al. 2022, finding: 64 bins help}\n")
+    (tmp_path / "published.yaml").write_text(PAPERS)
     paths = {name: tmp_path / f"{name}.json" for name in files}
     folders = {"tables": tmp_path / "tables", "figures": tmp_path / "figures"}
     for folder in folders.values():
@@ -97,7 +118,7 @@ def test_tables_name_the_paper_and_its_finding(tmp_path):
         tmp_path, [method("lm", nats(3.2)), method("constant", nats(3)), method("bins", nats(2.9), "drozdov2022")]
     )
     page = written["beyond.md"].read_text(encoding="utf-8")
-    assert "Bins (Drozdov et al. 2022): 64 bins help." in page and "Tiny." in page
+    assert "Bins (Drozdov et al. 2022: 64 bins help; arXiv 1)." in page and "Tiny." in page
     helped = written["beyond-helped.md"].read_text(encoding="utf-8")
     assert "Half are helped." in helped and helped.count("Rare ones.") == 2
     assert "+0.000 |" in helped and "+0.100 [+0.050, +0.150]" in helped
@@ -110,6 +131,42 @@ def test_too_few_documents_have_no_interval_and_no_verdict(tmp_path, monkeypatch
     methods = [method("lm", nats(3.2)), method("constant", nats(3)), method("bins", nats(2.9), "drozdov2022")]
     found = rows(write(tmp_path, methods)["beyond.csv"])
     assert found["bins"]["gain"] == found["bins"]["test_low"] == "" and found["bins"]["verdict"] == verdicts.OPEN
+
+
+def test_papers_of_the_same_authors_keep_their_own_findings(tmp_path):
+    given = [method("lm", nats(3.2)), method("constant", nats(3)), method("network", nats(2.9), "he2021")]
+    assert "a network helps" in write(tmp_path, given)["beyond.md"].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("key", "table"), [("skipped", "skipping"), ("bytes", "smaller")])
+def test_a_point_is_compared_with_the_first_and_with_chance(tmp_path, key, table):
+    """The verdict below the table is of the point that is nearest to half: 0.6, or the second size."""
+    base, chance = nats(3.0, 0.5), nats(3.0, 0.5) - 2  # 0.02 nats a token below in every document
+    saved = {"skipped": [0.1, 0.6, 0.95], "bytes": [8e6, 5e6, 1e6]}[key]
+    points = [
+        {key: saved[i], "perplexity": 20.0, "facts": {}, "random": chance.tolist(), "nats": (base + gain).tolist()}
+        for i, gain in enumerate((0, -1, -3))
+    ]
+    first = {"name": "random", "label": "at random", "paper": None}
+    first["points"] = [{key: 8e6 if key == "bytes" else 0.0, "perplexity": 20.0, "facts": {}, "nats": base.tolist()}]
+    network = {"name": "network", "label": "network", "paper": "he2021-skipping", "points": points}
+    given = {table: {"methods": [first, network], "tokens": TOKENS}}
+    written = write(tmp_path, [method("lm", nats(3.2)), method("constant", nats(3))], **given)
+    lines = list(csv.DictReader(written[f"beyond-{table}.csv"].open(encoding="utf-8")))[1:]
+    assert [float(line["gain"]) for line in lines] == pytest.approx([0, -0.01, -0.03])
+    assert [float(line["over_random"]) for line in lines] == pytest.approx([0.02, 0.01, -0.01])
+    assert [line["verdict"] for line in lines] == [verdicts.HELD, verdicts.HELD, verdicts.FAILED]
+    page = written[f"beyond-{table}.md"].read_text(encoding="utf-8")
+    where = {"skipped": "searches left out 60.0%", "bytes": "size 5.0 MB"}[key]
+    assert f"- **held** – network (He et al. 2021: half are enough; arXiv 3). Here: {where}, −0.0100 nats" in page
+
+
+def test_the_best_indexes_are_marked(tmp_path):
+    written = write(tmp_path, [method("lm", nats(3.2)), method("constant", nats(3))])
+    lines = list(csv.DictReader(written["beyond-frontier.csv"].open(encoding="utf-8")))
+    assert [(line["factory"], line["best"]) for line in lines] == [("Flat", "True"), ("SQ8", "True"), ("SQ4", "False")]
+    page = written["beyond-frontier.md"].read_text(encoding="utf-8")
+    assert "2,000 tokens of dev, k 8, 9,000 entries" in page
 
 
 def test_a_file_without_the_constant_is_refused(tmp_path):
