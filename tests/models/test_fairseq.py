@@ -183,6 +183,30 @@ def test_a_published_datastore_becomes_a_shard(raw, monkeypatch, keys, values):
     assert read_json(directory / "meta.json")["entries"] == N
 
 
+@pytest.mark.parametrize("looked_at", [1, 3, 4096])
+def test_zeros_at_the_end_are_left_out_unless_they_are_asked_for(tmp_path, monkeypatch, caplog, looked_at):
+    """A zero key with a value, a key with value 0, and zeros in the middle are entries."""
+    monkeypatch.setattr(import_datastore, "ZEROS", looked_at)
+    keys, values = np.zeros((9, 2), np.float16), np.zeros(9, np.int64)
+    keys[0], values[2], keys[5] = 1, 7, (0, 3)  # row 1, 3 and 4 are zero, and the last three
+    keys.tofile(tmp_path / "k")
+    values.tofile(tmp_path / "v")
+    given = (tmp_path / "k", tmp_path / "v", 9, 2, 40)
+    with caplog.at_level("INFO", "knnlm"):
+        import_datastore.main(ImportDatastoreConfig(*given, tmp_path / "some", first=3))
+    assert "the last 3 entries are all zero and are left out" in caplog.text
+    import_datastore.main(ImportDatastoreConfig(*given, tmp_path / "all", keep_zeros=True))
+    for name, count in (("some", 6), ("all", 9)):
+        np.testing.assert_array_equal(np.load(tmp_path / name / "keys.npy"), keys[:count])
+        np.testing.assert_array_equal(np.load(tmp_path / name / "values.npy"), values[:count])
+        assert read_json(tmp_path / name / "meta.json")["entries"] == count
+    assert np.load(tmp_path / "some/ids.npy").tolist() == [3, 4, 5, 6, 7, 8]
+    np.zeros(18, np.float16).tofile(tmp_path / "k")
+    np.zeros(9, np.int64).tofile(tmp_path / "v")
+    with pytest.raises(UserError, match="found zeros only, expected keys"):
+        import_datastore.main(ImportDatastoreConfig(*given, tmp_path / "none"))
+
+
 def test_16_bit_values_hold_65536_words_and_no_more(raw):
     words = [0, 1, 32767, 32768, 65535, 2, 3, 4, 5, 6]
     np.testing.assert_array_equal(np.load(raw(values=np.int16, words=words, vocab_size=65536) / "values.npy"), words)

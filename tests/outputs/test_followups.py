@@ -47,7 +47,7 @@ def write(tmp_path, methods, **others):
     }
     point = {"perplexity": 20.1, "nats": list(nats(3.0, 0.1)), "facts": {}}
     random = {"name": "random", "label": "at random", "paper": None}
-    gap = dict.fromkeys(("repetition", "rise"), {"value": 0.1, "low": 0.05, "high": 0.15})
+    gap = {key: {"value": 0.1, "low": 0.05, "high": 0.15} for key in ("repetition", "rise")}
     written = [
         {"name": name, "label": name, "measures": {"repetition": [share], "rise": [share]}}
         for name, share in (("heldout", 0.0), ("lm", 0.1), ("knn-lm", 0.2))
