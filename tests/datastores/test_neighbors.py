@@ -271,5 +271,7 @@ def test_shards_are_merged_only_if_their_metric_is_the_same(tmp_path, shards, me
         merge.main(merge.MergeConfig(paths, (tmp_path / "merged",)))
         assert neighbors.facts(tmp_path / "merged")["metric"] == "ip"
     else:
-        with pytest.raises(files.UserError, match=rf"found1 has metric {metrics[1]}, \S+found0 {metrics[0]}: search all"):
+        with pytest.raises(
+            files.UserError, match=rf"found1 has metric {metrics[1]}, \S+found0 {metrics[0]}: search all"
+        ):
             merge.main(merge.MergeConfig(paths, (tmp_path / "merged",)))

@@ -102,7 +102,7 @@ def test_the_last_word_of_a_vocabulary_is_inside_and_the_next_is_not(size, fits)
     if fits:
         windows.check_words(tokens, size, *paths)
     else:
-        with pytest.raises(UserError, match="dev.npy: token 42 is outside model's 42 words"):
+        with pytest.raises(UserError, match=r"dev\.npy: token 42 is outside model's 42 words"):
             windows.check_words(tokens, size, *paths)
 
 

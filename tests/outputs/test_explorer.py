@@ -247,7 +247,9 @@ def test_every_token_and_no_document_behind_the_last_is_on_the_page(study):
     source = layout.find(study)
     starts = npy.open_array(source.documents("fox", "test")).tolist()
     everything = explore.collect(explore.ExploreConfig(study=study, out=study / "x.html"), source)
-    assert everything["shown"]["tokens"] == everything["shown"]["of"] == len(npy.open_array(source.tokens("fox", "test")))
+    assert (
+        everything["shown"]["tokens"] == everything["shown"]["of"] == len(npy.open_array(source.tokens("fox", "test")))
+    )
     assert [start for start, _ in everything["documents"]] == starts
     for count, expected in ((starts[2], starts[:2]), (starts[2] + 1, starts[:3])):
         assert [start for start, _ in explore.documents(source, count)] == expected

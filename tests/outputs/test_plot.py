@@ -169,4 +169,6 @@ def test_figure8_has_the_losses_of_each_model_and_split():
     ]
     assert numbers.values.tolist() == expected
     ends = {name: height for name, height in labels(drawn.axes[0]).items() if name != "paper → 0"}
-    assert max(ends, key=ends.__getitem__) == "base LM, dev" and min(ends, key=ends.__getitem__) == "memorizing LM, train"
+    assert (
+        max(ends, key=ends.__getitem__) == "base LM, dev" and min(ends, key=ends.__getitem__) == "memorizing LM, train"
+    )

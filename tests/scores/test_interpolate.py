@@ -377,5 +377,5 @@ def test_a_word_without_any_probability_is_allowed_of_knn_but_not_of_the_lm(stud
         if path == near:
             assert measured(study)["knn"]["curve"]["dev"][-1] is None
         else:
-            with pytest.raises(files.UserError, match="lm-test-1.npy holds -inf, and the lm gives no word 0"):
+            with pytest.raises(files.UserError, match=r"lm-test-1\.npy holds -inf, and the lm gives no word 0"):
                 measured(study)

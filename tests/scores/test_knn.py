@@ -203,9 +203,7 @@ def random_neighbors(seed: int, queries: int, k: int) -> tuple[np.ndarray, ...]:
 def test_every_k_and_temperature_equals_the_loop(seed, temperature):
     distances, values, targets = random_neighbors(seed, 40, 600)
     ks = [1, 7, 255, 256, 257, 599, 600]
-    for k, scored in zip(
-        ks, knn.target_logprobs_for_ks(distances, values, targets, ks, temperature), strict=True
-    ):
+    for k, scored in zip(ks, knn.target_logprobs_for_ks(distances, values, targets, ks, temperature), strict=True):
         np.testing.assert_allclose(scored, brute(distances, values, targets, k, temperature), rtol=2e-5, atol=2e-5)
     scored = knn.target_logprob(distances, values, targets, temperature)
     np.testing.assert_allclose(scored, brute(distances, values, targets, 600, temperature), rtol=2e-5, atol=2e-5)

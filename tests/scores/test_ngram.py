@@ -117,7 +117,9 @@ def test_each_split_has_its_own_scores_from_its_own_documents(stream, tmp_path):
         np.save(tmp_path / f"{name}.npy", text)
         np.save(tmp_path / f"{name}.documents.npy", starts[name])
     (tmp_path / "vocab.json").write_text(json.dumps({"size": V}))
-    splits = [tuple(tmp_path / f"{name}{end}" for name in ("dev", "test")) for end in (".npy", ".documents.npy", "-out")]
+    splits = [
+        tuple(tmp_path / f"{name}{end}" for name in ("dev", "test")) for end in (".npy", ".documents.npy", "-out")
+    ]
     train = tmp_path / "train.npy", tmp_path / "train.documents.npy"
     score_ngram.main(score_ngram.ScoreNgramConfig(*train, *splits[:2], tmp_path / "vocab.json", splits[2], (3, 2)))
     for order in (2, 3):

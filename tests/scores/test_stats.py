@@ -79,7 +79,10 @@ def test_by_default_intervals_are_of_95_percent_and_documents_weigh_by_their_tok
     sums, starts = counts * means, np.concatenate([[0], np.cumsum(counts)[:-1]])
     drawn = np.random.default_rng(99).integers(0, 60, (20000, 60))
     for found, values in (
-        (stats.interval(np.concatenate(pieces), starts, 5000, seed), np.exp(-sums[drawn].sum(1) / counts[drawn].sum(1))),
+        (
+            stats.interval(np.concatenate(pieces), starts, 5000, seed),
+            np.exp(-sums[drawn].sum(1) / counts[drawn].sum(1)),
+        ),
         (stats.total(sums, 5000, seed), sums[drawn].sum(1)),
         (stats.ratio(sums, counts, 5000, seed), sums[drawn].sum(1) / counts[drawn].sum(1)),
     ):
