@@ -160,7 +160,7 @@ def test_the_settings_seed_draws_the_sample_and_begins_each_clustering(data, tmp
     """Two seeds: of the sample alone, of the clustering of one sample, and both by the stage."""
     keys, codes = data[0].astype(np.float32), []
     for seed in (1, 2, 1):
-        index = ann.train(keys, IndexSettings(factory="IVF8,PQ4x4", seed=seed))
+        index = ann.train(keys[:400], IndexSettings(factory="IVF8,PQ4x4", seed=seed))
         codes.append((index.quantizer.reconstruct_n(0, 8), faiss.vector_to_array(index.pq.centroids)))
     for first, other, again in zip(*codes, strict=True):
         np.testing.assert_array_equal(first, again)

@@ -145,8 +145,13 @@ def measured(made: Made, output: str) -> dict[str, dict]:
     return {row["name"]: row for row in json.loads((made.folder / f"experiments/{output}.json").read_text())["rows"]}
 
 
+@pytest.fixture(scope="module")
+def tried(made) -> dict[tuple[str, int], dict[str, dict]]:
+    """Of each split and seed what the rows choose from: {row: {setting: [p of each component]}}."""
+    return {(split, seed): candidates(made, split, seed) for split in N for seed in range(len(SEEDS))}
+
+
 def candidates(made: Made, split: str, seed: int) -> dict[str, dict]:
-    """Of each row that chooses: {setting: [p of each component]}, on a split."""
     near = {t: made.knn(split, seed, K, t) for t in TEMPERATURES}
     cache = {setting: made.cache(split, seed, *setting) for setting in CACHES}
     both = {(t, setting): [near[t], cache[setting]] for t in near for setting in cache}
@@ -163,20 +168,19 @@ def perplexity(weights: list[float], components: list[np.ndarray], lm: np.ndarra
 
 
 @pytest.mark.parametrize("name", ["knn", "cache", "knn-cache"])
-def test_dev_chooses_settings_and_weights_of_each_seed_and_test_is_reported_with_them(made, name):
+def test_dev_chooses_settings_and_weights_of_each_seed_and_test_is_reported_with_them(made, tried, name):
     row, others = measured(made, "table1")[name], 0
     parts = [part for part in ("knn", "cache") if part in name]
     for seed in range(len(SEEDS)):
-        lm, tried = made.lm["dev", seed], candidates(made, "dev", seed)[name]
-        (temperature, cache), weights = best(lm, tried)
+        on_dev, on_test = (tried[split, seed][name] for split in ("dev", "test"))
+        (temperature, cache), weights = best(made.lm["dev", seed], on_dev)
         found = [row["lmbda"][part][seed] for part in parts]
         assert found == pytest.approx(weights, abs=0.021)
         if temperature:
             assert row["datastore"]["temperature"][seed] == temperature
         if cache:
             assert row["cache"][seed] == dict(zip(("size", "theta"), cache, strict=True))
-        on_test = candidates(made, "test", seed)[name]
-        for split, of_split in (("dev", tried), ("test", on_test)):
+        for split, of_split in (("dev", on_dev), ("test", on_test)):
             expected = perplexity(found, of_split[temperature, cache], made.lm[split, seed])
             assert row[split]["per_seed"][seed] == pytest.approx(expected, rel=1e-5)
         wanted, other_weights = best(made.lm["test", seed], on_test)

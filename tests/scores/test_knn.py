@@ -228,7 +228,7 @@ def two_splits(tmp_path) -> dict[str, tuple[np.ndarray, ...]]:
     stored = rng.integers(0, 6, 50).astype(np.uint32)
     write(tmp_path / "shard", "extract", values=stored, ids=rng.permutation(50))
     for seed, (split, queries) in enumerate({"dev": 23, "test": 14}.items()):
-        exact, _, targets = random_neighbors(seed, queries, 12)
+        exact, _, targets = random_neighbors(seed, queries, 300)
         index = np.sort(np.abs(exact - 1), axis=1)
         rows = rng.integers(0, 50, exact.shape).astype(np.uint32)
         rows[0, 0], rows[-1, -1], rows[exact == INF] = 0, 49, 2**32 - 1
@@ -251,7 +251,7 @@ def write(folder: Path, stage: str, inputs: dict | None = None, facts: dict | No
 def test_each_file_of_the_stage_has_its_own_k_temperature_distance_and_split(two_splits, tmp_path, monkeypatch):
     monkeypatch.setattr(score_knn, "BLOCK", 5)
     folders = [tuple(tmp_path / f"{split}{end}" for split in two_splits) for end in ("", "-queries", "-out")]
-    wanted = [(kind, k, t) for t in (2.5, 0.5) for k in (12, 2, 7) for kind in ("quantized_sqrt", "exact", "quantized")]
+    wanted = [(kind, k, t) for t in (2.5, 0.5) for k in (300, 2, 257) for kind in ("quantized_sqrt", "exact", "quantized")]
     score_knn.main(score_knn.ScoreKnnConfig(*folders, (json.dumps(wanted),)))
     for split, (exact, index, values, targets) in two_splits.items():
         distances = {"exact": exact, "quantized": index, "quantized_sqrt": np.sqrt(index)}
