@@ -4,10 +4,11 @@ FAISS ?= $(or $(INSTALLED),cpu)
 STUDY ?= smoke
 SELECT ?=
 BENCH ?=
+ROOM ?= scores
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help smoke mini pretrained finetuned rehearsal report test test-faults test-slurm test-gpu bench lint lint-schemas clean
+.PHONY: help smoke mini pretrained finetuned rehearsal report test test-faults test-slurm test-gpu mutants bench lint lint-schemas clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -43,6 +44,16 @@ test-slurm: .venv/ready ## start a SLURM on this machine and run the smoke study
 
 test-gpu: .venv/ready ## run the GPU tests, then measure the rates that plans assume, in 20 minutes (FAISS=gpu)
 	python -m benchmarks.gpu
+
+# The errors are put into a copy, so that the files here stay as they are.
+mutants: .venv/ready ## put errors into a room of knnlm, one at a time: do its tests notice? (ROOM=scores; hours)
+	.venv/bin/python -m pip install --quiet --constraint requirements.txt --editable '.[mutants]'
+	rm -rf .mutants && mkdir .mutants
+	git ls-files -z | tar --create --null --files-from - | tar --extract --directory .mutants
+	cd .mutants && cosmic-ray init tests/mutants/$(ROOM).toml session.sqlite
+	cd .mutants && cosmic-ray --verbosity INFO baseline tests/mutants/$(ROOM).toml
+	cd .mutants && cosmic-ray exec tests/mutants/$(ROOM).toml session.sqlite
+	cd .mutants && cr-report --show-diff --surviving-only session.sqlite && cr-rate session.sqlite
 
 bench: .venv/ready ## measure each expensive step beside an alternative (BENCH=… picks cases by their first letters)
 	python -m benchmarks $(BENCH)

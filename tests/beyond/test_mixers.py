@@ -176,3 +176,21 @@ def test_a_target_of_test_that_a_component_does_not_know_costs_no_infinity() -> 
     )
     for found in (unbounded.infinigram(dev, test), unbounded.infinigram_knn(dev, test)):
         assert np.exp(found.test[1]) == pytest.approx(0.0001, rel=1e-3)
+
+
+def test_networks_begin_and_shuffle_by_their_seed_and_test_is_scaled_as_dev(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(contexts, "inputs", lambda split: np.zeros((len(split.lm), 10), np.float32))
+    monkeypatch.setattr(networks, "EPOCHS", 2)
+    (dev, _), (test, good) = planted(tmp_path, 1, 400), planted(tmp_path, 2, 400)
+    first, other = (networks.network(dev, test, seed=seed) for seed in (1, 2))
+    assert np.abs(first.test - other.test).max() > 1e-4
+    only_good = signals(
+        tmp_path / "good",
+        lm=np.exp(test.lm[good]),
+        knn=np.exp(test.knn[good]),
+        vectors=np.load(tmp_path / "2/keys.npy")[good],
+        documents=np.arange(0, good.sum(), 50),
+    )
+    alone = networks.network(dev, only_good, seed=1)
+    assert first.gates is not None and alone.gates is not None
+    np.testing.assert_allclose(alone.gates[1], first.gates[1][good], rtol=1e-3)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -342,3 +343,20 @@ def test_archives_are_name_and_path() -> None:
     assert prepare.parse_archives(("a=x/y=z.whl",)) == {"a": Path("x/y=z.whl")}
     with pytest.raises(UserError, match="expected NAME=PATH"):
         prepare.parse_archives(("a",))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_random_documents_are_drawn_by_their_seed(seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(40).tolist()
+    for fraction, count in ((0.001, 1), (0.25, 10), (1.0, 40)):
+        assert random_documents(40, fraction, seed).tolist() == sorted(order[:count])
+
+
+@pytest.mark.parametrize(
+    ("words", "taken"), [([10, 100, 1], [10, 100]), ([10, 101, 90, 1], [10, 90]), ([100, 5], [100]), ([110], [110])]
+)
+def test_train_is_filled_up_to_its_words_and_a_tenth_more(words: list[int], taken: list[int]) -> None:
+    train = [entry(str(i), words=count, split="train") for i, count in enumerate(words)]
+    held_out = [entry("b", split="dev"), entry("c", split="test")]
+    splits = split_documents([*train, *held_out], settings(train_words=100))
+    assert [e.words for e in splits["train"]] == taken

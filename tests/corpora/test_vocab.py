@@ -202,3 +202,21 @@ def test_more_shards_than_documents_are_refused(tmp_path: Path) -> None:
     build(source, tmp_path / "vocab", type="word")
     with pytest.raises(UserError, match="documents do not fill 100 shards: ask for fewer"):
         binarize.main(binarize.BinarizeConfig(tmp_path / "vocab", source, tmp_path / "part", shard=0, shards=100))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("words", [1, 90, 10_000])
+def test_a_sample_is_of_train_in_the_order_of_the_seed(seed: int, words: int, tmp_path: Path) -> None:
+    source = corpus(tmp_path)
+    records = [json.loads(line) for line in (source / "train.documents.jsonl").read_text().splitlines()]
+    train = (source / "train.txt").read_bytes()
+    texts = [train[one["start"] : one["start"] + one["bytes"]].decode() for one in records]
+    expected, left = [], words
+    for i in np.random.default_rng(seed).permutation(len(texts)):
+        if left > 0:
+            lines = texts[i].split("\n")
+            sizes = np.cumsum([len(line.split()) for line in lines])
+            expected.append("\n".join(lines[: int(np.argmax(sizes >= left)) + 1] if sizes[-1] >= left else lines))
+            left -= sizes[-1]
+    asked = VocabSettings(type="sentencepiece", size=330, sample_words=words, seed=seed)
+    assert list(build_vocab.sample((source,), asked)) == expected

@@ -1,10 +1,11 @@
 """Index, search, exact distances."""
 
+import faiss
 import numpy as np
 import pytest
 
-from knnlm.artifacts import files
-from knnlm.datastores import ann, exact
+from knnlm.artifacts import description, files
+from knnlm.datastores import ann, exact, train_index
 from knnlm.datastores.train_index import sample
 from knnlm.settings import IndexSettings
 
@@ -145,3 +146,42 @@ def test_too_large_a_k_and_wrong_dimensions_are_refused(data):
         ann.search(index, queries, 51, np.arange(50))
     with pytest.raises(files.UserError, match="the index 16 dimensions"):
         ann.add(index, keys[:, :8])
+
+
+@pytest.mark.parametrize(("size", "seed"), [(100, 3), (100, 4), (2999, 3), (3000, 3), (9999, 3)])
+def test_the_sample_is_drawn_by_its_seed_and_at_most_everything(data, size, seed):
+    keys = data[0]
+    order = np.random.default_rng(seed).choice(3000, min(size, 3000), replace=False, shuffle=False)
+    expected = keys[np.sort(order)] if size < 3000 else keys
+    np.testing.assert_array_equal(sample([keys[:1000], keys[1000:]], size, seed), expected.astype(np.float32))
+
+
+def test_the_settings_seed_draws_the_sample_and_begins_each_clustering(data, tmp_path):
+    """Two seeds: of the sample alone, of the clustering of one sample, and both by the stage."""
+    keys, codes = data[0].astype(np.float32), []
+    for seed in (1, 2, 1):
+        index = ann.train(keys[:400], IndexSettings(factory="IVF8,PQ4x4", seed=seed))
+        codes.append((index.quantizer.reconstruct_n(0, 8), faiss.vector_to_array(index.pq.centroids)))
+    for first, other, again in zip(*codes, strict=True):
+        np.testing.assert_array_equal(first, again)
+        assert np.abs(first - other).max() > 1e-3
+    (tmp_path / "keys").mkdir()
+    np.save(tmp_path / "keys/keys.npy", data[0])
+    description.write_meta(tmp_path / "keys", "extract", {}, {})
+    drawn, train = [], ann.train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ann, "train", lambda sampled, settings: drawn.append(sampled) or train(sampled, settings))
+        for seed in (1, 2):
+            asked = f'{{"factory": "Flat", "sample": 100, "seed": {seed}}}'
+            train_index.main(train_index.TrainIndexConfig((tmp_path / "keys",), tmp_path / f"{seed}.faiss", asked))
+    for seed, sampled in zip((1, 2), drawn, strict=True):
+        order = np.random.default_rng(seed).choice(3000, 100, replace=False, shuffle=False)
+        np.testing.assert_array_equal(sampled, keys[np.sort(order)])
+
+
+@pytest.mark.parametrize(("factory", "enough"), [("IVF64,Flat", 64), ("IVF4,PQ4x4", 16)])
+def test_a_key_for_each_centroid_is_enough(data, factory, enough):
+    keys = data[0].astype(np.float32)
+    assert ann.train(keys[:enough], IndexSettings(factory=factory)).is_trained
+    with pytest.raises(files.UserError, match=f"the sample {enough - 1} keys"):
+        ann.train(keys[: enough - 1], IndexSettings(factory=factory))

@@ -139,3 +139,25 @@ def test_exact_distances_ask_for_stored_keys(smoke_config, monkeypatch):
     with pytest.raises(workflow_study.StudyError, match=r"wiki.key_precision.*found float32 beside store_keys: false"):
         workflow_study.load(study)
     assert yaml.safe_load((ROOT / "config/paper.yaml").read_text())["datastores"]["wiki"]["store_keys"] is False
+
+
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_entries_are_dealt_in_the_order_of_the_seed(made, tmp_path, seed):
+    extracted(made, tmp_path / "keys", seed=seed, shard=2, shards=3, entries=80)
+    order = np.random.default_rng(seed).permutation(np.arange(16, 1500, 16))  # 93 windows after one of context
+    expected = np.concatenate([np.arange(start, min(start + 16, 1500)) for start in order[62:67]])
+    np.testing.assert_array_equal(np.load(tmp_path / "keys/ids.npy"), expected)
+    np.testing.assert_array_equal(np.load(tmp_path / "keys/values.npy"), np.load(made / "train.npy")[expected])
+
+
+def test_each_of_two_indexes_must_be_of_the_key_type(made, tmp_path):
+    config = extract.ExtractConfig(
+        made / "model", made / "train.npy", ("output",), (tmp_path / "sample",), WINDOWS, entries=400
+    )
+    extract.main(config)
+    train_index.main(train_index.TrainIndexConfig((tmp_path / "sample",), tmp_path / "output.faiss", FLAT))
+    pair = made / "trained.faiss", tmp_path / "output.faiss"
+    for trained in (pair, pair[::-1]):
+        with pytest.raises(files.UserError, match="has keytype output"):
+            extracted(made, tmp_path / "keys", trained=trained, index=(tmp_path / "a.faiss", tmp_path / "b.faiss"))
+    assert not (tmp_path / "keys").exists()

@@ -195,3 +195,75 @@ def test_mistakes_are_refused_by_name(datastore, tmp_path):
     with pytest.raises(files.UserError, match="700 ids"):
         part, queries = datastore / "shard0of3", datastore / "queries"
         search.main(search.SearchConfig(tmp_path / "a/0.faiss", part, (queries,), 5, (tmp_path / "out",)))
+
+
+def brute(store: Path, queries: np.ndarray, k: int, metric: str) -> dict[str, np.ndarray]:
+    """Every query's k nearest entries of the whole datastore by (distance, id), in float64."""
+    keys, ids, values = (np.load(store / f"shard0of1/{name}.npy") for name in ("keys", "ids", "values"))
+    keys, queries = keys.astype(float), queries.astype(float)
+    distances = ((queries[:, None] - keys) ** 2).sum(-1) if metric == "l2" else -queries @ keys.T  # [Q, n]
+    order = np.array([np.lexsort((ids, near.round(9)))[:k] for near in distances])
+    return {"ids": ids[order], "values": values[order], "distances": np.take_along_axis(distances, order, 1)}
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_two_splits_in_several_blocks_get_the_nearest_of_all_shards_each(datastore, tmp_path, metric, monkeypatch):
+    """Splits of other lengths, searched, merged and reranked together in blocks that end within them."""
+    monkeypatch.setattr(search, "BLOCK", 16)
+    monkeypatch.setattr(merge, "CELLS", 3 * K * 7)
+    monkeypatch.setattr(rerank, "BLOCK", 9)
+    rng, text = np.random.default_rng(6), json.dumps({"factory": "Flat", "metric": metric})
+    asked = {name: rng.standard_normal((count, D)).astype(np.float32) for name, count in (("dev", 20), ("test", 37))}
+    queries = tuple(write(tmp_path / name, keys=keys) for name, keys in asked.items())
+    shards = tuple(datastore / f"shard{i}of3" for i in range(3))
+    train_index.main(train_index.TrainIndexConfig(shards, tmp_path / "trained.faiss", text))
+    for i, shard in enumerate(shards):
+        add.main(add.AddConfig(tmp_path / "trained.faiss", shard, tmp_path / f"{i}.faiss"))
+        out = tuple(tmp_path / f"{name}{i}" for name in asked)
+        search.main(search.SearchConfig(tmp_path / f"{i}.faiss", shard, queries, K, out, text))
+    found = tuple(tmp_path / f"{name}{i}" for name in asked for i in range(3))
+    merged, final = (tuple(tmp_path / f"{end}-{name}" for name in asked) for end in ("merged", "final"))
+    merge.main(merge.MergeConfig(found, merged))
+    rerank.main(rerank.RerankConfig(merged, shards, queries, final, keep_index_distances=True))
+    for keys, one, reranked in zip(asked.values(), merged, final, strict=True):
+        expected = brute(datastore, keys, K, metric)
+        for folder, kinds in ((one, ("distances",)), (reranked, ("distances", "exact"))):
+            measured = arrays(folder)
+            for name in ("ids", "values"):
+                np.testing.assert_array_equal(measured[name], expected[name])
+            for kind in kinds:
+                np.testing.assert_allclose(measured[kind], expected["distances"], rtol=1e-4, atol=1e-4)
+        described = files.read_json(reranked / "meta.json")
+        assert [described[name] for name in ("metric", "entries", "entries_total")] == [metric, 2400, 2400]
+    with pytest.raises(files.UserError, match="5 directories for 2 splits: give the same number for each"):
+        merge.main(merge.MergeConfig(found[:5], (tmp_path / "a", tmp_path / "b")))
+
+
+@pytest.mark.parametrize("nprobe", [1, 3])
+def test_as_many_lists_are_visited_as_the_settings_say(datastore, tmp_path, nprobe):
+    """By brute force over the lists whose centroids are nearest to the query."""
+    settings = {"factory": "IVF8,Flat", "nprobe": nprobe, "sample": 1000}
+    retrieve(datastore, tmp_path, 1, settings, k=2400)
+    found, index = neighbors.load(tmp_path / "found0").rows, ann.load(tmp_path / "0.faiss")
+    keys, queries = (np.load(datastore / name / "keys.npy").astype(float) for name in ("shard0of1", "queries"))
+    centroids = index.quantizer.reconstruct_n(0, 8)
+    lists = ((keys[:, None] - centroids) ** 2).sum(-1).argmin(1)  # [n]
+    visited = ((queries[:, None] - centroids) ** 2).sum(-1).argsort(1)[:, :nprobe]  # [Q, nprobe]
+    for rows, numbers in zip(found, visited, strict=True):
+        np.testing.assert_array_equal(np.sort(rows[rows < 2400]), np.flatnonzero(np.isin(lists, numbers)))
+    assert neighbors.facts(tmp_path / "merged")["nprobe"] == nprobe
+
+
+@pytest.mark.parametrize(("k", "fits"), [(0, False), (700, True)])
+def test_all_entries_of_a_shard_may_be_asked_for(datastore, tmp_path, k, fits):
+    part = datastore / "shard0of3"
+    train_index.main(train_index.TrainIndexConfig((part,), tmp_path / "trained.faiss", '{"factory": "Flat"}'))
+    add.main(add.AddConfig(tmp_path / "trained.faiss", part, tmp_path / "0.faiss"))
+    asked = search.SearchConfig(tmp_path / "0.faiss", part, (datastore / "queries",), k, (tmp_path / "found",))
+    if fits:
+        search.main(asked)
+        rows = neighbors.load(tmp_path / "found").rows
+        np.testing.assert_array_equal(np.sort(rows, axis=1), np.tile(np.arange(700), (50, 1)))
+    else:
+        with pytest.raises(files.UserError, match=r"k is 0, .* holds 700 entries"):
+            search.main(asked)

@@ -241,3 +241,37 @@ def test_runs_of_equal_distances_are_sorted_by_id_and_missing_neighbors_stay_las
     expected = [row[np.lexsort((ids[row], near, row < 0))] for row, near in zip(rows, distances, strict=True)]
     neighbors.order_ties(distances, rows, ids)
     np.testing.assert_array_equal(rows, expected)
+
+
+@DTYPES
+def test_a_shard_that_changed_since_it_was_searched_is_not_merged(tmp_path, shards, searched, dtype):
+    write(tmp_path / "longer", "extract", {}, {}, ids=np.arange(3), values=np.arange(3, dtype=np.uint32))
+    rows = np.array([[0, 1, 0], [1, 0, 1]], dtype)
+    other = found(tmp_path / "other", [tmp_path / "longer"], 2, rows, [[1, 2, 3]] * 2)
+    with pytest.raises(files.UserError, match="2 entries were searched, its shard has 3"):
+        merge.main(merge.MergeConfig((searched[0], other), (tmp_path / "merged",)))
+
+
+@pytest.mark.parametrize("length", range(neighbors.SHORT - 1, neighbors.SHORT + 3))
+def test_a_run_just_as_long_as_those_sorted_by_insertion_is_sorted(length):
+    ids = np.random.default_rng(length).permutation(100)
+    distances = np.array([[0.5, *[1.0] * length, 2.0]], np.float32)
+    rows = np.random.default_rng(1).permutation(100)[None, : length + 2].copy()
+    expected = [rows[0, 0], *sorted(rows[0, 1:-1], key=lambda row: ids[row]), rows[0, -1]]
+    neighbors.order_ties(distances, rows, ids)
+    assert rows[0].tolist() == expected
+
+
+@pytest.mark.parametrize("metrics", [("l2", "ip"), ("ip", "l2"), ("ip", "ip")])
+def test_shards_are_merged_only_if_their_metric_is_the_same(tmp_path, shards, metrics):
+    near = np.array([[0, 1]] * 2, np.uint32), [[1, 2], [3, 4]]
+    parts = [(shards[:1], 3), (shards[1:], 2)]
+    paths = tuple(found(tmp_path / f"found{i}", *parts[i], *near, metric) for i, metric in enumerate(metrics))
+    if len({*metrics}) == 1:
+        merge.main(merge.MergeConfig(paths, (tmp_path / "merged",)))
+        assert neighbors.facts(tmp_path / "merged")["metric"] == "ip"
+    else:
+        with pytest.raises(
+            files.UserError, match=rf"found1 has metric {metrics[1]}, \S+found0 {metrics[0]}: search all"
+        ):
+            merge.main(merge.MergeConfig(paths, (tmp_path / "merged",)))

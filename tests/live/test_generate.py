@@ -10,10 +10,11 @@ import pytest
 import tinystudy
 
 from knnlm.artifacts import files, npy
-from knnlm.datastores import neighbors
+from knnlm.datastores import ann, neighbors
 from knnlm.live import generate, layout, passages, query, sampling, terminal
-from knnlm.live.retrieval import Retriever
+from knnlm.live.retrieval import Next, Retriever
 from knnlm.outputs import illustrate, scored
+from knnlm.settings import IndexSettings
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +235,81 @@ def test_figure_1_is_a_query_of_the_study_with_its_own_numbers(study, tmp_path):
     assert [word["lm"], word["knn"]] == pytest.approx(stored, rel=2e-3)
     assert word["mixture"] == pytest.approx(query["lmbda"] * word["knn"] + (1 - query["lmbda"]) * word["lm"], rel=1e-6)
     assert len(query["neighbors"]) == 5
+
+
+SEEDS = [5, 3, 8]
+
+
+@pytest.fixture
+def seeded(tmp_path):
+    """A row of three seeds, each with paths and settings of its own, and Table 1's cache of two of them."""
+    splits = ("dev", "test")
+    parts = {
+        part: {split: [tmp_path / f"{part}-{split}-{seed}" for seed in SEEDS] for split in splits}
+        for part in ("lm", "knn", "neighbors")
+    }
+    paths = {"model": [tmp_path / f"model-{seed}" for seed in SEEDS], **parts}
+    row = {"name": "knn", "model": "fox", "corpus": "fox", "seeds": SEEDS, "lmbda": {"knn": [0.5, 0.3, 0.8]}}
+    row["datastore"] = {"k": 4, "temperature": [50.0, 30.0, 80.0]}
+    cached = {"cache": {split: [f"../{split}-{seed}.npy" for seed in (8, 3)] for split in splits}}
+    table = {"name": "cache", "model": "fox", "corpus": "fox", "seeds": [8, 3]}
+    files.write_json(
+        tmp_path / "experiments/table1.json", {"experiment": "table1", "rows": [table], "paths": {"cache": cached}}
+    )
+    return lambda seed, **changes: layout.KnnLM(tmp_path, row | changes, paths, seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_seed_has_its_own_paths_weight_and_temperature(seeded, seed):
+    source = seeded(seed)
+    assert (source.model.name, source.lmbda, source.store["temperature"]) == (f"model-{seed}", seed / 10, seed * 10)
+    for split in ("dev", "test"):
+        found = [source.lm(split), source.knn(split), source.neighbors(split)]
+        assert [path.name for path in found] == [f"{part}-{split}-{seed}" for part in ("lm", "knn", "neighbors")]
+        cache = source.cache(split)
+        assert cache is None if seed == 5 else cache.name == f"{split}-{seed}.npy"
+    assert seeded(seed, corpus="other").cache("test") is None and seeded(seed, model="other").cache("test") is None
+    assert seeded(seed, datastore={"k": 4, "temperature": 7.0}).store["temperature"] == 7
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("distance", ["exact", "quantized"])
+def test_a_live_query_is_weighed_as_brute_force_over_all_shards(metric, distance):
+    """Shuffled ids in two shards, k below and beyond a shard's size, two temperatures; words of one shard are few."""
+    rng = np.random.default_rng(4)
+    keys, ids = rng.standard_normal((30, 8)).astype(np.float16), rng.permutation(90)[:30]
+    values, shards = rng.integers(0, 5, 30).astype(np.uint32), []
+    for part in (slice(0, 9), slice(9, 30)):
+        index = ann.train(keys.astype(np.float32), IndexSettings(factory="Flat", metric=metric))
+        ann.add(index, keys[part])
+        shards.append((index, ids[part], values[part], keys[part] if distance == "exact" else None))
+    retriever = object.__new__(Retriever)
+    retriever.shards = shards
+    for k, temperature in ((4, 1.0), (15, 0.5), (30, 5.0)):
+        retriever.store = {"k": k, "temperature": temperature, "distance": distance}
+        query = rng.standard_normal(8).astype(np.float32)
+        exact = keys.astype(float)
+        near = ((exact - query) ** 2).sum(1) if metric == "l2" else -exact @ query
+        order = np.lexsort((ids, near))[:k]
+        found = retriever.nearest(query)
+        assert found.ids.tolist() == ids[order].tolist() and found.values.tolist() == values[order].tolist()
+        assert found.distances == pytest.approx(near[order], rel=1e-4, abs=1e-5)
+        weights = np.exp(-near[order] / temperature)
+        assert found.weights == pytest.approx(weights / weights.sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("temperature", "top_p", "seed"), [(1.0, 1.0, 1), (0.4, 1.0, 2), (2.5, 0.6, 1), (1.0, 0.3, 7)])
+def test_words_are_drawn_at_the_temperature_from_the_most_probable_by_the_seed(study, temperature, top_p, seed):
+    lm, near, lmbda = np.array([0.1, 0.4, 0.3, 0.2]), np.array([0.7, 0.0, 0.2, 0.1]), 0.25
+    reader = SimpleNamespace(lm=SimpleNamespace(eos=2), begin=lambda: None, read=lambda *_: Next(lm, near, None))
+    asked = generate.GenerateConfig(study=study, words=30, temperature=temperature, top_p=top_p, seed=seed)
+    drawn = [step.word for step in generate.generate(asked, reader, [], lmbda)]
+    mixed = (lmbda * near + (1 - lmbda) * lm) ** (1 / temperature)
+    mixed /= mixed.sum()
+    kept, total = np.zeros(4), 0.0
+    for word in np.argsort(-mixed):
+        if total < top_p:
+            kept[word] = mixed[word]
+        total += mixed[word]
+    rng = np.random.default_rng(seed)
+    assert drawn == [int(rng.choice(4, p=kept / kept.sum())) for _ in range(30)]

@@ -203,3 +203,62 @@ def test_without_slurm_nothing_is_queued(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("PATH", str(tmp_path))  # a node without scontrol
     assert stopped(corpus, tmp_path / "b", monkeypatch, after=3).endswith("run again to go on")
+
+
+def test_the_seed_decides_the_first_weights_and_the_order_of_blocks(corpus, tmp_path, monkeypatch):
+    drawn, cut = [], windows.training
+    monkeypatch.setattr(windows, "training", lambda *given: drawn.append((given[-1], cut(*given))) or drawn[-1][1])
+    paths = [corpus / name for name in ("train.npy", "dev.npy", "vocab.json")]
+    for seed in (3, 4):
+        settings = json.dumps(ARCHITECTURE), json.dumps(RECIPE | {"updates": 1, "warmup": 1})
+        train.main(train.TrainConfig(*paths, tmp_path / str(seed), *settings, seed=seed))
+    order = [np.random.default_rng([seed, 0]).permutation(44)[:4] * 16 for seed in (3, 4)]  # 44 blocks of 16 tokens
+    assert [(seed, blocks.start.tolist()) for seed, blocks in drawn] == [
+        (seed, starts.tolist()) for seed, starts in zip((3, 4), order, strict=True)
+    ]
+    weights = [{name: tensor.clone() for name, tensor in begun_with(seed).items()} for seed in (3, 4, 3)]
+    for name in weights[0]:
+        assert torch.equal(weights[0][name], weights[2][name])
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def begun_with(seed):
+    """The first weights of a seed."""
+    return train.begin(ModelConfig(vocab_size=64, **ARCHITECTURE), TrainingSettings(**RECIPE), seed).model.state_dict()
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_weights_that_are_kept_are_devs_best_or_the_last(corpus, keep, monkeypatch):
+    """The second of three evaluations is the best."""
+    state, recipe = begun(keep=keep)
+    losses, kept = iter([3.0, 2.0, 2.5]), []
+
+    def stream(*_, **__):
+        return [type("Block", (), {"logprob": np.full(64, -next(losses))})]
+
+    monkeypatch.setattr(train.features, "stream", stream)
+    state.loss, state.tokens = 1.0, 1
+    for number in range(3):
+        with torch.no_grad():
+            for parameter in state.model.parameters():
+                parameter.fill_(number)
+        state.loss, state.tokens = 1.0, 1
+        train._evaluate(state, np.zeros(64, np.uint16), recipe, 700)
+        kept.append({float(tensor.flatten()[0]) for tensor in state.kept.values() if tensor.is_floating_point()})
+    assert kept == [{0.0}, {1.0}, {1.0 if keep == "best" else 2.0}]
+    assert [point["dev_loss"] for point in state.curve] == [3.0, 2.0, 2.5]
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+@pytest.mark.parametrize(("largest", "fits"), [(63, True), (64, False)])
+def test_a_token_beyond_the_vocabulary_is_refused(corpus, tmp_path, part, largest, fits):
+    tokens = np.load(corpus / f"{part}.npy").copy()
+    tokens[-1] = largest
+    np.save(tmp_path / "tokens.npy", tokens)
+    given = tmp_path / "tokens.npy", corpus / "vocab.json", 64
+    if fits:
+        assert len(train._tokens(*given)) == len(tokens)
+    else:
+        with pytest.raises(UserError, match="token 64 is outside"):
+            train._tokens(*given)
+    assert train._tokens(*given[:2], 64, first=5).tolist() == tokens[:5].tolist()

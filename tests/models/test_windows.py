@@ -79,3 +79,36 @@ def test_training_blocks_cover_each_epoch_once_in_another_order():
     ]
     assert [sorted(epoch.tolist()) for epoch in epochs] == [list(range(0, 100, 10))] * 2
     assert epochs[0].tolist() != epochs[1].tolist()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_datastore_windows_are_in_the_order_of_the_seed(seed):
+    found = windows.datastore(203, WindowSettings(new=10, context=20), seed)
+    order = np.random.default_rng(seed).permutation(np.arange(20, 203, 10)).tolist()
+    assert as_tuples(found) == [(start - 20, start, min(start + 10, 203)) for start in order]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_training_blocks_are_in_the_order_of_the_seed_and_the_epoch(seed):
+    updates = [windows.training(98, 10, 4, update, seed) for update in range(5)]  # two epochs of ten blocks
+    order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(10) for epoch in (0, 1)]) * 10
+    found = [pair for update in updates for pair in zip(update.start.tolist(), update.end.tolist(), strict=True)]
+    assert found == [(start, min(start + 10, 98)) for start in order.tolist()]
+
+
+@pytest.mark.parametrize(("size", "fits"), [(43, True), (42, False)])
+def test_the_last_word_of_a_vocabulary_is_inside_and_the_next_is_not(size, fits):
+    tokens, paths = np.array([0, 42, 7]), ("dev.npy", "model")
+    if fits:
+        windows.check_words(tokens, size, *paths)
+    else:
+        with pytest.raises(UserError, match=r"dev\.npy: token 42 is outside model's 42 words"):
+            windows.check_words(tokens, size, *paths)
+
+
+@pytest.mark.parametrize("length", range(1, 8))
+def test_a_block_and_its_context_fill_the_window_and_no_more(length):
+    """A line of `length` tokens at the stream's end; a window has 3 + 2 tokens."""
+    tokens = np.array([9] * 9 + [EOS] + [9] * (length - 1) + [EOS])
+    begin, start, end = as_tuples(windows.evaluation(tokens, WindowSettings(new=3, context=2, mode="complete")))[-1]
+    assert (begin, start, end) == (10 - max(0, min(2, 5 - length)), 10, 10 + length)

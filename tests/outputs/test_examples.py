@@ -152,3 +152,30 @@ def test_neighbors_from_another_text_are_one_clear_line(study: Path, monkeypatch
     )
     with pytest.raises(files.UserError, match=r"found in another text than .*train\.npy; search again"):
         scored._check_datastore(layout.find(study))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_the_heaviest_neighbors_come_first_whatever_their_order_and_their_weights_are_of_the_temperature(temperature):
+    """Neighbors in the index's order, which is not that of exact distances; one is the first entry, 0."""
+    near = np.array([[9.0, 1.0, np.inf], [2.0, 8.0, 4.0], [3.0, 2.0, 1.0], [5, 5, 5], [6.0, 0.0, 7.0]], np.float32)
+    ids = np.array([[4, 5, -1], [7, 0, 3], [2, 1, 0], [0, 1, 2], [3, 0, 6]])
+    values = np.array([[1, 4, 0], [2, 1, 2], [7, 7, 3], [1, 2, 7], [0, 1, 4]])
+    found, train = text(stored=near, ids=ids, values=values, temperature=temperature), Words([1, 2, 3, 7, 6, 1, 4, 5])
+    for position in range(5):
+        weights = np.exp(-near[position].astype(float) / temperature) / np.exp(-near[position] / temperature).sum()
+        order = sorted(range(3), key=lambda column: near[position, column])
+        expected = [
+            (train.words[ids[position, i]], bool(values[position, i] == found.tokens[position]), near[position, i])
+            for i in order
+            if ids[position, i] >= 0
+        ]
+        for count in (1, 2, 3):
+            shown = list(examples.heaviest(found, train, position, count))
+            assert [(one.target, one.hit, one.distance) for one in shown] == expected[:count]
+            assert [one.probability for one in shown] == pytest.approx([weights[i] for i in order][: len(shown)])
+
+
+def test_an_example_may_be_the_first_token_and_the_next_one_just_beyond_the_context():
+    gain = np.array([0.9, 0.0, 0.0, 0.8, 0.7, 0.0, 0.0])
+    assert select(gain, [2] * 7, [0], 2) == [0, 4]  # three tokens of context: 3 is too near
+    assert select(gain, [2, 1, 1, 4, 5, 1, 1], [0, 3], 2) == [0, 3]  # 3 begins a document of its own

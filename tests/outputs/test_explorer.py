@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tinystudy
+import torch
 
 from knnlm.artifacts import files, npy
 from knnlm.datastores import neighbors
@@ -201,3 +202,54 @@ def test_search_finds_words_in_order(page):
     page.keyboard.press("Escape")
     page.keyboard.press("N")
     assert chosen(page) == first
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_the_words_and_weights_of_each_token_are_of_the_rows_temperature(temperature, monkeypatch):
+    """Six tokens, of which five are shown, with three neighbors each in no order of distance; six words."""
+    rng = np.random.default_rng(2)
+    near, values = rng.gamma(2, 3, (6, 3)).astype(np.float32), rng.integers(0, 6, (6, 3))
+    ids, probabilities = rng.integers(0, 50, (6, 3)), rng.dirichlet(np.ones(6), 6)
+    near[4, 1], ids[4, 1], ids[0, 0] = np.inf, -1, 0
+    scores = np.zeros(6, np.float32)
+    text = scored.ScoredText(values[:, 0], scores, scores, ids, values, near, "exact", temperature)
+    logprob = torch.from_numpy(np.log(probabilities).astype(np.float32))
+    blocks = [(np.arange(3), logprob[:3]), (np.arange(3, 5), logprob[3:5])]
+    monkeypatch.setattr(candidates.distributions, "blocks", lambda *_: blocks)
+    words, lm, knn_logprob = candidates.candidates(None, text, 5, words=2, batch_tokens=1)
+    entries, distances, weights = explore.nearest(text, 5, shown=2)
+    for position in range(5):
+        shares = np.exp(-near[position].astype(float) / temperature)
+        shares /= shares.sum()
+        of_word = {word: shares[values[position] == word].sum() for word in range(6)}
+        likeliest = sorted(range(6), key=lambda word: -probabilities[position, word])[:2]
+        retrieved = sorted((word for word in range(6) if of_word[word] > 0), key=lambda word: -of_word[word])[:2]
+        union = sorted({*likeliest, *retrieved})
+        assert words[position].tolist() == union + [0] * (4 - len(union))
+        for logprobs, expected in ((lm, probabilities[position]), (knn_logprob, of_word)):
+            shown = np.exp(packing.restored(logprobs[position]))
+            assert shown == pytest.approx([expected[word] for word in union] + [0] * (4 - len(union)), rel=2e-3)
+        order = np.argsort(near[position])[:2]
+        assert entries[position].tolist() == ids[position, order].tolist()
+        assert distances[position] == pytest.approx(near[position, order], rel=1e-2)
+        assert np.exp(packing.restored(weights[position])) == pytest.approx(shares[order], rel=2e-3)
+
+
+def test_the_first_entry_is_shown_and_a_missing_one_is_not(study):
+    source = layout.find(study)
+    near = explore.contexts(source, np.array([[0, -1], [5, 0]]), before=2, after=1)
+    stream = npy.open_array(source.tokens("fox", "train"))
+    assert near.tokens.tolist() == stream[[0, 1, 3, 4, 5, 6]].tolist()
+    assert near.places.tolist() == [[1, 0], [5, 1]] and near.documents.tolist() == [0]
+
+
+def test_every_token_and_no_document_behind_the_last_is_on_the_page(study):
+    source = layout.find(study)
+    starts = npy.open_array(source.documents("fox", "test")).tolist()
+    everything = explore.collect(explore.ExploreConfig(study=study, out=study / "x.html"), source)
+    assert (
+        everything["shown"]["tokens"] == everything["shown"]["of"] == len(npy.open_array(source.tokens("fox", "test")))
+    )
+    assert [start for start, _ in everything["documents"]] == starts
+    for count, expected in ((starts[2], starts[:2]), (starts[2] + 1, starts[:3])):
+        assert [start for start, _ in explore.documents(source, count)] == expected

@@ -4,10 +4,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import synthetic
+from matplotlib.axes import Axes
 
 from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
-from knnlm.outputs import claims, plot
+from knnlm.outputs import claims, figures, plot
+from knnlm.scores import experiments
 from knnlm.settings import LAYER_KEYTYPES
 
 PAPER = Path(__file__).parents[2] / "config/paper_numbers.yaml"
@@ -89,3 +91,94 @@ def test_a_missing_row_is_one_clear_line(tmp_path: Path):
 def test_figure3_has_the_names_of_the_code(tmp_path: Path):
     drawn_names = pd.read_csv(drawn(tmp_path, "figure3") / "figure3.csv")["keytype"].tolist()
     assert drawn_names == list(LAYER_KEYTYPES) == list(claims.KEYTYPES)
+
+
+def figure(name: str, rows: list[dict], curves: dict[str, list[dict]] | None = None) -> dict[str, figures.Drawn]:
+    """The figures and numbers of a study with these rows."""
+    study = experiments.Study({name: {"experiment": name, "rows": rows}}, curves or {})
+    return figures.FIGURES[name](study, experiments.paper_numbers(PAPER)[name])
+
+
+def labels(axes: Axes) -> dict[str, float]:
+    """Height of each label in the right margin."""
+    return {text.get_text(): text.get_position()[1] for text in axes.texts}
+
+
+def test_figure7_has_each_number_in_its_column_and_each_label_at_its_line():
+    rows = synthetic.experiments()["figure7"][::-1]
+    for row in rows:
+        row["test"] = synthetic.split(500)
+    ((drawn, numbers),) = figure("figure7", rows).values()
+    orders = [(2, 99.4), (3, 98.9), (4, 98.7), (5, 98.8), (6, 98.9), (7, 99.0)]
+    expected = [("base", None, 100), ("knn", None, 90), *(("n-gram", *pair) for pair in orders)]
+    assert numbers.astype(object).where(numbers.notna(), None).values.tolist() == [list(line) for line in expected]
+    (axes,) = drawn.axes
+    assert axes.lines[0].get_xydata().tolist() == [list(pair) for pair in orders]
+    assert {line.get_color(): line.get_ydata()[0] for line in axes.lines[1:3]} == {figures.INK: 100, figures.BLUE: 90}
+    assert labels(axes)["kNN-LM"] == pytest.approx(90, abs=0.3) and labels(axes)["base LM"] > 99.5
+
+
+def test_figure5_marks_the_best_weight_of_dev():
+    rows = synthetic.experiments()["figure5"]
+    for row in rows:
+        row["curve"]["test"] = row["curve"]["test"][::-1]
+    ((drawn, numbers),) = figure("figure5", rows).values()
+    for axes, row, best in zip(drawn.axes, rows, (0.25, 0.65), strict=True):
+        points = [pair for pair in zip(row["curve"]["lmbda"], row["curve"]["dev"], strict=True) if pair[0] < 1]
+        assert numbers[numbers["series"] == row["name"]][["lmbda", "dev"]].values.tolist() == [*map(list, points)]
+        lowest = min(points, key=lambda point: point[1])
+        assert lowest[0] == best and axes.get_title(loc="left").endswith(f"best λ {best:g}")
+        assert axes.lines[1].get_xydata().tolist() == [list(lowest)]
+        low, high = axes.get_ylim()
+        assert low < lowest[1] < points[0][1] < high
+
+
+def test_figure2_shows_the_median_weight_of_several_seeds_and_dev():
+    rows = synthetic.experiments()["figure2"][::-1]
+    for row in rows:
+        row["test"] = synthetic.split(500)
+        if row["lmbda"]:
+            row |= {"seeds": [1, 2, 3], "lmbda": {"knn": [0.01, 0.99, row["lmbda"]["knn"][0]]}}
+    found = figure("figure2", rows)
+    entries = [10**6, 2 * 10**6, 4 * 10**6, 8 * 10**6]
+    assert found["figure2b"][1].values.tolist() == [*map(list, zip(entries, [0.3, 0.4, 0.45, 0.55], strict=True))]
+    expected = [["base-small", 0, 200], ["base-large", 0, 120]]
+    expected += [["knn", *pair] for pair in zip(entries, [175, 150, 128, 110], strict=True)]
+    assert found["figure2a"][1].values.tolist() == expected
+    (axes,) = found["figure2a"][0].axes
+    assert axes.lines[0].get_xydata().tolist() == [[0, 200], *(line[1:] for line in expected[2:])]
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_color() == figures.VERMILION] == [120]
+    printed = experiments.paper_numbers(PAPER)["figure2"]["rows"]
+    scaled = {name: row["dev"] * 200 / printed["base-small"]["dev"] for name, row in printed.items()}
+    muted = [line.get_ydata()[0] for line in axes.lines if line.get_color() == figures.MUTED]
+    assert muted == pytest.approx([scaled["knn"], scaled["base-large"]])
+
+
+def test_figure4_begins_with_the_base_lm_and_scales_the_papers_number():
+    rows = synthetic.experiments()["figure4"][::-1]
+    ((drawn, numbers),) = figure("figure4", rows).values()
+    nearest = [98, 97, 96, 94.5, 93.4, 92.5, 91.8, 91.2, 90.8, 90.4, 90]
+    expected = [[0, 100], *([2**power, value] for power, value in enumerate(nearest))]
+    assert numbers.values.tolist() == expected
+    (axes,) = drawn.axes
+    assert axes.lines[0].get_xydata().tolist() == expected[1:]
+    printed = experiments.paper_numbers(PAPER)["figure4"]["rows"]
+    (diamond,) = (line.get_xydata()[0] for line in axes.lines if line.get_color() == figures.MUTED)
+    assert diamond.tolist() == pytest.approx([1024, printed["k1024"]["dev"] * 100 / printed["base"]["dev"]])
+
+
+def test_figure8_has_the_losses_of_each_model_and_split():
+    curves = {"wikitext": synthetic.curve(3, 10, 4.4, False), "memorizing": synthetic.curve(60, 10, 0.01, True)}
+    ((drawn, numbers),) = figure("figure8", [], curves).values()
+    expected = [
+        [name, split, point["epoch"], point[f"{split}_loss"]]
+        for name, curve in zip(("base LM", "memorizing LM"), curves.values(), strict=True)
+        for split in ("train", "dev")
+        for point in curve
+        if point[f"{split}_loss"] is not None
+    ]
+    assert numbers.values.tolist() == expected
+    ends = {name: height for name, height in labels(drawn.axes[0]).items() if name != "paper → 0"}
+    assert (
+        max(ends, key=ends.__getitem__) == "base LM, dev" and min(ends, key=ends.__getitem__) == "memorizing LM, train"
+    )

@@ -245,3 +245,45 @@ def test_what_is_said_of_pretrained_models_is_said_once():
     said = "pythia: Pythia, 70M; two are the same (Apache-2.0)."
     assert pages.about_models("", rows) == said and pages.about_models("Small.", rows) == f"Small. {said}"
     assert pages.about_models("Small.", rows[1:2]) == "Small."
+
+
+@pytest.mark.parametrize("weights", [[0.1, 0.9, 0.3], [0.9, 0.3, 0.1], [0.3, 0.1, 0.9]])
+def test_the_weight_and_the_temperature_of_several_seeds_are_their_medians(weights: list[float]):
+    paper = experiments.paper_numbers(PAPER)
+    rows = synthetic.experiments()["table1"]
+    both = next(row for row in rows if row["name"] == "knn-cache")
+    both |= {"seeds": [1, 2, 3], "lmbda": {"knn": weights, "cache": [weight / 10 for weight in weights]}}
+    both["datastore"]["temperature"] = [100 * weight for weight in weights]
+    numbers, shown = tabulate.perplexities("table1", rows, paper["table1"]["rows"])
+    place = list(numbers["name"]).index("knn-cache")
+    assert shown["λ"][place] == numbers["lmbda"][place] == "knn 0.3, cache 0.03, T = 30"
+    alone, _ = tabulate.perplexities("temperature", [both], {})
+    assert alone["temperature"].tolist() == [30]
+
+
+@pytest.mark.parametrize("output", ["table1", "table3"])
+def test_each_column_has_the_numbers_of_its_split_and_row(output: str):
+    rows = synthetic.experiments()[output]
+    printed = experiments.paper_numbers(PAPER)[output]["rows"]
+    for place, row in enumerate(rows):
+        row |= {"dev": synthetic.split(50 + place), "test": synthetic.split(90 - place)}
+    numbers, shown = tabulate.perplexities(output, rows, printed)
+    for place, row in enumerate(rows):
+        line = numbers[numbers["name"] == row["name"]].iloc[0]
+        for split, value in (("dev", 50 + place), ("test", 90 - place)):
+            assert [line[f"{split}{end}"] for end in ("", "_low", "_high")] == [value, value * 0.97, value * 1.03]
+            expected = printed.get(row["name"], {}).get(split)
+            assert line[f"paper_{split}"] == expected or (expected is None and pd.isna(line[f"paper_{split}"]))
+            cell = shown[shown["Model"] == row["label"]].iloc[0][split.capitalize()]
+            assert cell.startswith(f"{value:.2f} [")
+
+
+def test_what_components_add_is_measured_on_test_where_test_is_shown():
+    rows = [
+        synthetic.row("both", 80, datastore=synthetic.store(), ngram=3, label="LM, both", test=synthetic.split(60)),
+        synthetic.row("knn", 90, datastore=synthetic.store(), test=synthetic.split(99)),
+    ]
+    for output, split, gain in (("table1", "test", 99 / 60), ("table5", "dev", 90 / 80)):
+        study = experiments.Study({output: {"experiment": output, "rows": rows}}, {})
+        (line,) = tabulate.extras(study, output).values()
+        assert line.startswith(f"on {split}, n-gram LM to kNN {math.log(gain):+.3f} [")

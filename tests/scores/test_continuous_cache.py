@@ -58,3 +58,39 @@ def test_the_stage_writes_the_whole_grid(stream, tmp_path):
     assert len(list((tmp_path / "out").glob("size*.npy"))) == 4
     with pytest.raises(files.UserError, match="--sizes"):
         score_cache.ScoreCacheConfig(*config[:3], (0,), (1,))
+
+
+def test_the_stage_scores_each_document_at_every_setting_whatever_their_order(stream, tmp_path):
+    queries, targets = stream
+    config = stage(tmp_path, queries, targets, DOCUMENTS)
+    score_cache.main(score_cache.ScoreCacheConfig(*config, (40, 5, 1000), (1.0, 0.03)))
+    for size in (5, 40, 1000):
+        for theta in (0.03, 1.0):
+            found = np.load(tmp_path / f"out/size{size}-theta{theta:g}.npy")
+            np.testing.assert_allclose(found, naive(queries, targets, size, theta), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("last", "queries_left"), [(1000, 1000), (1001, 1000), (700, 999)])
+def test_documents_and_keys_of_another_split_are_refused(stream, tmp_path, last, queries_left):
+    queries, targets = stream
+    config = stage(tmp_path, queries[:queries_left], targets, [0, 1, 90, last])
+    with pytest.raises(files.UserError, match=rf"the last document of .* starts at {last:,}: use the documents"):
+        score_cache.main(score_cache.ScoreCacheConfig(*config, (5,), (1.0,)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_last_document_may_be_one_token(stream, tmp_path):
+    queries, targets = stream
+    config = stage(tmp_path, queries, targets, [0, 998, 999])
+    score_cache.main(score_cache.ScoreCacheConfig(*config, (5,), (1.0,)))
+    assert np.isneginf(np.load(tmp_path / "out/size5-theta1.npy")[[0, 998, 999]]).all()
+
+
+def stage(folder, queries, targets, documents) -> tuple:
+    """The first arguments of the stage: queries, documents and the folder of the scores."""
+    (folder / "queries").mkdir()
+    np.save(folder / "queries/keys.npy", queries)
+    np.save(folder / "queries/values.npy", targets)
+    description.write_meta(folder / "queries", "evaluate", {}, {})
+    np.save(folder / "documents.npy", np.array(documents))
+    return folder / "queries", folder / "documents.npy", folder / "out"

@@ -78,3 +78,52 @@ def test_differences_are_nats_a_token_with_intervals_over_documents(weights: dic
     drawn = rng.choice(of_document, (20000, documents)).sum(axis=1) / tokens[split]
     spread = np.std(drawn)
     assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=0.25 * spread)
+
+
+def splits_that_differ() -> experiments.Study:
+    """Rows of Figures 2 and 4, in no order, whose test says the opposite of their dev."""
+    rng, rows, stores = np.random.default_rng(3), [], []
+    for name, dev in {"k16": 40.0, "base": 80.0, "k2": 60.0, "k128": 30.0}.items():
+        split = {"perplexity": dev, "nats": rng.gamma(9, 5, 10).tolist(), "tokens": 300}
+        other = {"perplexity": 100 - dev, "nats": rng.gamma(9, 5, 10).tolist(), "tokens": 700}
+        rows.append({"name": name, "dev": split, "test": other, "datastore": None})
+    for name, entries in {"half": 500, "all": 1000, "tenth": 100}.items():
+        stores.append({"name": name, "dev": {}, "test": {}, "datastore": {"entries": entries}})
+    made = {"figure4": rows, "figure2": [*stores, rows[1]]}
+    return experiments.Study({name: {"experiment": name, "rows": found} for name, found in made.items()}, {})
+
+
+def test_a_number_is_that_of_the_split_that_is_asked_for() -> None:
+    study = splits_that_differ()
+    assert [study.perplexity("figure4", "k2", split) for split in ("dev", "test")] == [60, 40]
+    assert study.perplexity("figure4", "k2") == 60
+    assert [study.gain("figure4", "k128", split=split) for split in ("dev", "test")] == [50, -50]
+    assert study.gain("figure4", "k128", "k2", "test") == 40 - 70
+
+
+def test_sizes_and_numbers_of_neighbors_are_in_the_order_of_numbers() -> None:
+    study = splits_that_differ()
+    assert experiments.neighbors(study) == [(2, 60), (16, 40), (128, 30)]  # of dev
+    assert [(entries, row["name"]) for entries, row in experiments.sizes(study)] == [
+        (100, "tenth"),
+        (500, "half"),
+        (1000, "all"),
+    ]
+
+
+@pytest.mark.parametrize(("left", "message"), [(10, None), (9, "9 documents are too few"), (11, "different documents")])
+def test_differences_need_ten_documents_and_the_same(left: int, message: str | None) -> None:
+    study = splits_that_differ()
+    rows = {row["name"]: row for row in study.experiments["figure4"]["rows"]}
+    if left < 10:
+        for row in rows.values():
+            row["test"]["nats"] = row["test"]["nats"][:left]
+    elif left > 10:
+        rows["k2"]["test"]["nats"].append(5.0)
+    if message is None:
+        found = study.difference("figure4", {"k2": 1, "base": -1}, "test")
+        expected = sum(rows["base"]["test"]["nats"]) - sum(rows["k2"]["test"]["nats"])
+        assert found.value == pytest.approx(expected / 700) and found.low < found.value < found.high
+    else:
+        with pytest.raises(experiments.Missing, match=message):
+            study.difference("figure4", {"k2": 1, "base": -1}, "test")

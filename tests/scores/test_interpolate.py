@@ -248,3 +248,134 @@ def test_vectors_of_different_lengths_are_refused_by_name(study):
     np.save(path, np.zeros(1100, np.float32))
     with pytest.raises(files.UserError, match=r"row knn: .*lm-dev-2.npy has 1,200 targets, .*knn-dev-2.npy 1,100"):
         measured(study)
+
+
+CACHE = [(20, 0.5), (100, 0.1), (100, 0.3), (1000, 0.1)]  # by name, size 1000 comes before size 20
+
+
+def cached_scores(study: dict, best: dict[str, tuple[int, int]]) -> dict[tuple, np.ndarray]:
+    """A cache at the settings of CACHE, best at a place of its own for each split and seed; the third row mixes it."""
+    rng, scores, folders = np.random.default_rng(5), {}, {split: [] for split in N}
+    for split, tokens in N.items():
+        for seed, wanted in enumerate(best[split]):
+            folder, likely = study["out"].parent.parent / f"cached-{split}-{seed}", rng.beta(2, 3, tokens)
+            folder.mkdir()
+            for place, (size, theta) in enumerate(CACHE):
+                scores[split, seed, place] = np.log(likely * np.exp(-abs(place - wanted) / 2)).astype(np.float32)
+                np.save(folder / f"size{size}-theta{theta}.npy", scores[split, seed, place])
+            description.write_meta(folder, "score_cache", {}, {})
+            folders[split].append(str(folder))
+    study["rows"][2] |= {"datastore": None, "components": {"cache": folders}}
+    return scores
+
+
+@pytest.mark.parametrize(("dev", "test"), [((1, 3), (0, 2)), ((0, 2), (3, 3)), ((3, 0), (1, 1))])
+def test_the_caches_setting_is_the_one_that_is_best_on_dev_for_each_seed(study, dev, test):
+    scores = cached_scores(study, {"dev": dev, "test": test})
+    row = measured(study)["knn-cache"]
+    paths = json.loads(study["out"].read_text())["paths"]["knn-cache"]["cache"]["test"]
+    for seed in (0, 1):
+        lm = {split: np.exp(np.load(study["rows"][2]["lm"][split][seed]).astype(float)) for split in N}
+        grid, losses = np.linspace(0, 1, 101), []
+        for place in range(len(CACHE)):
+            near = np.exp(scores["dev", seed, place].astype(float))
+            losses.append([-np.log(x * near + (1 - x) * lm["dev"]).mean() for x in grid])
+        place = int(np.argmin(np.min(losses, axis=1)))
+        assert place == dev[seed] != test[seed]
+        assert row["cache"][seed] == dict(zip(("size", "theta"), CACHE[place], strict=True))
+        weight = row["lmbda"]["cache"][seed]
+        assert weight == pytest.approx(grid[np.argmin(losses[place])], abs=0.011)
+        assert row["dev"]["per_seed"][seed] == pytest.approx(np.exp(np.min(losses)), rel=1e-3)
+        mixed = weight * np.exp(scores["test", seed, place].astype(float)) + (1 - weight) * lm["test"]
+        assert row["test"]["per_seed"][seed] == pytest.approx(np.exp(-np.log(mixed).mean()), rel=1e-6)
+        assert paths[seed] == "../cached-test-{}/size{}-theta{}.npy".format(seed, *CACHE[place])
+
+
+def test_of_equally_good_caches_the_smallest_is_taken(study):
+    scores = cached_scores(study, {"dev": (1, 2), "test": (1, 2)})
+    for seed in (0, 1):
+        folder = study["out"].parent.parent / f"cached-dev-{seed}"
+        for size, theta in CACHE:
+            np.save(folder / f"size{size}-theta{theta}.npy", scores["dev", seed, 0])
+        (folder / "size100-theta0.1.npy").rename(folder / "size20-theta0.9.npy")
+        description.write_meta(folder, "score_cache", {}, {})
+    assert measured(study)["knn-cache"]["cache"] == [{"size": 20, "theta": 0.5}] * 2
+
+
+@pytest.mark.parametrize(("dev", "test"), [((0, 1, 3), (3, 0, 1)), ((3, 0, 1), (0, 1, 3)), ((1, 3, 0), (3, 1, 0))])
+def test_the_seed_of_intervals_is_devs_median_and_each_splits_number_its_own_median(study, tmp_path, dev, test):
+    """Three seeds that dev and test rank differently, by so many nats a token."""
+    rng, vectors, row = np.random.default_rng(8), {}, study["rows"][0]
+    row |= {"seeds": [4, 2, 9], "model_dirs": row["model_dirs"][:1] * 3, "lm": {}}
+    for split, lowered in {"dev": dev, "test": test}.items():
+        row["lm"][split] = [str(tmp_path / f"ranked-{split}-{seed}.npy") for seed in row["seeds"]]
+        vectors[split] = [np.log(rng.beta(1, 3, N[split])) - nats for nats in lowered]
+        for path, vector in zip(row["lm"][split], vectors[split], strict=True):
+            np.save(path, vector.astype(np.float32))
+    study["rows"] = [row]
+    found, best = measured(study)["base"], dev.index(1)
+    assert found["best_seed"] == row["seeds"][best] and test[best] != 1
+    for split in N:
+        expected = [np.exp(-vector.mean()) for vector in vectors[split]]
+        assert found[split]["per_seed"] == pytest.approx(expected, rel=1e-5)
+        assert found[split]["perplexity"] == pytest.approx(sorted(expected)[1], rel=1e-5)
+        low, high = found[split]["interval"]
+        assert [low < perplexity < high for perplexity in expected] == [seed == best for seed in range(3)]
+
+
+@pytest.mark.parametrize("seed", [1, 6])
+def test_resamples_and_their_seed_are_those_of_the_settings(study, seed):
+    rows = measured(study, resamples=10, seed=seed)
+    for split in N:
+        starts, best = np.load(study["documents"]["wikitext"][split]), rows["base"]["best_seed"]
+        pieces = np.split(np.load(study["rows"][0]["lm"][split][best - 1]).astype(float), starts[1:])
+        drawn = np.random.default_rng(seed).integers(0, D, (10, D))
+        perplexities = [np.exp(-np.concatenate([pieces[d] for d in one]).mean()) for one in drawn]
+        expected = np.quantile(perplexities, [0.025, 0.975]).tolist()
+        assert rows["base"][split]["interval"] == pytest.approx(expected, rel=1e-6)
+    best, starts = rows["knn"]["best_seed"] - 1, np.load(study["documents"]["wikitext"]["dev"])
+    lm, near = (
+        np.exp(np.load(paths["dev"][best]).astype(float))
+        for paths in (study["rows"][1]["lm"], study["rows"][1]["components"]["knn"])
+    )
+    grid = np.linspace(0, 1, 101)
+    sums = np.add.reduceat([np.log(x * near + (1 - x) * lm) for x in grid], starts, axis=1)  # [G, D]
+    counts = np.random.default_rng(seed).multinomial(D, [1 / D] * D, size=200)
+    assert rows["knn"]["lmbda_resampled"] == grid[np.argmax(counts @ sums.T, axis=1)].tolist()
+
+
+@pytest.mark.parametrize(("split", "beyond"), [("dev", 0), ("test", 0), ("test", 5)])
+def test_a_document_that_begins_behind_the_last_target_is_refused(study, split, beyond):
+    starts = np.load(study["documents"]["wikitext"][split])
+    np.save(study["documents"]["wikitext"][split], [*starts[:-1], N[split] + beyond])
+    with pytest.raises(files.UserError, match=rf"{split}.documents.npy does not fit {N[split]:,} scored targets"):
+        measured(study)
+    np.save(study["documents"]["wikitext"][split], [*starts[:-1], N[split] - 1])
+    assert measured(study)["base"][split]["documents"] == D
+
+
+@pytest.mark.parametrize(("value", "allowed"), [(9e-5, True), (2e-4, False)])
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_log_probabilities_may_be_above_0_by_rounding_only(study, split, value, allowed):
+    path = study["rows"][0]["lm"][split][1]
+    vector = np.load(path)
+    vector[-1] = value
+    np.save(path, vector)
+    if allowed:
+        measured(study)
+    else:
+        with pytest.raises(files.UserError, match=rf"lm-{split}-2.npy holds a log probability of 0.0002 \(above 0\)"):
+            measured(study)
+
+
+def test_a_word_without_any_probability_is_allowed_of_knn_but_not_of_the_lm(study):
+    near, lm = study["rows"][1]["components"]["knn"]["dev"][0], study["rows"][0]["lm"]["test"][0]
+    for path in (near, lm):
+        vector = np.load(path)
+        vector[0] = -np.inf
+        np.save(path, vector)
+        if path == near:
+            assert measured(study)["knn"]["curve"]["dev"][-1] is None
+        else:
+            with pytest.raises(files.UserError, match=r"lm-test-1\.npy holds -inf, and the lm gives no word 0"):
+                measured(study)

@@ -1,5 +1,6 @@
 """The kNN distribution, against hand-computed answers and the published code's own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -176,3 +177,97 @@ def neighbors_directory(root: Path) -> tuple[Path, Path]:
     description.write_meta(root / "neighbors", "rerank", {}, {"shard0": root / "shard"}, **facts)
     description.write_meta(root / "queries", "evaluate", {}, {})
     return root / "neighbors", root / "queries"
+
+
+def brute(distances: np.ndarray, values: np.ndarray, targets: np.ndarray, k: int, temperature: float) -> np.ndarray:
+    """log p_kNN of the targets from the first k neighbors, in float64 and a loop."""
+    found = []
+    for near, words, target in zip(distances.astype(float)[:, :k], values[:, :k], targets, strict=True):
+        logits = -near / temperature
+        hits = logits[(words == target) & np.isfinite(near)]
+        found.append(np.logaddexp.reduce(hits) - np.logaddexp.reduce(logits) if len(hits) else -INF)
+    return np.array(found)
+
+
+def random_neighbors(seed: int, queries: int, k: int) -> tuple[np.ndarray, ...]:
+    """Distances that do not ascend, some of them far or missing; values and targets of few words."""
+    rng = np.random.default_rng(seed)
+    distances = rng.gamma(2, 5, (queries, k)).astype(np.float32)
+    distances[::3] *= 40  # so far from each other that single precision loses most weights
+    distances[1, k // 2 :] = INF
+    return distances, rng.integers(0, 6, (queries, k)).astype(np.uint32), rng.integers(0, 7, queries).astype(np.uint32)
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1, 7.5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_k_and_temperature_equals_the_loop(seed, temperature):
+    distances, values, targets = random_neighbors(seed, 40, 600)
+    ks = [1, 7, 255, 256, 257, 599, 600]
+    for k, scored in zip(ks, knn.target_logprobs_for_ks(distances, values, targets, ks, temperature), strict=True):
+        np.testing.assert_allclose(scored, brute(distances, values, targets, k, temperature), rtol=2e-5, atol=2e-5)
+    scored = knn.target_logprob(distances, values, targets, temperature)
+    np.testing.assert_allclose(scored, brute(distances, values, targets, 600, temperature), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1, 7.5])
+def test_the_words_of_a_query_have_the_probabilities_of_its_temperature(temperature):
+    distances, values, _ = random_neighbors(2, 40, 9)
+    for near, words in zip(distances, values, strict=True):
+        found = dict(zip(*(part.tolist() for part in knn.distribution(near, words, temperature)), strict=True))
+        weights = {word: 0.0 for word in words[np.isfinite(near)].tolist()}
+        for distance, word in zip(near.astype(float), words.tolist(), strict=True):
+            if np.isfinite(distance):
+                weights[word] += np.exp(-(distance - near.min()) / temperature)
+        assert found == pytest.approx({word: weight / sum(weights.values()) for word, weight in weights.items()})
+
+
+@pytest.fixture
+def two_splits(tmp_path) -> dict[str, tuple[np.ndarray, ...]]:
+    """Neighbors of two splits of other lengths in one shard: {split: (exact, index distances, values, targets)}."""
+    made, rng = {}, np.random.default_rng(3)
+    stored = rng.integers(0, 6, 50).astype(np.uint32)
+    write(tmp_path / "shard", "extract", values=stored, ids=rng.permutation(50))
+    for seed, (split, queries) in enumerate({"dev": 23, "test": 14}.items()):
+        exact, _, targets = random_neighbors(seed, queries, 300)
+        index = np.sort(np.abs(exact - 1), axis=1)
+        rows = rng.integers(0, 50, exact.shape).astype(np.uint32)
+        rows[0, 0], rows[-1, -1], rows[exact == INF] = 0, 49, 2**32 - 1
+        facts = {"metric": "l2", "entries": 50, "entries_total": 50, "nprobe": 1}
+        inputs = {"shard0": tmp_path / "shard"}
+        write(tmp_path / split, "rerank", inputs, facts, rows=rows, exact=exact, distances=index)
+        write(tmp_path / f"{split}-queries", "evaluate", values=targets)
+        values = np.where(rows < 50, stored[np.minimum(rows, 49)], 0)
+        made[split] = exact, index, values, targets
+    return made
+
+
+def write(folder: Path, stage: str, inputs: dict | None = None, facts: dict | None = None, **arrays) -> None:
+    folder.mkdir()
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    description.write_meta(folder, stage, {}, inputs or {}, **(facts or {}))
+
+
+def test_each_file_of_the_stage_has_its_own_k_temperature_distance_and_split(two_splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_knn, "BLOCK", 5)
+    folders = [tuple(tmp_path / f"{split}{end}" for split in two_splits) for end in ("", "-queries", "-out")]
+    wanted = [(kind, k, t) for t in (2.5, 0.5) for k in (300, 2, 257) for kind in ("quantized_sqrt", "exact", "quantized")]
+    score_knn.main(score_knn.ScoreKnnConfig(*folders, (json.dumps(wanted),)))
+    for split, (exact, index, values, targets) in two_splits.items():
+        distances = {"exact": exact, "quantized": index, "quantized_sqrt": np.sqrt(index)}
+        for kind, k, temperature in wanted:
+            found = np.load(tmp_path / f"{split}-out/{kind}-k{k}-t{temperature:g}.npy")
+            expected = brute(distances[kind], values, targets, k, temperature)
+            np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5, err_msg=f"{split} {kind} {k}")
+
+
+def test_roots_are_of_l2_distances_only_and_targets_of_the_same_split(two_splits, tmp_path):
+    folders = (tmp_path / "dev",), (tmp_path / "dev-queries",), (tmp_path / "out",)
+    with pytest.raises(files.UserError, match=r"14 targets, .*dev 23 queries: search again"):
+        score_knn.main(score_knn.ScoreKnnConfig(folders[0], (tmp_path / "test-queries",), folders[2]))
+    facts = {"metric": "ip", "entries": 50, "entries_total": 50, "nprobe": 1}
+    description.write_meta(tmp_path / "dev", "rerank", {}, {"shard0": tmp_path / "shard"}, **facts)
+    with pytest.raises(files.UserError, match="holds inner products: quantized_sqrt needs the metric l2"):
+        score_knn.main(score_knn.ScoreKnnConfig(*folders, ('[["quantized_sqrt", 3, 1]]',)))
+    score_knn.main(score_knn.ScoreKnnConfig(*folders, ('[["quantized", 3, 1]]',)))
+    assert [path.name for path in (tmp_path / "out").glob("*.npy")] == ["quantized-k3-t1.npy"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from knnlm.artifacts import files
+from knnlm.artifacts import files, npy
 from knnlm.scores import ngram, score_ngram
 
 V = 30
@@ -86,3 +86,64 @@ def test_a_missing_lmplz_and_an_impossible_order_are_refused(tmp_path):
     with pytest.raises(files.UserError, match="--orders: found 8"):
         path = tmp_path / "x"
         score_ngram.ScoreNgramConfig(path, path, (path,), (path,), path, (path,), (2, 8))
+
+
+def by_kenlm(arpa: Path, tokens: np.ndarray, documents: np.ndarray) -> list[float]:
+    """log p of each token, nats: KenLM is asked word by word, and begins each document anew."""
+    import kenlm
+
+    lm, found = kenlm.Model(str(arpa)), []
+    unseen = sum(str(word) not in lm for word in range(V))
+    for document in np.split(tokens, documents[1:]):
+        state, after = kenlm.State(), kenlm.State()
+        lm.BeginSentenceWrite(state)
+        for token in document.tolist():
+            logprob = lm.BaseScore(state, str(token), after) * np.log(10)
+            found.append(logprob - (0 if str(token) in lm else np.log(unseen)))
+            state, after = after, state
+    return found
+
+
+@needs_lmplz
+def test_each_split_has_its_own_scores_from_its_own_documents(stream, tmp_path):
+    """Two splits of other lengths; 7 begins each document of train, and stands nowhere else."""
+    rng, tokens = np.random.default_rng(4), stream[0][:3000].copy()
+    tokens[tokens == 7] = 8
+    starts = {"train": np.arange(0, 3000, 60), "dev": np.array([0, 90]), "test": np.array([0, 30, 31])}
+    tokens[starts["train"]] = 7
+    texts = {"train": tokens, "dev": tokens[60:200].copy(), "test": rng.permutation(tokens[:80])}
+    texts["test"][[0, 30, 79]], texts["dev"][-1] = (7, 7, 29), 28  # the last tokens are words never seen
+    for name, text in texts.items():
+        np.save(tmp_path / f"{name}.npy", text)
+        np.save(tmp_path / f"{name}.documents.npy", starts[name])
+    (tmp_path / "vocab.json").write_text(json.dumps({"size": V}))
+    splits = [
+        tuple(tmp_path / f"{name}{end}" for name in ("dev", "test")) for end in (".npy", ".documents.npy", "-out")
+    ]
+    train = tmp_path / "train.npy", tmp_path / "train.documents.npy"
+    score_ngram.main(score_ngram.ScoreNgramConfig(*train, *splits[:2], tmp_path / "vocab.json", splits[2], (3, 2)))
+    for order in (2, 3):
+        ngram.estimate(tokens, starts["train"], order, tmp_path / "lm.arpa", ngram.find_lmplz())
+        for name, out in zip(("dev", "test"), splits[2], strict=True):
+            scored = np.load(out / f"order{order}.npy")
+            np.testing.assert_allclose(scored, by_kenlm(tmp_path / "lm.arpa", texts[name], starts[name]), rtol=1e-5)
+            assert (np.exp(scored[starts[name]][texts[name][starts[name]] == 7]) > 0.5).all()
+    assert np.exp(scored[0]) > 0.5 > 0.1 > np.exp(scored[31])  # in a document that begins with another word
+    for name, out in zip(("dev", "test"), splits[2], strict=True):
+        inputs = files.read_json(out / "meta.json")["inputs"]
+        assert [Path(inputs[key]["path"]).name for key in ("tokens", "documents")] == [
+            f"{name}.npy",
+            f"{name}.documents.npy",
+        ]
+
+
+@pytest.mark.parametrize(("last", "fits"), [(39, True), (40, False), (41, False)])
+def test_a_document_that_begins_behind_the_last_token_is_refused(tmp_path, last, fits):
+    np.save(tmp_path / "dev.npy", np.zeros(40, np.uint16))
+    np.save(tmp_path / "dev.documents.npy", np.array([0, 17, last]))
+    if fits:
+        tokens, starts = npy.open_stream(tmp_path / "dev.npy", tmp_path / "dev.documents.npy")
+        assert (len(tokens), starts.tolist()) == (40, [0, 17, last])
+    else:
+        with pytest.raises(files.UserError, match="does not fit the 40 tokens"):
+            npy.open_stream(tmp_path / "dev.npy", tmp_path / "dev.documents.npy")

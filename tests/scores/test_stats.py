@@ -68,3 +68,42 @@ def test_intervals_are_those_of_scipys_bootstrap_to_the_bit(resamples: int, conf
     assert stats.interval(logprob, starts, resamples, 5, confidence) == list(paired.confidence_interval)
     summed = bootstrap((sums,), np.sum, vectorized=True, rng=np.random.default_rng(5), **chosen)
     assert stats.total(sums, resamples, 5, confidence) == tuple(summed.confidence_interval)
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_by_default_intervals_are_of_95_percent_and_documents_weigh_by_their_tokens(seed: int) -> None:
+    rng = np.random.default_rng(7)
+    counts = rng.integers(5, 400, 60)
+    means = -2 - 3 * (counts < 150) + 0.4 * rng.standard_normal(60)  # short documents are the hard ones
+    pieces = [np.full(count, mean) for count, mean in zip(counts, means, strict=True)]
+    sums, starts = counts * means, np.concatenate([[0], np.cumsum(counts)[:-1]])
+    drawn = np.random.default_rng(99).integers(0, 60, (20000, 60))
+    for found, values in (
+        (
+            stats.interval(np.concatenate(pieces), starts, 5000, seed),
+            np.exp(-sums[drawn].sum(1) / counts[drawn].sum(1)),
+        ),
+        (stats.total(sums, 5000, seed), sums[drawn].sum(1)),
+        (stats.ratio(sums, counts, 5000, seed), sums[drawn].sum(1) / counts[drawn].sum(1)),
+    ):
+        assert found == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist(), abs=0.15 * values.std())
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+def test_of_one_resample_the_interval_is_its_own_value(seed: int) -> None:
+    """So the seed decides which documents are drawn, in all three intervals alike."""
+    rng = np.random.default_rng(1)
+    values, counts = -rng.gamma(4, 9, 12), rng.integers(3, 30, 12)
+    (drawn,) = np.random.default_rng(seed).integers(0, 12, (1, 12))
+    assert stats.total(values, 1, seed) == pytest.approx((values[drawn].sum(),) * 2)
+    assert stats.ratio(values, counts, 1, seed) == pytest.approx((values[drawn].sum() / counts[drawn].sum(),) * 2)
+    logprob, starts = np.repeat(values / counts, counts), np.concatenate([[0], np.cumsum(counts)[:-1]])
+    assert stats.interval(logprob, starts, 1, seed) == pytest.approx(
+        [np.exp(-values[drawn].sum() / counts[drawn].sum())] * 2
+    )
+
+
+@pytest.mark.parametrize(("documents", "expected"), [(stats.FEWEST - 1, False), (stats.FEWEST, True)])
+def test_ten_documents_are_just_enough(documents: int, expected: bool) -> None:
+    assert stats.FEWEST == 10
+    assert (stats.interval(np.zeros(90), np.arange(documents)) is not None) == expected

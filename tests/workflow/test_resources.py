@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "workflow"))
 import rates
 from checking import StudyError
 from machines import Machines
-from resources import Formulas, directives
+from resources import Formulas, Needs, directives
 from study import load
 
 from knnlm.settings import OTHER_KEYTYPES, Factory
@@ -242,3 +242,18 @@ def test_every_rate_is_explained_and_used():
         assert f'rates["{section}"]' in formulas, section
         for name in found if section == "core" else ():
             assert f'"{name}"' in formulas, name
+
+
+@pytest.mark.parametrize(
+    ("needs", "minutes"),
+    [
+        (Needs(hours=0.2), 20 + 2 * 12),  # one core
+        (Needs(hours=3), 20 + 2 * 15),  # twelve cores, a quarter of an hour each
+        (Needs(hours=3, serial=True), 20 + 2 * 180),
+        (Needs(hours=3, gpus=2), 20 + 2 * 90),
+        (Needs(hours=3, gpus=2, waits=0.5), 20 + 2 * 120),
+        (Needs(hours=40), 20 + 2 * 150),  # sixteen cores
+    ],
+)
+def test_a_jobs_limit_is_twice_its_estimate_and_a_little(needs, minutes):
+    assert needs.minutes == minutes == 20 + 2 * round(needs.estimate)
