@@ -20,7 +20,8 @@ from knnlm.artifacts.description import check, is_described
 from knnlm.artifacts.files import UserError, atomic
 from knnlm.settings import IndexSettings
 
-LIMITS = ("set_deserialization_vector_byte_limit", "set_deserialization_loop_limit")  # FAISS's on what a file claims
+LARGEST_TABLE = 1 << 31  # bytes that FAISS computes ahead when it reads an index with product codes
+ANY_SIZE = 1 << 40  # FAISS's own limit on what a file claims
 log = logging.getLogger("knnlm")
 PACKED = faiss.IndexIVFPQFastScan, faiss.IndexIVFRaBitQFastScan  # codes that are packed after they were computed
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
@@ -232,15 +233,15 @@ def save(index: Index, out: Path) -> None:
 
 def load(path: Path, nprobe: int | None = None) -> Index:
     """An index from its file; `nprobe` is the number of lists visited per query (ignored without lists)."""
-    most = check(path).stat().st_size
-    for limit in LIMITS:
-        getattr(faiss, limit, lambda _: None)(most)  # an older build has none
+    size, published = check(path).stat().st_size, not is_described(path)
+    faiss.set_deserialization_vector_byte_limit(size + LARGEST_TABLE if published else ANY_SIZE)
+    faiss.set_deserialization_loop_limit(size if published else 0)
     try:
         index = faiss.read_index(str(path))
     except (RuntimeError, MemoryError):
         raise UserError(f"{path}: not a whole FAISS index; delete it and run its stage again") from None
     ivf = _ivf(index)
-    if ivf is not None and not is_described(path):
+    if ivf is not None and published:
         _check_rows(ivf, path)
     if ivf is not None and nprobe:
         ivf.nprobe = min(nprobe, ivf.nlist)
