@@ -232,7 +232,11 @@ def save(index: Index, out: Path) -> None:
 
 
 def load(path: Path, nprobe: int | None = None) -> Index:
-    """An index from its file; `nprobe` is the number of lists visited per query (ignored without lists)."""
+    """An index from its file; `nprobe` is the number of lists visited per query (ignored without lists).
+
+    Raises UserError for a damaged file and, where it has no description, for sizes beyond the file's or rows that the
+    index does not have.
+    """
     size, published = check(path).stat().st_size, not is_described(path)
     faiss.set_deserialization_vector_byte_limit(size + LARGEST_TABLE if published else ANY_SIZE)
     faiss.set_deserialization_loop_limit(size if published else 0)
