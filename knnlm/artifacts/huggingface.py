@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from knnlm.artifacts import archives
 from knnlm.artifacts.files import UserError, read_json
 
@@ -75,11 +77,26 @@ def weight_files(folder: Path) -> list[Path]:
 
 def gguf_fields(path: Path, *names: str) -> dict[str, Any]:
     """Those of the named fields that a GGUF file has; raises UserError for a file that is not whole."""
+    fields = gguf_reader(path).fields
+    with whole(path):
+        return {name: fields[name].contents() for name in names if name in fields}
+
+
+def gguf_reader(path: Path) -> Any:
+    """The library's reader of a GGUF file, with all of its header read; raises UserError as `gguf_fields` does."""
     with _extra():
         import gguf
+
+    class Reader(gguf.GGUFReader):
+        """Beyond a file's end, the library's own goes on with empty arrays, as many as the file says."""
+
+        def _get(self, offset: Any, dtype: Any, count: Any = 1, *order: Any, **named: Any) -> Any:
+            if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
+                raise EOFError(f"found {len(self.data):,} bytes, its header says more")
+            return super()._get(offset, dtype, count, *order, **named)
+
     with whole(path):
-        fields = gguf.GGUFReader(path).fields
-        return {name: fields[name].contents() for name in names if name in fields}
+        return Reader(path)
 
 
 def licence(source: Path) -> str | None:

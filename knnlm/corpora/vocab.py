@@ -63,9 +63,12 @@ class WordVocab:
     @classmethod
     def read(cls, path: Path) -> "WordVocab":
         """The vocabulary of a dictionary file, whose lines are a word, a space and its count."""
-        lines = path.read_text(encoding="utf-8").split("\n")
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
         pairs = [line.rpartition(" ") for line in lines if line]
-        if not pairs or not all(word and count.isdigit() for word, _, count in pairs):
+        if not pairs or not all(word and count.isdecimal() and len(count) < 19 for word, _, count in pairs):
             raise UserError(f"{path}: not a dictionary; expected lines `word count`")
         return cls([(word, int(count)) for word, _, count in pairs])
 

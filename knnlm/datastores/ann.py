@@ -16,10 +16,12 @@ import numpy as np
 from faiss import Index
 
 from knnlm.artifacts import devices
-from knnlm.artifacts.description import check
+from knnlm.artifacts.description import check, is_described
 from knnlm.artifacts.files import UserError, atomic
 from knnlm.settings import IndexSettings
 
+LARGEST_TABLE = 1 << 31  # bytes that FAISS computes ahead when it reads an index with product codes
+ANY_SIZE = 1 << 40  # FAISS's own limit on what a file claims
 log = logging.getLogger("knnlm")
 PACKED = faiss.IndexIVFPQFastScan, faiss.IndexIVFRaBitQFastScan  # codes that are packed after they were computed
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
@@ -230,11 +232,20 @@ def save(index: Index, out: Path) -> None:
 
 
 def load(path: Path, nprobe: int | None = None) -> Index:
-    """An index from its file; `nprobe` is the number of lists visited per query (ignored without lists)."""
+    """An index from its file; `nprobe` is the number of lists visited per query (ignored without lists).
+
+    Raises UserError for a damaged file and, where it has no description, for sizes beyond the file's or rows that the
+    index does not have.
+    """
+    size, published = check(path).stat().st_size, not is_described(path)
+    faiss.set_deserialization_vector_byte_limit(size + LARGEST_TABLE if published else ANY_SIZE)
+    faiss.set_deserialization_loop_limit(size if published else 0)
     try:
-        index = faiss.read_index(str(check(path)))
-    except RuntimeError:
+        index = faiss.read_index(str(path))
+    except (RuntimeError, MemoryError):
         raise UserError(f"{path}: not a whole FAISS index; delete it and run its stage again") from None
+    if published and (ivf := _ivf(index)) is not None:
+        _check_rows(ivf, path)
     return visiting(index, nprobe) if nprobe else index
 
 
@@ -244,6 +255,21 @@ def visiting(index: Index, nprobe: int) -> Index:
     if ivf is not None:
         ivf.nprobe = min(nprobe, ivf.nlist)
     return index
+
+
+def _check_rows(ivf: faiss.IndexIVF, path: Path) -> None:
+    """Raise UserError where lists of a published index name rows that it does not have, or do not hold all of them."""
+    if not ivf.is_trained:
+        raise UserError(f"{path}: found an index without training, expected a filled one: fetch it again")
+    lists: Any = ivf.invlists
+    sizes = np.array([lists.list_size(number) for number in range(ivf.nlist)], dtype=np.int64)
+    if sizes.sum() != ivf.ntotal:
+        raise UserError(f"{path}: found {sizes.sum():,} entries in its lists, expected {ivf.ntotal:,}: fetch it again")
+    for number in np.flatnonzero(sizes):
+        rows = faiss.rev_swig_ptr(lists.get_ids(int(number)), int(sizes[number]))  # [n] int64
+        for row in (int(rows.min()), int(rows.max())):
+            if not 0 <= row < ivf.ntotal:
+                raise UserError(f"{path}: found row {row:,}, expected rows below {ivf.ntotal:,}: fetch it again")
 
 
 def use_threads(count: int) -> None:

@@ -26,6 +26,8 @@ from knnlm.settings import SECOND_LAST
 
 KIND = "pretrained"
 LOGITS = 1 << 25  # logits computed at a time
+LAYERS = ("num_hidden_layers", "n_layer")  # as GPT-2 has it
+TIED = 2  # matrices that may have one weight in the file
 UNUSED_WORDS = 1024  # rows of an embedding matrix beyond the vocabulary: it is padded to a round number
 NOT_KEPT = (
     "_name_or_path",
@@ -213,6 +215,9 @@ def read(
         description=description,
         licence=licence or huggingface.licence(source),
     )
+    for name, weight in lm.named_parameters():
+        if not all(torch.isfinite(bound) for bound in weight.detach().aminmax()):
+            raise UserError(f"{source}: {name}: found numbers that are not finite: fetch the model again")
     found = PretrainedLM(config, lm).eval()
     _try(found)
     return found, dtype
@@ -252,18 +257,24 @@ def _read_folder(folder: Path, own: Mapping[str, str]) -> tuple[dict, Any, torch
             state |= load_file(path)
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     kept = {name: value for name, value in settings.items() if name not in NOT_KEPT}
+    _must_be_explained(model_type, kept, [weight.numel() for weight in state.values()], folder / "config.json")
     lm = build(model_type, kept, state, folder)
     return _settings(lm), lm, dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
 def _read_gguf(path: Path, own: Mapping[str, str]) -> tuple[dict, Any, torch.dtype]:
     """The weights are dequantized to float32: float16 would change log-probabilities by about 0.01 nats."""
-    huggingface.gguf_fields(path)
+    reader = huggingface.gguf_reader(path)
+    for name, stated in reader.fields.items():
+        if name.endswith(".block_count"):
+            _must_have_layers(name, stated.contents(), len(reader.tensors), path)
     library = huggingface.transformers()
     with huggingface.whole(path):
         where = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
         config = library.AutoConfig.from_pretrained(path.parent, **where)
         places.family(config.model_type, config.to_dict(), own)
+        sizes = [int(tensor.n_elements) for tensor in reader.tensors]
+        _must_be_explained(config.model_type, config.to_dict(), sizes, path)
         kind = library.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
             lm, loaded = kind.from_pretrained(
@@ -287,6 +298,30 @@ def _settings(lm: Any) -> dict:
 
 def _attention(kind: Any) -> str:
     return "sdpa" if kind._supports_sdpa else "eager"  # Gemma 2 caps its attention logits, which SDPA cannot
+
+
+def _must_be_explained(model_type: str, settings: Mapping[str, Any], sizes: list[int], path: Path) -> None:
+    """Compare an architecture with the sizes of a file's weights, before memory is taken for it.
+
+    The library fills what has no weight of the right shape with random numbers, however many they are.
+    """
+    for name in LAYERS:
+        _must_have_layers(name, settings.get(name, 0), len(sizes), path)
+    library = huggingface.transformers()
+    with huggingface.whole(path), torch.device("meta"):
+        config = library.AutoConfig.for_model(**dict(settings) | {"model_type": model_type})
+        needed = sum(
+            weight.numel() for weight in library.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).parameters()
+        )
+    if needed > (held := TIED * sum(sizes)):
+        raise UserError(f"{path}: found sizes that need {needed:,} numbers, expected at most {held:,}, for its weights")
+
+
+def _must_have_layers(name: str, layers: object, weights: int, path: Path) -> None:
+    if not isinstance(layers, int) or layers > weights:
+        raise UserError(
+            f"{path}: {name}: found {str(layers)[:40]}, expected a number of layers for its {weights:,} weights"
+        )
 
 
 def _must_fit(loaded: Any, path: Path) -> None:

@@ -1,5 +1,7 @@
 """Index, search, exact distances."""
 
+from pathlib import Path
+
 import faiss
 import numpy as np
 import pytest
@@ -185,3 +187,33 @@ def test_a_key_for_each_centroid_is_enough(data, factory, enough):
     assert ann.train(keys[:enough], IndexSettings(factory=factory)).is_trained
     with pytest.raises(files.UserError, match=f"the sample {enough - 1} keys"):
         ann.train(keys[: enough - 1], IndexSettings(factory=factory))
+
+
+PUBLISHED = Path(__file__).parents[1] / "data/oracles/fairseq_run/knn.index"
+SIZES, IDS = 37044, 39836  # bytes before the lists' sizes and before the first list's row numbers
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        (4, 2**31 - 1, "not a whole FAISS index"),  # dimensions
+        (8, 10**6, "found 17,321 entries in its lists, expected 1,000,000"),
+        (32, 0, "found an index without training"),
+        (SIZES - 8, 2**60, "not a whole FAISS index"),
+        (SIZES, 2**60, "not a whole FAISS index"),
+        (SIZES, 2**31, "not a whole FAISS index"),
+        (SIZES + 8, 0, "found 1[67],.* entries in its lists, expected 17,321|not a whole FAISS index"),
+        (IDS, 17321, "found row 17,321, expected rows below 17,321"),
+        (IDS + 8, -1, "found row -1, expected rows below 17,321"),
+        (IDS, 2**62, "found row 4,611,.*, expected rows below 17,321"),
+    ],
+)
+def test_a_published_index_with_crafted_numbers_is_refused(tmp_path, at, value, message):
+    content = bytearray(PUBLISHED.read_bytes())
+    assert int.from_bytes(content[8:16], "little") == 17321
+    width = 4 if at == 4 else 1 if at == 32 else 8
+    content[at : at + width] = value.to_bytes(width, "little", signed=value < 0)
+    (tmp_path / "knn.index").write_bytes(content)
+    with pytest.raises(files.UserError, match=f"knn.index: ({message})"):
+        ann.load(tmp_path / "knn.index")
+    ann.load(PUBLISHED)

@@ -105,6 +105,31 @@ def test_a_file_that_is_no_mapping_is_refused(smoke_config, tmp_path, kind, name
         assert refusal(study | {kind: str(path)}).startswith(f"{kind}: {path}: {reason}")
 
 
+LIST = "\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))])
+MERGED = "\n".join(
+    ["a0: &a0 {x: 1}", *(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 30))]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (LIST, "its anchors make more than 100,000 values"),
+        (MERGED, "its anchors make more than 100,000 values"),
+        (LIST.replace("\na", "\n- &a").replace("a0: ", "- ", 1), ""),
+        ("a: &a [*a]", "its anchors make more than 100,000 values"),
+        ("a: " + "[" * 2000, "lists in lists without end"),
+    ],
+    ids=["lists", "merged", "no mapping", "itself", "deep"],
+)
+def test_a_billion_laughs_are_one_line(tmp_path, text, reason):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(StudyError, match=f"study.yaml: {reason}") as caught:
+        read(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
 def test_merged_anchors_are_no_repeated_keys(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text("a: &a {x: 1}\nb: {<<: *a, x: 2}\n")

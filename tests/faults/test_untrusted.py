@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from matplotlib import pyplot as plt
 
-from knnlm.artifacts import archives, npy
+from knnlm.artifacts import archives, files, npy
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import prepare, sources
 from knnlm.models import checkpoint
@@ -59,6 +59,57 @@ def test_a_pickle_in_a_resume_state_is_not_run(tmp_path, write):
     with pytest.raises(UserError, match=r"state.pt: not a whole training state .*delete it to train anew") as caught:
         state.restore(tmp_path / "state.pt", "")
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+GOOD = {"descr": "<f4", "fortran_order": False, "shape": (4,)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"descr": "|O"},
+        {"descr": [("a", "<f4"), ("b", "|O")]},
+        {"descr": "banana"},
+        {"descr": 7},
+        {"descr": ("<f4", (10**6, 10**6))},
+        {"descr": "|V2000000000"},
+        {"shape": (10**12,)},
+        {"shape": (2**62, 8)},
+        {"shape": (10**60,)},
+        {"shape": (-4,)},
+        {"shape": (0, 2**63 - 1)},
+        {"shape": (True,)},
+        {"shape": (1,) * 100},
+        {"shape": "4"},
+        {"more": 1},
+    ],
+)
+def test_an_absurd_header_of_an_array_is_one_line(tmp_path, changes):
+    header = f"{GOOD | changes}\n".encode()
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16)
+    (tmp_path / "keys.npy").write_bytes(content)
+    with pytest.raises(UserError, match=r"keys.npy: not a whole .npy array \(.*delete it") as caught:
+        npy.open_array(tmp_path / "keys.npy")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "content", [b"PK\x03\x04" + bytes(60), b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", b"\x93NUMPY", b"."]
+)
+def test_no_array_is_one_line(tmp_path, content):
+    (tmp_path / "keys.npy").write_bytes(content)
+    with pytest.raises(UserError, match=r"keys.npy: not a whole .npy array"):
+        npy.open_array(tmp_path / "keys.npy")
+    np.savez(tmp_path / "keys.npz", np.zeros(3))
+    (tmp_path / "keys.npz").rename(tmp_path / "keys.npy")
+    with pytest.raises(UserError, match=r"keys.npy: not a whole .npy array"):
+        npy.open_array(tmp_path / "keys.npy")
+
+
+def test_json_nested_without_end_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"config.json: not valid JSON"):
+        files.read_json(tmp_path / "config.json")
 
 
 def calls():

@@ -489,6 +489,62 @@ def test_gguf_files_that_cannot_be_read_are_refused(tmp_path):
         import_pretrained.main(config)
 
 
+def text(string):
+    return len(string).to_bytes(8, "little") + string.encode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (8, (2**60).to_bytes(8, "little") + b"llama"),  # a text of that length
+        (9, (0).to_bytes(4, "little") + (2**60).to_bytes(8, "little") + b"abc"),  # so many bytes
+        (9, (6).to_bytes(4, "little") + (2**22).to_bytes(8, "little") + b"abc"),  # so many float32
+        (9, ((9).to_bytes(4, "little") + (1).to_bytes(8, "little")) * 3000),  # lists in lists
+        (99, b""),
+    ],
+)
+def test_a_gguf_header_that_says_more_than_the_file_holds_is_refused(tmp_path, kind, content):
+    counts = (0).to_bytes(8, "little") + (1).to_bytes(8, "little")
+    key = text("tokenizer.ggml.scores") + kind.to_bytes(4, "little")
+    (tmp_path / "x.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + counts + key + content)
+    with pytest.raises(UserError, match=r"x.gguf: truncated, damaged or of a kind") as caught:
+        huggingface.gguf_fields(tmp_path / "x.gguf")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers: found 10000000, expected a number of layers for its 30 w"),
+        ({"num_hidden_layers": 10**300}, "num_hidden_layers: found 1000"),
+        ({"num_hidden_layers": "three"}, "num_hidden_layers: found three"),
+        ({"intermediate_size": 10**9}, r"found sizes that need 288,\d+,\d+,\d+ numbers, expected at most"),
+        ({"vocab_size": 10**8}, r"found sizes that need 6,4\d+,\d+,\d+ numbers, expected at most"),
+        ({"hidden_size": 10**20}, "not supported"),
+        ({"num_attention_heads": 0}, ""),
+        ({"intermediate_size": -3}, ""),
+    ],
+)
+def test_sizes_that_the_weights_do_not_explain_are_refused(tmp_path, changes, message):
+    published(tmp_path / "hub")
+    path = tmp_path / "hub" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match=f"(config.json|hub): .*{message}") as caught:
+        made(tmp_path / "hub", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    published(tmp_path / "hub")
+    path = tmp_path / "hub" / "model.safetensors"
+    state = load_file(path)
+    state["model.layers.1.mlp.up_proj.weight"][3, 4] = value
+    save_file(state, path, {"format": "pt"})
+    with pytest.raises(UserError, match=r"model.layers.1.mlp.up_proj.weight: found numbers that are not finite"):
+        made(tmp_path / "hub", tmp_path)
+
+
 def test_a_missing_library_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(UserError, match=r"transformers is not installed; .*pip install -e '.\[pretrained\]'"):

@@ -251,7 +251,9 @@ def write(folder: Path, stage: str, inputs: dict | None = None, facts: dict | No
 def test_each_file_of_the_stage_has_its_own_k_temperature_distance_and_split(two_splits, tmp_path, monkeypatch):
     monkeypatch.setattr(score_knn, "BLOCK", 5)
     folders = [tuple(tmp_path / f"{split}{end}" for split in two_splits) for end in ("", "-queries", "-out")]
-    wanted = [(kind, k, t) for t in (2.5, 0.5) for k in (300, 2, 257) for kind in ("quantized_sqrt", "exact", "quantized")]
+    wanted = [
+        (kind, k, t) for t in (2.5, 0.5) for k in (300, 2, 257) for kind in ("quantized_sqrt", "exact", "quantized")
+    ]
     score_knn.main(score_knn.ScoreKnnConfig(*folders, (json.dumps(wanted),)))
     for split, (exact, index, values, targets) in two_splits.items():
         distances = {"exact": exact, "quantized": index, "quantized_sqrt": np.sqrt(index)}
