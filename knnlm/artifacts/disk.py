@@ -24,6 +24,7 @@ log = logging.getLogger("knnlm")
 TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}\.tmp|resume)")
 NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS)
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # some network file systems cannot lock files
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # and cannot be waited for
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_TEXTS = (*map(os.strerror, FULL), "unexpected pos")  # the last is torch.save's, for a file that did not grow
 REMEDIES = {
@@ -121,17 +122,44 @@ def remove(folder: Path) -> None:
 
 
 def replace(tmp: Path, out: Path) -> None:
-    """Move `tmp` to `out`, which is complete or absent at every moment: an old folder is moved aside, not emptied."""
+    """Move `tmp` to `out`, which is complete or absent at every moment: an old folder is moved aside, not emptied.
+
+    What is in it is on the disk before it has its name, and the name before this returns: no loss of power leaves a
+    file that looks finished and is not.
+    """
+    flush(tmp)
     for attempt in count():
         if out.is_dir():
             with contextlib.suppress(FileNotFoundError):
                 out.rename(tmp.parent / f"before{attempt}")
         try:
             os.replace(tmp, out)
-            return
+            break
         except OSError as error:  # another writer of `out` was faster: move its folder aside
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+    _sync(out.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync(os.path.join(folder, name))
+        _sync(folder)
+    if not path.is_dir():
+        _sync(path)
+
+
+def _sync(path: str | Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def final(path: Path) -> Path:

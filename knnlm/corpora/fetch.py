@@ -5,7 +5,6 @@ interrupted download has fetched stays next to the archive, in `.{name}.resume`,
 """
 
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -53,7 +52,7 @@ def main(config: FetchConfig) -> None:
         try:
             if not is_right(config.out, entry):
                 fetch(entry, config.archive, partial)
-                os.replace(partial, config.out)
+                disk.replace(partial, config.out)
         finally:
             if not partial.exists():
                 disk.remove(folder)
