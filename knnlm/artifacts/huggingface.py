@@ -63,7 +63,12 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder: all parts that its index names, or the only file."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        parts = sorted({Path(name).name for name in read_json(index).get("weight_map", {}).values()})
+        named = read_object(index).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+            raise UserError(
+                f"{index}: weight_map: found {str(named)[:40]}, expected files by weight: fetch the model again"
+            )
+        parts = sorted({Path(name).name for name in named.values()})
         paths = [folder / part for part in parts]
         for path in paths:
             if not path.is_file():
@@ -73,6 +78,14 @@ def weight_files(folder: Path) -> list[Path]:
     if len(paths) != 1:
         raise UserError(f"{folder}: found {len(paths)} .safetensors files and no index, expected one file")
     return paths
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a published JSON file; raises UserError where it is no object."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: found a {type(content).__name__}, expected an object: fetch the model again")
+    return content
 
 
 def gguf_fields(path: Path, *names: str) -> dict[str, Any]:
@@ -104,7 +117,11 @@ def licence(source: Path) -> str | None:
     if source.is_file():
         return gguf_fields(source, "general.license").get("general.license")
     readme = source / "README.md"
-    stated = re.search(r"^license: *(\S+)", readme.read_text(encoding="utf-8"), re.M) if readme.is_file() else None
+    stated = (
+        re.search(r"^license: *(\S+)", readme.read_text(encoding="utf-8", errors="replace"), re.M)
+        if readme.is_file()
+        else None
+    )
     return stated and stated[1]
 
 

@@ -26,6 +26,7 @@ from knnlm.settings import SECOND_LAST
 
 KIND = "pretrained"
 LOGITS = 1 << 25  # logits computed at a time
+OF_OTHER_USES = ("id2label", "label2id", "num_labels", "return_dict")  # settings without a meaning here
 LAYERS = ("num_hidden_layers", "n_layer")  # as GPT-2 has it
 TIED = 2  # matrices that may have one weight in the file
 UNUSED_WORDS = 1024  # rows of an embedding matrix beyond the vocabulary: it is padded to a round number
@@ -243,11 +244,12 @@ def build(model_type: str, settings: Mapping[str, Any], state: dict[str, Tensor]
 
 
 def _read_folder(folder: Path, own: Mapping[str, str]) -> tuple[dict, Any, torch.dtype]:
-    settings = read_json(folder / "config.json")
+    settings = huggingface.read_object(folder / "config.json")
     model_type = str(settings.pop("model_type", "not stated"))
     if method := settings.pop("quantization_config", None):
+        how = method.get("quant_method") if isinstance(method, dict) else method
         raise UserError(
-            f"{folder}/config.json: found weights quantized by {method.get('quant_method')}, expected full precision: "
+            f"{folder}/config.json: found weights quantized by {str(how)[:80]}, expected full precision: "
             "use the original weights, or a GGUF file of the model"
         )
     places.family(model_type, settings, own)
@@ -256,7 +258,7 @@ def _read_folder(folder: Path, own: Mapping[str, str]) -> tuple[dict, Any, torch
         with huggingface.whole(path):
             state |= load_file(path)
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    kept = {name: value for name, value in settings.items() if name not in NOT_KEPT}
+    kept = {name: value for name, value in settings.items() if name not in (*NOT_KEPT, *OF_OTHER_USES)}
     _must_be_explained(model_type, kept, [weight.numel() for weight in state.values()], folder / "config.json")
     lm = build(model_type, kept, state, folder)
     return _settings(lm), lm, dtypes.pop() if len(dtypes) == 1 else torch.float32

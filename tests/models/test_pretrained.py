@@ -534,6 +534,37 @@ def test_sizes_that_the_weights_do_not_explain_are_refused(tmp_path, changes, me
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"[]", "config.json: found a list, expected an object"),
+        ("config.json", b"\xff", "config.json: not valid JSON"),
+        ("config.json", b'{"model_type": "llama", "quantization_config": "int8"}', "quantized by int8, expected full"),
+        ("model.safetensors.index.json", b"[]", "index.json: found a list, expected an object"),
+        ("model.safetensors.index.json", b"{}", "index.json: weight_map: found None, expected files"),
+        ("model.safetensors.index.json", b'{"weight_map": []}', "index.json: weight_map: found \\[\\], expected files"),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": 1}}', "weight_map: found {'a': 1}, expected files"),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": "../../x"}}', "hub/x: no such file, but"),
+        ("model.safetensors", b"", "model.safetensors: truncated"),
+        ("model.safetensors", (2**60).to_bytes(8, "little") + b"{}", "model.safetensors: truncated"),
+    ],
+)
+def test_files_of_another_form_are_refused(tmp_path, name, content, message):
+    published(tmp_path / "hub")
+    (tmp_path / "hub" / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        made(tmp_path / "hub", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_of_other_uses_are_passed_over(tmp_path):
+    published(tmp_path / "hub")
+    path = tmp_path / "hub" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_labels": 10**9, "return_dict": False}))
+    (tmp_path / "hub" / "README.md").write_bytes(b"license: mit\n\xff")
+    assert made(tmp_path / "hub", tmp_path).config.licence == "mit"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     published(tmp_path / "hub")
