@@ -41,7 +41,8 @@ from knnlm.models import features, model
 from knnlm.scores import experiments, stats
 
 HELD_OUT, LM, KNN_LM = "heldout", "lm", "knn-lm"
-LABELS = {HELD_OUT: "held-out text", LM: "LM", KNN_LM: "kNN-LM"}
+LABELS = {HELD_OUT: "Held-out text", LM: "LM", KNN_LM: "kNN-LM"}
+DECIMALS = 12  # of differences: those of equal shares are zero, not what rounding leaves
 
 
 @dataclass(frozen=True)
@@ -202,4 +203,5 @@ def surprise(lm: model.LanguageModel, prompt: list[int], text: list[int]) -> flo
 def difference(statistic: Callable[..., np.ndarray], *values: np.ndarray) -> dict[str, float | None]:
     """A function of means over prompts, [P] each, and its interval; no interval for too few prompts."""
     low, high = stats.of_means(statistic, *values) if len(values[0]) >= stats.FEWEST else (None, None)
-    return {"value": float(statistic(*(one.mean() for one in values))), "low": low, "high": high}
+    found = {"value": float(statistic(*(one.mean() for one in values))), "low": low, "high": high}
+    return {name: end if end is None else round(end, DECIMALS) + 0.0 for name, end in found.items()}
