@@ -1,6 +1,7 @@
 """Compute the LM's log-probabilities of held-out splits and their queries, in one pass."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from knnlm.artifacts.cli import progress, settings
 from knnlm.models import features, model, windows
 from knnlm.models.model import LanguageModel
 from knnlm.settings import EVALUATION_WINDOW, WindowSettings
+
+log = logging.getLogger("knnlm")
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,17 @@ def main(config: EvaluateConfig) -> None:
 def evaluate(
     config: EvaluateConfig, lm: LanguageModel, path: Path, logprob_dir: Path | None, out: tuple[Path, ...]
 ) -> None:
-    """One split: all of its windows, in order, so that row i of each array belongs to token i."""
+    """One split: all of its windows, in order: row i of each array belongs to the i-th token that is scored."""
     sizes = settings(WindowSettings, config.windows, "--windows")
     shared = lineage.agree((config.model, path), "vocab", "model", "text")
     tokens = npy.open_array(path, "integer", ndim=1)  # [N]
     windows.check_words(tokens, lm.config.vocab_size, path, config.model)
+    ids, chosen = np.arange(len(tokens), dtype=np.int64), None
+    if sizes.mode == "published":
+        ids, chosen = windows.published(tokens, sizes, lm.eos)
+        dropped = f"{len(tokens) - len(ids):,} of {len(tokens):,}"
+        log.info("%s: %s tokens are in lines that the published code drops", path, dropped)
+        tokens = np.asarray(tokens)[ids]
     shape = len(tokens), lm.config.dim
     facts, inputs = (
         {"windows": sizes.model_dump(), "precision": config.precision},
@@ -74,7 +83,7 @@ def evaluate(
         arrays = [npy.create_array(folder / "keys.npy", shape, "float32") for folder in folders]
         keys = list(zip(config.keytypes, arrays, strict=True))
         logprob = np.empty(len(tokens) if scores else 0, dtype=np.float32)
-        chosen = windows.evaluation(tokens, sizes, lm.eos)
+        chosen = chosen or windows.evaluation(tokens, sizes, lm.eos)
         blocks = features.stream(
             lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens, bool(scores), config.precision
         )
@@ -82,7 +91,7 @@ def evaluate(
             fill(keys, logprob, blocks, bar)
         for folder, name in zip(folders, config.keytypes, strict=True):
             npy.save_array(folder / "values.npy", np.asarray(tokens, dtype=np.uint32))
-            npy.save_array(folder / "ids.npy", np.arange(len(tokens), dtype=np.int64))
+            npy.save_array(folder / "ids.npy", ids)
             roles = shared | {"keytype": name}
             description.write_meta(
                 folder, "evaluate", facts, inputs, roles, "queries", entries=len(tokens), dim=shape[1]

@@ -42,7 +42,26 @@ def evaluation(tokens: np.ndarray, settings: WindowSettings, eos: int = EOS) -> 
         start = np.arange(0, len(tokens), settings.new, dtype=np.int64)  # [W]
     else:
         start = _line_blocks(tokens, settings.new, eos)
-    end = np.append(start[1:], len(tokens))
+    return _with_context(start, np.append(start[1:], len(tokens)), settings)
+
+
+def published(tokens: np.ndarray, settings: WindowSettings, eos: int = EOS) -> tuple[np.ndarray, Windows]:
+    """The positions [n] of the tokens that the published code scores, and windows over these tokens alone.
+
+    It drops every block longer than the model's positions, new + context (`ignore_invalid_inputs`): lines so long are
+    never scored. The context of what follows such a line runs on from before it.
+    """
+    start = _line_blocks(tokens, settings.new, eos)
+    sizes = np.diff(np.append(start, len(tokens)))
+    start, sizes = (array[sizes <= settings.length] for array in (start, sizes))
+    if not len(start):
+        raise UserError(f"all lines are longer than {settings.length} tokens: nothing would be scored")
+    ends = np.cumsum(sizes)
+    positions = np.concatenate([np.arange(*bounds) for bounds in zip(start, start + sizes, strict=True)])
+    return positions, _with_context(ends - sizes, ends, settings)
+
+
+def _with_context(start: np.ndarray, end: np.ndarray, settings: WindowSettings) -> Windows:
     context = np.minimum(settings.context, settings.length - (end - start)).clip(0)
     return Windows(np.maximum(start - context, 0), start, end)
 

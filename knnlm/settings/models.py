@@ -52,8 +52,10 @@ class WindowSettings(Settings):
 
     new: int = Field(ge=1, description="tokens predicted in each window")
     context: int = Field(ge=0, description="tokens of context before them, fewer at the beginning of the stream")
-    mode: Literal["fixed", "complete"] = Field(
-        "fixed", description="fixed: a stride of `new` tokens; complete: whole lines packed into at most `new` tokens"
+    mode: Literal["fixed", "complete", "published"] = Field(
+        "fixed",
+        description="fixed: a stride of `new` tokens; complete: whole lines packed into at most `new` tokens; "
+        "published (commands by hand only): the same without lines that are longer than new + context",
     )
 
     @property
@@ -70,6 +72,17 @@ class ModelWindows(Settings):
 
     evaluation: WindowSettings = Field(EVALUATION_WINDOW, description="where held-out text is scored")
     datastore: WindowSettings = Field(DATASTORE_WINDOW, description="where keys are extracted")
+
+    @model_validator(mode="after")
+    def _scores_every_token(self) -> "ModelWindows":
+        for kind in ("evaluation", "datastore"):
+            if getattr(self, kind).mode == "published":
+                raise disagreement(
+                    f"{kind}.mode",
+                    "found published, which leaves tokens out; allowed in a study: fixed, complete "
+                    "(docs/published.md has the commands that score as the published code does)",
+                )
+        return self
 
 
 class Architecture(Settings):

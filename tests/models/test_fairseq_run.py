@@ -152,6 +152,26 @@ def test_evaluation_windows_of_fixed_stride(run):
     assert evaluated(run.at, "fixed", EVALUATION | {"mode": "fixed"}) == pytest.approx(19.032, abs=1e-3)
 
 
+def test_a_published_perplexity_is_of_the_lines_that_fit(run, caplog):
+    """With 40 positions: the scores of the lines that fit, from the valid text and from one without the others."""
+    sizes = {"new": 8, "context": 24, "mode": "published"}
+    tokens = np.load(run.at / "valid.npy")
+    with caplog.at_level("INFO", "knnlm"):
+        perplexity = evaluated(run.at, "dropped", sizes)
+    ids = np.load(run.at / "dropped/queries/ids.npy")
+    logprob = np.load(run.at / "dropped/lm/logprob.npy")
+    assert 0 < len(ids) == len(logprob) < len(tokens)
+    assert (
+        f"{len(tokens) - len(ids):,} of {len(tokens):,} tokens are in lines that the published code drops"
+        in caplog.text
+    )
+    np.testing.assert_array_equal(np.load(run.at / "dropped/queries/values.npy"), tokens[ids])
+    ends = np.flatnonzero(tokens == 2) + 1
+    lines = np.diff(np.concatenate([[0], ends]))
+    assert len(tokens) - len(ids) == lines[lines > 32].sum() > 0
+    assert perplexity != pytest.approx(evaluated(run.at, "undropped", sizes | {"mode": "complete"}), rel=1e-3)
+
+
 def test_a_wrong_number_of_heads_fits_every_weight_and_costs_perplexity(run):
     shutil.copytree(run.at / "model", run.at / "heads8")
     config = json.loads((run.at / "heads8/config.json").read_text())

@@ -112,3 +112,59 @@ def test_a_block_and_its_context_fill_the_window_and_no_more(length):
     tokens = np.array([9] * 9 + [EOS] + [9] * (length - 1) + [EOS])
     begin, start, end = as_tuples(windows.evaluation(tokens, WindowSettings(new=3, context=2, mode="complete")))[-1]
     assert (begin, start, end) == (10 - max(0, min(2, 5 - length)), 10, 10 + length)
+
+
+def lines_of(lengths, seed=0):
+    """A stream of lines of so many tokens each, the last of which ends it."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([np.append(rng.integers(3, 40, length - 1), EOS) for length in lengths])
+
+
+def read_as_published(tokens, new, context):
+    """The published loop: blocks of whole lines, without those beyond the positions, after the tokens read before.
+
+    Yields the inputs of each block, and where in the stream its targets are.
+    """
+    ends, blocks, start = np.flatnonzero(tokens == EOS) + 1, [], 0
+    for end, following in zip(ends, [*ends[1:], None], strict=True):
+        if following is None or following - start > new:
+            blocks.append((start, int(end)))
+            start = int(end)
+    before = []
+    for start, end in blocks:
+        if end - start > new + context:
+            continue
+        source = [EOS if start == 0 else int(tokens[start - 1]), *tokens[start : end - 1].tolist()]
+        before = before[max(0, len(before) + len(source) - new - context) :]
+        yield before + source, range(start, end)
+        before = (before + source)[-context:] if context else []
+
+
+@pytest.mark.parametrize(("new", "context"), [(6, 6), (6, 3), (5, 0), (12, 4)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_published_reading_drops_lines_that_are_too_long(new, context, seed):
+    """Among them the first line, two in a row, one of exactly the positions and one of a token more."""
+    positions = new + context
+    lengths = [positions + 3, 2, 3, positions, positions + 1, positions + 9, 4, 1, *range(1, positions + 4, 2), 2]
+    tokens = lines_of([lengths, lengths[1:], lengths[::-1]][seed], seed)
+    ids, found = windows.published(tokens, WindowSettings(new=new, context=context, mode="published"))
+    expected = list(read_as_published(tokens, new, context))
+    assert ids.tolist() == [position for _, targets in expected for position in targets]
+    assert 0 < len(ids) < len(tokens)
+    kept = tokens[ids]
+    for row, (inputs, targets) in enumerate(expected):
+        given_inputs, given_targets, predicted = windows.batch(kept, found.take(np.array([row])), 1)
+        assert given_inputs[0, : len(inputs)].tolist() == inputs
+        assert given_targets[0][predicted[0]].tolist() == tokens[list(targets)].tolist()
+
+
+def test_without_long_lines_the_published_reading_is_the_complete_one():
+    tokens, sizes = lines_of([3, 1, 5, 2, 8, 4]), {"new": 5, "context": 3}
+    ids, found = windows.published(tokens, WindowSettings(**sizes, mode="published"))
+    complete = windows.evaluation(tokens, WindowSettings(**sizes, mode="complete"))
+    assert as_tuples(found) == as_tuples(complete) and ids.tolist() == list(range(len(tokens)))
+
+
+def test_a_text_of_long_lines_alone_is_refused():
+    with pytest.raises(UserError, match="all lines are longer than 8 tokens"):
+        windows.published(lines_of([9, 12]), WindowSettings(new=5, context=3, mode="published"))
