@@ -103,3 +103,13 @@ def test_a_disk_that_fails_when_it_is_waited_for_leaves_no_file(tmp_path: Path, 
     with pytest.raises(files.UserError, match="an input/output error of the disk"):
         write_folder(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_gets_its_name_in_another_way() -> None:
+    """`disk.replace` is the only one that moves finished work; a rename of a download stays in its temporary folder."""
+    movers = ("os.replace(", "os.rename(", "shutil.move(", ".rename(out)")
+    root = Path(disk.__file__).parents[1]
+    found = {
+        str(path.relative_to(root)) for path in root.rglob("*.py") if any(one in path.read_text() for one in movers)
+    }
+    assert found == {"artifacts/disk.py", "corpora/fetch.py"}
