@@ -50,8 +50,6 @@ LAYER = {  # our name of a layer's weight: the published names of the matrices s
 }
 WEIGHTLESS = ("version", "_float_tensor")  # buffers without content
 VALUE_TYPES = {8: "int64", 4: "int32", 2: "uint16"}  # by bytes; read as unsigned, 16 bits hold 65,536 words
-
-
 ARGUMENTS = {  # our name of a setting: the published argument
     "layers": "decoder_layers",
     "dim": "decoder_embed_dim",
@@ -151,13 +149,15 @@ def check_sizes(config: ModelConfig, state: Mapping[str, Tensor]) -> None:
     bands = sum(re.fullmatch(BAND.format(r"\d+"), name) is not None for name in state)
     found: dict[str, tuple[int, int]] = {"layers": (config.layers, layers)}
     if config.adaptive_cutoffs:
-        found["adaptive_cutoffs"] = len(config.adaptive_cutoffs) + 1, bands
+        found["adaptive_cutoffs"] = len(config.adaptive_cutoffs), bands - 1
     for key, name in (("dim", NORM.format(0)), ("ffn_dim", BIAS)):
         found[key] = getattr(config, key), _numbers(state, name).shape.numel()
     for key, (said, there) in found.items():
         if said != there:
-            what = "bands of words" if key == "adaptive_cutoffs" else key.replace("_", " ")
-            raise UserError(f"{ARGUMENTS[key]}: found {said:,} {what}, expected the {there:,} of the file's weights")
+            what = " of them" if key == "adaptive_cutoffs" else ""
+            raise UserError(
+                f"{ARGUMENTS[key]}: found {said:,}{what}, expected {there:,}, which the file's weights have"
+            )
 
 
 def names(config: ModelConfig) -> dict[str, tuple[str, ...]]:
@@ -232,8 +232,11 @@ def open_datastore(
     """A published pair of raw memory maps: keys [N, D] float16 or float32, values [N] integers.
 
     The values' type follows from the size of their file. Raises UserError where a file does not have the size that
-    N, D and a type give, and for 16-bit values with a vocabulary of more than 65,536 words.
+    N, D and a type give, for numbers below 1, and for 16-bit values with a vocabulary of more than 65,536 words.
     """
+    for name, number in (("size", size), ("dim", dim), ("vocab-size", vocab_size)):
+        if number < 1:
+            raise UserError(f"--{name}: found {number:,}, expected at least 1")
     found, expected = _bytes(keys), size * dim * np.dtype(dtype).itemsize
     if found != expected:
         raise UserError(f"{keys}: found {found:,} bytes, expected {expected:,}: {size:,} keys of {dim} {dtype}")
@@ -336,5 +339,7 @@ def _must_be_finite(name: str, weight: Tensor) -> None:
 def _bytes(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}"
+        ) from None

@@ -87,6 +87,8 @@ def load(path: Path) -> Any:
         raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except PermissionError:
+        raise UserError(f"{path}: no permission to read it") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, expected a .pt file") from None
     except pickle.UnpicklingError as error:
@@ -113,44 +115,57 @@ def _check_archive(path: Path) -> None:
     """Refuse an archive by its directory, then by its members' checksums, then by what its pickle asks for."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        names = [member.filename for member in members]
-        pickles = [member for member in members if "/data/" not in member.filename]
-        for member in pickles:
-            _must_be_explained(path, named(member.filename), member.file_size, len(members) - len(pickles))
+        tensors = sum("/data/" in member.filename for member in members)
+        for member in members:
+            if "/data/" not in member.filename and member.file_size > (most := PICKLE + PER_TENSOR * tensors):
+                raise UserError(
+                    f"{path}: {named(member.filename)} has {member.file_size:,} bytes, {tensors:,} tensors explain "
+                    f"at most {most:,}: {AGAIN}"
+                )
         size, unpacked = path.stat().st_size, sum(member.file_size for member in members)
         if unpacked > (most := UNPACKED * size + PICKLE):
             raise UserError(f"{path}: its members unpack to {unpacked:,} bytes, expected at most {most:,}: {AGAIN}")
-        if (
-            twice := next((name for name in names if names.count(name) > 1), None)
-            if len(set(names)) < len(names)
-            else ""
-        ):
-            raise UserError(f"{path}: {named(twice)} occurs twice, expected each member once: {AGAIN}")
+        seen: set[str] = set()
+        for member in members:
+            if member.filename in seen:
+                raise UserError(f"{path}: {named(member.filename)} occurs twice, expected each member once: {AGAIN}")
+            seen.add(member.filename)
         if damaged := archive.testzip():  # reads block by block
             raise UserError(
                 f"{path}: {named(damaged)} does not have the checksum that the archive gives: damaged; {AGAIN}"
             )
-        for name in names:
+        for name in seen:
             if name.endswith("data.pkl"):
                 with archive.open(name) as file:
-                    _check_pickle(path, file)
+                    _check_pickle(path, _Explained(path, file, tensors))
 
 
 def _check_older(path: Path, file: BinaryIO) -> None:
-    tensors = sum(_check_pickle(path, file) for _ in range(OLDER_PICKLES))
-    _must_be_explained(path, "its pickle", file.tell(), tensors)
+    explained = _Explained(path, file, 0)
+    for _ in range(OLDER_PICKLES):
+        _check_pickle(path, explained)
 
 
-def _check_pickle(path: Path, file: Any) -> int:
-    """Refuse a pickle that asks for memory without content; returns how many tensors it names."""
-    tensors = 0
-    for operation, argument, _ in pickletools.genops(file):
-        tensors += operation.name == "BINPERSID"
-        if operation.name == "GLOBAL" and argument.endswith(" bytearray"):
+def _check_pickle(path: Path, file: "_Explained") -> None:
+    """Refuse a pickle that asks for memory without content."""
+    for operation, argument, _ in pickletools.genops(file):  # type: ignore[arg-type]
+        file.tensors += operation.name == "BINPERSID"
+        if operation.name == "GLOBAL" and str(argument).endswith(" bytearray"):
             raise UserError(f"{path}: {_asks('bytearray')}")
-    return tensors
 
 
-def _must_be_explained(path: Path, name: str, size: int, tensors: int) -> None:
-    if size > (most := PICKLE + PER_TENSOR * tensors):
-        raise UserError(f"{path}: {name} has {size:,} bytes, {tensors:,} tensors explain at most {most:,}: {AGAIN}")
+class _Explained:
+    """Pickles of a file, of which no more is read than the file's tensors explain."""
+
+    def __init__(self, path: Path, file: Any, tensors: int) -> None:
+        self.path, self.file, self.tensors, self.tell = path, file, tensors, file.tell
+
+    def read(self, size: int) -> bytes:
+        if self.tell() + size > (most := PICKLE + PER_TENSOR * self.tensors):
+            raise UserError(
+                f"{self.path}: its pickle has more bytes than the {most:,} that its tensors explain: {AGAIN}"
+            )
+        return self.file.read(size)
+
+    def readline(self) -> bytes:
+        return self.file.readline(PICKLE)

@@ -16,7 +16,7 @@ import torch
 
 from knnlm.artifacts import cli
 from knnlm.artifacts.files import read_json
-from knnlm.models import fairseq, import_fairseq, model
+from knnlm.models import fairseq, fairseq_file, import_fairseq, model
 from knnlm.models.import_fairseq import ImportFairseqConfig
 
 RUN = Path(__file__).parents[1] / "data/oracles/fairseq_run"
@@ -139,6 +139,11 @@ def test_weights_in_one_storage_are_taken(save, tmp_path, published):
     torch.testing.assert_close(lm.layers[1].ffn_in.weight.data, published[1][W], rtol=0, atol=0)
 
 
+def test_weights_that_are_parameters_are_taken(save, tmp_path, published):
+    lm = model.load(imported(save(weights={W: torch.nn.Parameter(published[1][W])}), tmp_path))
+    torch.testing.assert_close(lm.layers[1].ffn_in.weight.data, published[1][W], rtol=0, atol=0)
+
+
 def test_weights_that_are_one_and_the_same_memory_are_refused(save, tmp_path, published):
     other = W.replace("layers.1", "layers.0")
     line = refused(save(weights={W: published[1][other]}), tmp_path)
@@ -165,9 +170,9 @@ def test_a_name_of_many_lines_stays_in_one(save, tmp_path):
         ({"activation_dropout": ""}, "activation_dropout: found ''"),
         ({"activation_dropout": None, "relu_dropout": 3.0}, "relu_dropout: found 3.0"),
         ({"adaptive_softmax_dropout": INF}, "adaptive_softmax_dropout: found inf"),
-        ({"decoder_layers": 10**7}, "decoder_layers: found 10,000,000 layers, expected the 2 of"),
+        ({"decoder_layers": 10**7}, "decoder_layers: found 10,000,000, expected 2, which"),
         ({"decoder_layers": 10**600}, "decoder_layers: found 1000.*, expected at most"),
-        ({"decoder_layers": 1}, "decoder_layers: found 1 layers, expected the 2 of"),
+        ({"decoder_layers": 1}, "decoder_layers: found 1, expected 2, which"),
         ({"decoder_layers": 0}, "decoder_layers: found 0"),
         ({"decoder_layers": "three"}, "decoder_layers: found 'three'"),
         ({"decoder_layers": 3.0}, "decoder_layers: found 3.0"),
@@ -205,7 +210,7 @@ def test_a_name_of_many_lines_stays_in_one(save, tmp_path):
         ),
         (
             {"adaptive_input_cutoff": "40", "adaptive_softmax_cutoff": "40"},
-            "adaptive_input_cutoff: found 2 bands of words, expected the 3",
+            "adaptive_input_cutoff: found 1 of them, expected 2, which",
         ),
         ({"adaptive_input_cutoff": "40,400", "adaptive_softmax_cutoff": "40,400"}, "adaptive_input_cutoff: found"),
         (
@@ -278,6 +283,13 @@ def test_a_pickle_that_inflates_is_refused_before_it_is_read(tmp_path):
     path = write(tmp_path / "checkpoint.pt", whole, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 1 << 20
     assert re.search(r"checkpoint.pt: archive/data.pkl has 33,554,434 bytes, .* at most \d", refused(path, tmp_path))
+
+
+@pytest.mark.parametrize("opcodes", [b"}" * (5 << 20), b"X" + (5 << 20).to_bytes(4, "little") + b"a" * (5 << 20)])
+def test_an_older_file_with_more_pickle_than_its_tensors_explain_is_refused(tmp_path, opcodes, monkeypatch):
+    monkeypatch.setattr(fairseq_file, "PICKLE", 1 << 16)
+    (tmp_path / "checkpoint.pt").write_bytes(b"\x80\x02" + opcodes)
+    assert "its pickle has more bytes than the 65,536" in refused(tmp_path / "checkpoint.pt", tmp_path)
 
 
 def test_weights_that_inflate_are_refused_before_they_are_read(tmp_path):
