@@ -142,6 +142,7 @@ def figure7(study: Study, paper: Mapping) -> dict[str, Drawn]:
     """Figure 7: perplexity of the LM mixed with n-gram LMs, against their order."""
     ngrams = [(row["ngram"], row["dev"]["perplexity"]) for row in study.rows("figure7").values() if row["ngram"]]
     orders = sorted(point for point in ngrams if point[0] != "infinite")
+    infinite = [point for point in ngrams if point[0] == "infinite"]
     if not orders:
         raise experiments.Missing("figure7 has no n-gram order")
     base, knn = (study.perplexity("figure7", name) for name in ("base", "knn"))
@@ -151,12 +152,12 @@ def figure7(study: Study, paper: Mapping) -> dict[str, Drawn]:
     axes.axhline(base, color=INK)
     axes.axhline(knn, color=BLUE)
     ends = [(orders[-1][1], "LM + n-gram", VERMILION), (base, "base LM", INK), (knn, "kNN-LM", BLUE)]
-    for _, dev in ngrams[len(orders) :]:
+    for _, dev in infinite:
         axes.axhline(dev, color=VERMILION, linestyle=":")
         ends.append((dev, "LM + ∞-gram", VERMILION))
     margin(figure, [*ends, muted(axes, "kNN-LM", printed["knn"], base / printed["base"])])
     axes.set_xticks([n for n, _ in orders])
-    numbers = [("base", None, base), ("knn", None, knn), *(("n-gram", n, dev) for n, dev in ngrams)]
+    numbers = [("base", None, base), ("knn", None, knn), *(("n-gram", n, dev) for n, dev in [*orders, *infinite])]
     return {"figure7": (figure, pd.DataFrame(numbers, columns=["series", "order", "dev"]))}
 
 

@@ -299,11 +299,10 @@ def test_a_live_query_is_weighed_as_brute_force_over_all_shards(metric, distance
 
 
 @pytest.mark.parametrize(("temperature", "top_p", "seed"), [(1.0, 1.0, 1), (0.4, 1.0, 2), (2.5, 0.6, 1), (1.0, 0.3, 7)])
-def test_words_are_drawn_at_the_temperature_from_the_most_probable_by_the_seed(study, temperature, top_p, seed):
+def test_words_are_drawn_at_the_temperature_from_the_most_probable_by_the_seed(temperature, top_p, seed):
     lm, near, lmbda = np.array([0.1, 0.4, 0.3, 0.2]), np.array([0.7, 0.0, 0.2, 0.1]), 0.25
     reader = SimpleNamespace(lm=SimpleNamespace(eos=2), begin=lambda: None, read=lambda *_: Next(lm, near, None))
-    asked = generate.GenerateConfig(study=study, words=30, temperature=temperature, top_p=top_p, seed=seed)
-    drawn = [step.word for step in generate.generate(asked, reader, [], lmbda)]
+    drawn = [step.word for step in sampling.draw(reader, [], lmbda, 30, top_p, temperature, seed)]
     mixed = (lmbda * near + (1 - lmbda) * lm) ** (1 / temperature)
     mixed /= mixed.sum()
     kept, total = np.zeros(4), 0.0
@@ -313,3 +312,12 @@ def test_words_are_drawn_at_the_temperature_from_the_most_probable_by_the_seed(s
         total += mixed[word]
     rng = np.random.default_rng(seed)
     assert drawn == [int(rng.choice(4, p=kept / kept.sum())) for _ in range(30)]
+
+
+@pytest.mark.parametrize(("mode", "weight"), [("mixture", 0.1), ("lm", 0), ("knn", 1)])
+def test_the_flags_of_generate_say_how_words_are_drawn(study, monkeypatch, mode, weight):
+    asked = []
+    monkeypatch.setattr(generate.sampling, "draw", lambda *given: asked.append(given[2:]) or [])
+    flags = {"words": 7, "temperature": 0.4, "top_p": 0.6, "seed": 9, "lmbda": 0.1, "mode": mode}
+    generate.main(generate.GenerateConfig(study=study, prompt="the", **flags))
+    assert asked == [(weight, 7, 0.6, 0.4, 9, None)]
