@@ -52,8 +52,8 @@ mutants: .venv/ready ## put errors into a room of knnlm, one at a time: do its t
 	git ls-files -z | tar --create --null --files-from - | tar --extract --directory .mutants
 	cd .mutants && cosmic-ray init tests/mutants/$(ROOM).toml session.sqlite
 	cd .mutants && cr-filter-operators session.sqlite tests/mutants/$(ROOM).toml
-	cd .mutants && cosmic-ray --verbosity INFO baseline tests/mutants/$(ROOM).toml
-	cd .mutants && cosmic-ray exec tests/mutants/$(ROOM).toml session.sqlite
+	cd .mutants && PYTHONPATH=$$PWD cosmic-ray --verbosity INFO baseline tests/mutants/$(ROOM).toml
+	cd .mutants && PYTHONPATH=$$PWD cosmic-ray exec tests/mutants/$(ROOM).toml session.sqlite
 	cd .mutants && cr-report --show-diff --surviving-only session.sqlite && cr-rate session.sqlite
 
 bench: .venv/ready ## measure each expensive step beside an alternative (BENCH=… picks cases by their first letters)
