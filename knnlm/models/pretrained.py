@@ -219,8 +219,9 @@ def read(
     for name, weight in lm.named_parameters():
         if not all(torch.isfinite(bound) for bound in weight.detach().aminmax()):
             raise UserError(f"{source}: {name}: found numbers that are not finite: fetch the model again")
-    found = PretrainedLM(config, lm).eval()
-    _try(found)
+    with huggingface.whole(source):  # settings that are impossible show when the model is run
+        found = PretrainedLM(config, lm).eval()
+        _try(found)
     return found, dtype
 
 
@@ -312,9 +313,9 @@ def _must_be_explained(model_type: str, settings: Mapping[str, Any], sizes: list
     library = huggingface.transformers()
     with huggingface.whole(path), torch.device("meta"):
         config = library.AutoConfig.for_model(**dict(settings) | {"model_type": model_type})
-        needed = sum(
-            weight.numel() for weight in library.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).parameters()
-        )
+        lm = library.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+        tables = (table for table in lm.buffers() if table.is_floating_point())  # of positions; masks are not
+        needed = sum(weight.numel() for weight in (*lm.parameters(), *tables))
     if needed > (held := TIED * sum(sizes)):
         raise UserError(f"{path}: found sizes that need {needed:,} numbers, expected at most {held:,}, for its weights")
 

@@ -522,6 +522,7 @@ def test_a_gguf_header_that_says_more_than_the_file_holds_is_refused(tmp_path, k
         ({"vocab_size": 10**8}, r"found sizes that need 6,4\d+,\d+,\d+ numbers, expected at most"),
         ({"hidden_size": 10**20}, "not supported"),
         ({"num_attention_heads": 0}, ""),
+        ({"rms_norm_eps": "x"}, ""),
         ({"intermediate_size": -3}, ""),
     ],
 )
@@ -553,6 +554,24 @@ def test_files_of_another_form_are_refused(tmp_path, name, content, message):
     published(tmp_path / "hub")
     (tmp_path / "hub" / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
+        made(tmp_path / "hub", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("neox, parallel", {"head_dim": 10**9}, "found sizes that need"),
+        ("gpt2", {"n_head": -1}, "truncated, damaged or of a kind that is not supported"),
+        ("gemma3", {"query_pre_attn_scalar": -1}, "truncated, damaged or of a kind that is not supported"),
+        ("gemma3", {"sliding_window": None}, "truncated, damaged or of a kind that is not supported"),
+    ],
+)
+def test_settings_that_show_when_the_model_is_run_are_refused(tmp_path, name, changes, message):
+    published(tmp_path / "hub", name)
+    path = tmp_path / "hub" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match=f"hub.*: {message}") as caught:
         made(tmp_path / "hub", tmp_path)
     assert "\n" not in str(caught.value)
 
