@@ -13,7 +13,6 @@ from knnlm.artifacts.files import UserError
 from knnlm.beyond import mixers
 from knnlm.beyond.signals import Signals
 from knnlm.datastores import ann, exact
-from knnlm.datastores.train_index import sample
 from knnlm.scores import knn
 from knnlm.settings import IndexSettings
 
@@ -95,7 +94,7 @@ def build(store: Datastore, rows: np.ndarray) -> ann.Index:
 def coded(store: Datastore, factory: str, rows: np.ndarray) -> ann.Index:
     """An index of another factory string with the entries `rows` [n], trained as the row's own is."""
     settings = IndexSettings(**(store.settings.model_dump() | {"factory": factory, "nprobe": 1}))
-    index = ann.train(sample(store.shards, settings.sample, settings.seed), settings)
+    index = ann.train(ann.sample(store.shards, settings.sample, settings.seed), settings)
     ann.add(index, Keys(store.shards, rows))  # type: ignore[arg-type]
     return ann.visiting(index, store.nprobe)
 

@@ -41,6 +41,21 @@ WRITTEN = 1 << 24  # bytes handed to the file at a time
 CHUNK = 1 << 22  # floats converted from half precision at a time, few enough to stay in a cache
 
 
+def sample(shards: list[np.ndarray], size: int, seed: int) -> np.ndarray:
+    """`size` rows drawn without replacement from the shards' concatenation, in ascending order: float32 [size, d]."""
+    starts = np.cumsum([0, *map(len, shards)])
+    total = int(starts[-1])
+    if size < total:
+        chosen = np.sort(np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False))
+    else:
+        chosen = np.arange(total)
+    keys = np.empty((len(chosen), shards[0].shape[1]), np.float32)  # [size, d]
+    for shard, start, end in zip(shards, starts, starts[1:], strict=False):
+        here = slice(*np.searchsorted(chosen, [start, end]))
+        keys[here] = shard[chosen[here] - start]
+    return keys
+
+
 def train(sample: np.ndarray, settings: IndexSettings) -> Index:
     """An empty index trained on float32 `sample` [n, d]; seeded, so the same sample gives the same index.
 

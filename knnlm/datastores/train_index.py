@@ -4,8 +4,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from knnlm.artifacts import description, lineage, npy
 from knnlm.artifacts.cli import settings
 from knnlm.datastores import ann
@@ -31,7 +29,7 @@ def main(config: TrainIndexConfig) -> None:
     shared = lineage.agree(config.keys, "vocab", "model", "text", "keytype", "deal")
     lineage.differ(config.keys, "keys")
     shards = [npy.open_array(shard / "keys.npy", "floating", 2) for shard in config.keys]  # [n, d] each
-    keys = sample(shards, chosen.sample, chosen.seed)
+    keys = ann.sample(shards, chosen.sample, chosen.seed)
     log.info("training %s on %s keys of %s", chosen.factory, f"{len(keys):,}", f"{sum(map(len, shards)):,}")
     index = ann.train(keys, chosen)
     facts = {"dimension": keys.shape[1], "sampled": len(keys), "entries": sum(map(len, shards))}
@@ -39,18 +37,3 @@ def main(config: TrainIndexConfig) -> None:
     shared.pop("deal", None)  # the sample does not depend on how entries were dealt to shards
     inputs = {f"shard{i}": path for i, path in enumerate(config.keys)}
     description.write_meta(config.out, "train_index", chosen, inputs, shared, "index", **facts)
-
-
-def sample(shards: list[np.ndarray], size: int, seed: int) -> np.ndarray:
-    """`size` rows drawn without replacement from the shards' concatenation, in ascending order: float32 [size, d]."""
-    starts = np.cumsum([0, *map(len, shards)])
-    total = int(starts[-1])
-    if size < total:
-        chosen = np.sort(np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False))
-    else:
-        chosen = np.arange(total)
-    keys = np.empty((len(chosen), shards[0].shape[1]), np.float32)  # [size, d]
-    for shard, start, end in zip(shards, starts, starts[1:], strict=False):
-        here = slice(*np.searchsorted(chosen, [start, end]))
-        keys[here] = shard[chosen[here] - start]
-    return keys

@@ -14,7 +14,6 @@ from knnlm.settings import InterpolateSettings
 COMPONENTS = ("knn", "cache", "ngram", "infinigram", "memorizing")
 SPARSE = ("knn", "cache", "infinigram")  # which give some words the probability 0
 LAMBDA_RESAMPLES = 200  # of the documents of dev, on each of which λ is tuned again
-ROUNDING = 1e-4  # nats above 0 that sums of probabilities in float32 can reach
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ def open_vectors(name: str, paths: dict[str, Path]) -> dict[str, np.ndarray]:
 def check_range(name: str, component: str, path: Path, logprob: np.ndarray) -> None:
     """Raise UserError for a log-probability above 0, and for a probability of 0 of what is not `SPARSE`."""
     largest, smallest = logprob.max(initial=-np.inf), logprob.min(initial=0)
-    if largest > ROUNDING:
+    if largest > mixture.ROUNDING:
         raise files.UserError(f"row {name}: {path} holds a log probability of {largest:.3g} (above 0); score it again")
     if np.isneginf(smallest) and component not in SPARSE:
         raise files.UserError(f"row {name}: {path} holds -inf, and the {component} gives no word 0; score it again")

@@ -10,7 +10,7 @@ import numpy as np
 
 from knnlm.artifacts import npy
 from knnlm.artifacts.files import UserError
-from knnlm.scores import interpolate, mixture, stats
+from knnlm.scores import mixture, stats
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def vectors(lm: Path, knn: tuple[Path, ...]) -> tuple[np.ndarray, list[np.ndarra
             raise UserError(
                 f"{path}: found {len(logprob):,} targets, {lm} has {len(found[0]):,}: score both again alike"
             )
-        if np.isnan(logprob).any() or (highest := float(logprob.max())) > interpolate.ROUNDING:
+        if np.isnan(logprob).any() or (highest := float(logprob.max())) > mixture.ROUNDING:
             what = "NaN" if np.isnan(logprob).any() else f"{highest:.3g}"
             raise UserError(f"{path}: found {what}, expected log-probabilities in nats, at most 0: score it again")
     return found[0], found[1:]

@@ -15,6 +15,7 @@ import numpy as np
 Floats = Sequence[float] | np.ndarray
 SMALL = 1e-12  # likelihoods of at least this are multiplied before a logarithm is taken of the product
 FLUSH = 1e-200  # the product is replaced by its logarithm below this, long before float64 underflows
+ROUNDING = 1e-4  # nats above 0 that sums of probabilities in float32 can reach
 FINEST = 1e-4  # the last step of the search for the best weights
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from knnlm.artifacts import description, files
 from knnlm.datastores import ann, exact, train_index
-from knnlm.datastores.train_index import sample
 from knnlm.settings import IndexSettings
 
 D = 16
@@ -123,8 +122,8 @@ def test_exact_distances_equal_float64_ones(dimension):
 
 def test_the_sample_does_not_depend_on_the_sharding(data):
     keys = data[0]
-    whole = sample([keys], 100, seed=3)
-    np.testing.assert_array_equal(whole, sample([keys[:1000], keys[1000:1001], keys[1001:]], 100, seed=3))
+    whole = ann.sample([keys], 100, seed=3)
+    np.testing.assert_array_equal(whole, ann.sample([keys[:1000], keys[1000:1001], keys[1001:]], 100, seed=3))
     assert len(np.unique(whole, axis=0)) == 100
 
 
@@ -155,7 +154,7 @@ def test_the_sample_is_drawn_by_its_seed_and_at_most_everything(data, size, seed
     keys = data[0]
     order = np.random.default_rng(seed).choice(3000, min(size, 3000), replace=False, shuffle=False)
     expected = keys[np.sort(order)] if size < 3000 else keys
-    np.testing.assert_array_equal(sample([keys[:1000], keys[1000:]], size, seed), expected.astype(np.float32))
+    np.testing.assert_array_equal(ann.sample([keys[:1000], keys[1000:]], size, seed), expected.astype(np.float32))
 
 
 def test_the_settings_seed_draws_the_sample_and_begins_each_clustering(data, tmp_path):
