@@ -22,7 +22,7 @@ texts.json:
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +59,8 @@ class CompareTextsConfig:
     """tokens of each"""
     words: int = 64
     """tokens of each continuation"""
+    shorten: bool = False
+    """shorten both where half of the documents, or the windows, are too short for them, in place of an error"""
     top_p: float = 0.9
     """draw only from the most probable words that together have this probability; 1 draws from all"""
     seed: int = 1
@@ -92,6 +94,8 @@ class Text(NamedTuple):
 def main(config: CompareTextsConfig) -> None:
     source = layout.find(config.study, config.output, config.row)
     source.check("test")
+    if config.shorten:
+        config = shortened(config, source)
     prompts = beginnings(config, source)
     retriever, second = Retriever(source), second_model(source, config.output)
     terminal.one_thread_if_small(retriever.lm)
@@ -128,6 +132,17 @@ def compared(held_out: dict, lm: dict, near: dict) -> dict[str, dict]:
         found["differences"][key] = difference(lambda base, value: value - base, *values[1:])
         found["nearer"][key] = difference(texts.nearer, *values)
     return found
+
+
+def shortened(config: CompareTextsConfig, source: KnnLM) -> CompareTextsConfig:
+    """Prompts and continuations that half of the test documents and the study's windows have room for."""
+    corpus, needed = source.row["corpus"], config.prompt_tokens + config.words
+    stream, documents = npy.open_stream(source.tokens(corpus, "test"), source.documents(corpus, "test"))
+    most = min(source.windows.length - 1, int(np.median(np.diff([*documents, len(stream)]))))
+    if most >= needed:
+        return config
+    words = max(texts.QUARTERS, most * config.words // needed)
+    return replace(config, words=words, prompt_tokens=max(1, most - words))
 
 
 def beginnings(config: CompareTextsConfig, source: KnnLM) -> list[tuple[str, list[int], list[int]]]:

@@ -102,15 +102,16 @@ def coded(store: Datastore, factory: str, rows: np.ndarray) -> ann.Index:
 def factories(store: Datastore) -> dict[str, dict[int, str]]:
     """For each way of shortening keys, factory strings by how many times fewer dimensions, or bytes, they have.
 
-    The lists are those of the row's index.
+    The lists are those of the row's index. Without lists every code is looked at for each query, and only codes of 4
+    bits are fast enough for that; so they are where entries are too few to train codes of 8.
     """
     dimension, lists = store.dimension, store.settings.parsed.lists
     ivf = f"IVF{lists}," if lists else ""
-    bits = 8 if len(store.ids) >= POINTS << 8 else 4
+    bits = "x4fs" if not lists else "x8" if len(store.ids) >= POINTS << 8 else "x4"
     pca, opq = ([part for part in parts if dimension % part == 0] for parts in ((2, 4, 8), (4, 8)))
     return {
         "pca": {part: f"PCA{dimension // part},{ivf}SQfp16" for part in pca},
-        "opq": {part: f"OPQ{dimension // part},{ivf}PQ{dimension // part}x{bits}" for part in opq},
+        "opq": {part: f"OPQ{dimension // part},{ivf}PQ{dimension // part}{bits}" for part in opq},
     }
 
 

@@ -137,6 +137,10 @@ def test_bytes_of_an_entry(store: Datastore) -> None:
     assert shrinking.entry_bytes(store, settings, True, True) == 32 + 8 + 32 + 4 + 4
     opq = settings.model_copy(update={"factory": shrinking.factories(store)["opq"][4]})
     assert opq.factory == "OPQ4,IVF4,PQ4x4" and shrinking.entry_bytes(store, opq, False) == 2 + 8 + 4
+    without = replace(store, settings=settings.model_copy(update={"factory": "Flat"}))
+    assert shrinking.factories(without)["opq"] == {4: "OPQ4,PQ4x4fs", 8: "OPQ2,PQ2x4fs"}
+    many = replace(store, ids=np.zeros(39 * 256, np.int64))
+    assert shrinking.factories(many)["opq"][4] == "OPQ4,IVF4,PQ4x8"
     flat = settings.model_copy(update={"factory": "Flat"})
     assert shrinking.entry_bytes(store, flat, True) == 64 + 8 + 4
 

@@ -19,6 +19,7 @@ from knnlm.live.retrieval import Retriever
 from knnlm.models import evaluate
 from knnlm.outputs import followups
 from knnlm.scores import interpolate, stats
+from knnlm.settings import WindowSettings
 
 SMALL = {"prompts": 5, "prompt_tokens": 6, "words": 12}
 
@@ -202,6 +203,18 @@ def test_another_seed_reads_the_texts_or_else_another_model_of_the_study(study: 
     assert all(math.isfinite(one) for method in found["methods"] for one in method["measures"]["nats"])
 
 
+def test_texts_are_shortened_to_what_documents_and_windows_have_room_for(study: Path, monkeypatch) -> None:
+    """Its documents have 41 tokens, its windows 64: 40 + 80 asked for become 14 + 27, a third and two thirds."""
+    source = layout.find(study)
+    asked = CompareTextsConfig(study, study, prompt_tokens=40, words=80, shorten=True)
+    short = compare_texts.shortened(asked, source)
+    assert (short.prompt_tokens, short.words) == (14, 27)
+    assert compare_texts.shortened(CompareTextsConfig(study, study, prompt_tokens=9, words=8), source).words == 8
+    monkeypatch.setattr(type(source), "windows", WindowSettings(new=8, context=4))
+    short = compare_texts.shortened(asked, source)
+    assert (short.prompt_tokens, short.words) == (4, 7)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -219,7 +232,9 @@ def test_what_cannot_be_compared_is_one_clear_line(study: Path, tmp_path: Path, 
     assert len(str(caught.value).splitlines()) == 1 and not (tmp_path / "texts.json").exists()
 
 
-PAPERS = {name: {"citation": "W.", "finding": f"{name}'s"} for name in ("wang2023", "wang2023-entropy")}
+PAPERS = {
+    name: {"citation": "W.", "source": "p. 1", "finding": f"{name}'s"} for name in ("wang2023", "wang2023-entropy")
+}
 NAMES = ("heldout", "lm", "knn-lm")
 
 

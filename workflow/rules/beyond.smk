@@ -150,7 +150,7 @@ rule compare_texts:
     params:
         study=study_folder,
     shell:
-        "knnlm compare_texts --study {params.study:q} --out {output:q} 2> {log:q}"
+        "knnlm compare_texts --shorten --study {params.study:q} --out {output:q} 2> {log:q}"
 
 
 rule followups:
