@@ -275,7 +275,7 @@ def test_the_table_says_whether_the_published_findings_hold(nearer: dict, rises:
     assert shown["Difference"][1] == "+0.500 [−1.000, +1.000]"
     lines = [line for line in followups.judged(numbers, texts, PAPERS).splitlines() if line.startswith("- ")]
     for line, verdict, name in zip(lines, verdicts, PAPERS, strict=True):
-        assert line.startswith(f"- **{verdict}** – W.: {name}'s. Here: ")
+        assert line.startswith(f"- **{verdict}** – W.: {name}'s; p. 1. Here: ")
     assert ("nearer to held-out text than the LM's: different 1-grams" in lines[0]) == (
         "distinct1" in nearer and nearer is not NONE
     )
