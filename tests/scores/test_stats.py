@@ -85,6 +85,10 @@ def test_by_default_intervals_are_of_95_percent_and_documents_weigh_by_their_tok
         ),
         (stats.total(sums, 5000, seed), sums[drawn].sum(1)),
         (stats.ratio(sums, counts, 5000, seed), sums[drawn].sum(1) / counts[drawn].sum(1)),
+        (
+            stats.of_means(lambda a, b: a**2 / b, sums, counts, resamples=5000, seed=seed),
+            sums[drawn].mean(1) ** 2 / counts[drawn].mean(1),
+        ),
     ):
         assert found == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist(), abs=0.15 * values.std())
 
@@ -97,6 +101,9 @@ def test_of_one_resample_the_interval_is_its_own_value(seed: int) -> None:
     (drawn,) = np.random.default_rng(seed).integers(0, 12, (1, 12))
     assert stats.total(values, 1, seed) == pytest.approx((values[drawn].sum(),) * 2)
     assert stats.ratio(values, counts, 1, seed) == pytest.approx((values[drawn].sum() / counts[drawn].sum(),) * 2)
+    expected = values[drawn].mean() - 2 * counts[drawn].mean()
+    found = stats.of_means(lambda a, b: a - 2 * b, values, counts, resamples=1, seed=seed)
+    assert found == pytest.approx((expected,) * 2)
     logprob, starts = np.repeat(values / counts, counts), np.concatenate([[0], np.cumsum(counts)[:-1]])
     assert stats.interval(logprob, starts, 1, seed) == pytest.approx(
         [np.exp(-values[drawn].sum() / counts[drawn].sum())] * 2
@@ -107,3 +114,18 @@ def test_of_one_resample_the_interval_is_its_own_value(seed: int) -> None:
 def test_ten_documents_are_just_enough(documents: int, expected: bool) -> None:
     assert stats.FEWEST == 10
     assert (stats.interval(np.zeros(90), np.arange(documents)) is not None) == expected
+
+
+def test_a_thousand_resamples_are_drawn_by_seed_0_where_nothing_else_is_asked() -> None:
+    rng = np.random.default_rng(2)
+    values, counts = -rng.gamma(4, 9, 15), rng.integers(3, 30, 15)
+    drawn = np.random.default_rng(0).integers(0, 15, (1000, 15))
+    sums, sizes = values[drawn].sum(1), counts[drawn].sum(1)
+    logprob, starts = np.repeat(values / counts, counts), np.concatenate([[0], np.cumsum(counts)[:-1]])
+    for found, expected in (
+        (stats.interval(logprob, starts), np.exp(-sums / sizes)),
+        (stats.total(values), sums),
+        (stats.ratio(values, counts), sums / sizes),
+        (stats.of_means(lambda a, b: a * b, values, counts), sums * sizes / 15**2),
+    ):
+        assert found == pytest.approx(np.quantile(expected, [0.025, 0.975]).tolist(), rel=1e-9)
