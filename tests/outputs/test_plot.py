@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -199,7 +200,7 @@ def test_figure4_has_a_tick_and_its_number_at_every_k_and_at_the_papers(ks: list
     assert axes.get_xticks().tolist() == expected
     assert [label.get_text() for label in axes.get_xticklabels()] == [str(k) for k in expected]
     boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
-    assert all(left.x0 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left.x0 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 @pytest.mark.parametrize("name", ["figure2", "figure4", "figure5", "figure7"])
