@@ -13,6 +13,7 @@ LINES = {"portrait": 345, "landscape": 590}  # points: the text width of an arti
 SIZES = (8, 7)  # points of the type: the larger where the table fits
 GAP = 3  # points left and right of a column
 READABLE = 7  # sizes of the type: a column is no narrower, unless all its cells are
+LONGEST = 20  # the same: a word that is longer may be broken
 WIDE, NARROW = "@%&+=<>−×→±∞…—mw", "ijltfr.,:;'|!()[]/- \u00a0"
 GREEK = {
     chr(code): unicodedata.name(chr(code)).split()[-1].lower().replace("lamda", "lambda")
@@ -102,7 +103,7 @@ def layout(table: Sequence[Sequence[str]]) -> Layout:
     """
     columns = list(zip(*table, strict=True))
     wanted = [max(map(width, column)) for column in columns]
-    words = [max(width(word) for cell in column for word in cell.split(" ")) for column in columns]
+    words = [min(LONGEST, max(width(word) for cell in column for word in cell.split(" "))) for column in columns]
     for (way, line), size in product(LINES.items(), SIZES):
         free = (line - 2 * GAP * (len(columns) - 1)) / size  # in sizes of the type, as are the widths
         least = [max(word, min(READABLE, most)) for word, most in zip(words, wanted, strict=True)]
@@ -145,9 +146,9 @@ def spelled(sign: str) -> str:
         return SIGNS.get(sign, sign)
     if not sign.isprintable():
         return " " if sign.isspace() else ""
-    base, *marks = unicodedata.normalize("NFKD", sign)
-    if base.isascii() and all(mark in ACCENTS for mark in marks):
-        for mark in marks:
-            base = f"\\{ACCENTS[mark]}{{{base}}}"
-        return base
-    return f"U+{ord(sign):04X}"
+    made = ""
+    for part in unicodedata.normalize("NFKD", sign).replace("\u2044", "/"):
+        if part not in ACCENTS and not part.isascii():
+            return f"U+{ord(sign):04X}"
+        made = f"\\{ACCENTS[part]}{{{made}}}" if part in ACCENTS else made + SIGNS.get(part, part)
+    return made
