@@ -50,8 +50,9 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "knnlm",
     "figure.constrained_layout.use": True,
 }
-SCALED = "◇ - -  the paper, scaled so that its base LM and ours coincide"
-HOLLOW: dict[str, Any] = {"color": MUTED, "markerfacecolor": "none", "markersize": 5}
+SCALED = "the paper, scaled so that its base LM and ours coincide"
+WHOLE: dict[str, Any] = {"clip_on": False, "zorder": 3}  # a marker on an axis is not cut in half
+HOLLOW: dict[str, Any] = {"color": MUTED, "markerfacecolor": "none", "markersize": 5, **WHOLE}
 Drawn = tuple[Figure, pd.DataFrame]
 End = tuple[float, str, str]  # height of a line's right end, label, color
 
@@ -69,7 +70,7 @@ def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
     printed = {name: row["dev"] for name, row in paper["rows"].items()}
     scale = small / printed["base-small"]
     figure, axes = panel("entries in the datastore", "perplexity, dev", entries)
-    axes.plot((0, *entries), (small, *measured), "o-", color=BLUE)
+    axes.plot((0, *entries), (small, *measured), "o-", color=BLUE, **WHOLE)
     ends = [
         (measured[-1], "LM + kNN" if large is None else "small LM + kNN", BLUE),
         muted(axes, "kNN", printed["knn"], scale, entries[-1]),
@@ -78,8 +79,8 @@ def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
         axes.axhline(large, color=VERMILION)
         ends += [(large, "large LM", VERMILION), muted(axes, "large LM", printed["base-large"], scale)]
     margin(figure, ends)
-    second, right = panel("entries in the datastore", "λ tuned on dev", entries, scaled=False)
-    right.plot(entries, weights, "o-", color=BLUE)
+    second, right = panel("entries in the datastore", "λ tuned on dev", entries)
+    right.plot(entries, weights, "o-", color=BLUE, **WHOLE)
     right.set_ylim(0, max(1.15 * max(weights), 0.1))
     numbers = [
         ("base-small", 0, small),
@@ -98,11 +99,12 @@ def figure4(study: Study, paper: Mapping) -> dict[str, Drawn]:
     base, printed = study.perplexity("figure4", "base"), paper["rows"]
     figure, axes = panel("k, neighbors for each query", "perplexity, dev")
     axes.set_xscale("log", base=2)
-    axes.plot(ks, measured, "o-", color=BLUE)
+    axes.plot(ks, measured, "o-", color=BLUE, **WHOLE)
     axes.axhline(base, color=INK)
     paper_end = muted(axes, "", printed["k1024"]["dev"], base / printed["base"]["dev"], 1024)
     margin(figure, [(measured[-1], "kNN-LM", BLUE), (base, "base LM", INK), paper_end])
-    axes.set_xticks([k for k in (*ks, 1024) if math.log2(k) % 2 == 0])
+    axes.set_xticks(sorted({*ks, 1024}))
+    axes.tick_params(axis="x", rotation=45)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:.0f}"))
     return {"figure4": (figure, pd.DataFrame({"k": (0, *ks), "dev": (base, *measured)}))}
@@ -116,7 +118,6 @@ def figure5(study: Study, paper: Mapping) -> dict[str, Drawn]:
     shown = [name for name in ("in-domain", "out-of-domain") if name in ("in-domain", *study.rows("figure5"))]
     figure, axes_of = plt.subplots(len(shown), 1, figsize=(COLUMN, 1.8 * len(shown)), sharex=True, squeeze=False)
     panels = axes_of[:, 0]
-    figure.supxlabel(SCALED, fontsize=6, color=MUTED)
     numbers = []
     for axes, name, color in zip(panels, shown, (BLUE, VERMILION), strict=False):
         curve, printed = study.row("figure5", name)["curve"], paper["rows"][name]
@@ -124,10 +125,9 @@ def figure5(study: Study, paper: Mapping) -> dict[str, Drawn]:
             (x, y) for x, y in zip(curve["lmbda"], curve["dev"], strict=True) if y is not None and math.isfinite(y)
         ]
         (_, base), best = points[0], min(points, key=lambda point: point[1])
-        scaled = printed["dev"] * base / printed["base"]
         axes.plot(*zip(*points, strict=True), color=color)
-        axes.plot(*best, "o", color=color)
-        axes.plot(printed["lmbda"], scaled, "D", **HOLLOW)
+        axes.plot(*best, "o", color=color, **WHOLE)
+        scaled, _, _ = muted(axes, "", printed["dev"], base / printed["base"], printed["lmbda"])
         gain = max(base - min(best[1], scaled), 0.01 * base)
         axes.set_ylim(base - 1.5 * gain, base + 0.7 * gain)
         axes.set_title(f"{name.replace('-', ' ')}, best λ {best[0]:g}", loc="left", fontsize=8, color=color)
@@ -148,7 +148,7 @@ def figure7(study: Study, paper: Mapping) -> dict[str, Drawn]:
     base, knn = (study.perplexity("figure7", name) for name in ("base", "knn"))
     printed = {name: row["dev"] for name, row in paper["rows"].items()}
     figure, axes = panel("n, order of the n-gram LM", "perplexity, dev")
-    axes.plot(*zip(*orders, strict=True), "o-", color=VERMILION)
+    axes.plot(*zip(*orders, strict=True), "o-", color=VERMILION, **WHOLE)
     axes.axhline(base, color=INK)
     axes.axhline(knn, color=BLUE)
     ends = [(orders[-1][1], "LM + n-gram", VERMILION), (base, "base LM", INK), (knn, "kNN-LM", BLUE)]
@@ -165,7 +165,7 @@ def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
     """Figure 8: training loss against epochs of the base LM and of one that memorizes; dev loss is dotted."""
     if len(study.curves) != 2:
         raise experiments.Missing(f"found {len(study.curves)} learning curves, expected 2")
-    figure, axes = panel("epoch", "loss, nats a token", scaled=False)
+    figure, axes = panel("epoch", "loss, nats a token")
     numbers: list[tuple] = []
     ends: list[End] = [(0, "paper → 0", MUTED)]
     for name, curve, color in zip(("base LM", "memorizing LM"), study.curves.values(), (BLUE, VERMILION), strict=True):
@@ -187,11 +187,10 @@ def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
     return {"figure8": (figure, pd.DataFrame(numbers, columns=["series", "split", "epoch", "loss"]))}
 
 
-def panel(x: str, y: str, entries: tuple[int, ...] = (), scaled: bool = True) -> tuple[Figure, Axes]:
+def panel(x: str, y: str, entries: tuple[int, ...] = ()) -> tuple[Figure, Axes]:
     """A figure of one column with one pair of axes.
 
-    With `entries`, x is an axis of counts, in thousands, millions or billions. `scaled` figures have a line below
-    which says that the paper's values are scaled.
+    With `entries`, x is an axis of counts, in thousands, millions or billions.
     """
     figure, axes = plt.subplots(figsize=(COLUMN, 2.3))
     axes.set(xlabel=x, ylabel=y)
@@ -200,17 +199,23 @@ def panel(x: str, y: str, entries: tuple[int, ...] = (), scaled: bool = True) ->
         axes.set_xlabel(x + {0: "", 3: ", thousands", 6: ", millions", 9: ", billions"}[min(power, 9)])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n / 10 ** min(power, 9):g}"))
         axes.set_xlim(0, 1.04 * max(entries))
-    if scaled:
-        figure.supxlabel(SCALED, fontsize=6, color=MUTED)
     return figure, axes
 
 
 def muted(axes: Axes, name: str, value: float, scale: float, x: float | None = None) -> End:
-    """Draw the paper's value, scaled: a diamond at `x` or else a level line. Returns its label for `margin`."""
+    """Draw the paper's value, scaled: a diamond at `x` or else a level line. Returns its label for `margin`.
+
+    Below the figure stands what its diamonds and level lines are, those that it has.
+    """
     if x is None:
         axes.axhline(value * scale, color=MUTED, linewidth=0.8, linestyle="--")
     else:
         axes.plot(x, value * scale, "D", **HOLLOW)
+    figure = axes.get_figure(root=True)
+    lines = [line for one in figure.axes for line in one.lines if line.get_color() == MUTED]
+    marks = ["◇"] * any(line.get_marker() == "D" for line in lines)
+    marks += ["- -"] * any(line.get_linestyle() == "--" for line in lines)
+    figure.supxlabel(f"{' '.join(marks)}  {SCALED}", fontsize=6, color=MUTED)
     return value * scale, f"paper{', ' + name if name else ''} {value:.2f}", MUTED
 
 

@@ -39,19 +39,20 @@ SMALLER = (
 FRONTIER = (
     "{queries:,} tokens of dev, k {k:,}, {entries:,} entries. Queries a second of processor time: they differ from run "
     "to run. Best: no other line is both faster and no worse, with exact distances. λ is tuned for each line; "
-    "differences are from exact search, in nats a token, with 95% bootstrap intervals over documents."
+    "differences are from exact search, in nats a token, in brackets 95% bootstrap intervals over documents."
 )
 FOUND = "**What the papers found, and whether the method beats"
 HELPED = (
-    "Gain of the kNN-LM over the LM on test, nats a token, with 95% bootstrap intervals over documents, and the share "
-    "of tokens that it makes more probable."
+    "Gain of the kNN-LM over the LM on test, nats a token, in brackets 95% bootstrap intervals over documents, and the "
+    "share of tokens that it makes more probable."
 )
 
+FEW = f"Where brackets are missing, no interval can be drawn: {stats.FEWEST} documents are the fewest for one."
 WRITTEN = (
     "Means over {prompts} prompts, each the first {prompt_tokens} tokens of a test document, of what follows: {words} "
     "tokens of the document itself, drawn from the LM, or from the kNN-LM (nucleus sampling with p = {top_p:g}). "
-    "Differences are kNN-LM − LM, that of perplexity in nats a token, entropies in nats, with 95% bootstrap intervals "
-    "over prompts. Better is what is nearer to the held-out text."
+    "Differences are kNN-LM − LM, that of perplexity in nats a token, entropies in nats, in brackets 95% bootstrap "
+    "intervals over prompts. Better is what is nearer to the held-out text."
 )
 QUALITY = {
     "nats": "Perplexity by another model",
@@ -105,7 +106,7 @@ def main(config: FollowupsConfig) -> None:
         "beyond-helped": ("Who is helped", f"{HELPED} {overall(helped['overall'])}", *found, ""),
     }
     for name, (title, legend, numbers, shown, below) in tables.items():
-        note = f"{config.note} {legend}".strip()
+        note = " ".join(filter(None, (config.note, legend, FEW if without_interval(numbers) else "")))
         forms = {
             "csv": numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
             "md": markdown(title, note, shown, {}, []) + below,
@@ -124,6 +125,13 @@ def main(config: FollowupsConfig) -> None:
     }
     for name, (figure, numbers) in drawn.items():
         figures.save(figure, numbers, config.figures / name)
+
+
+def without_interval(numbers: pd.DataFrame) -> bool:
+    """Whether a number of the table lacks the interval that others of its column may have."""
+    pairs = [(name.removesuffix("_low"), name) for name in numbers if name.endswith("_low")]
+    pairs += [("value", "low")] if "low" in numbers else []
+    return any((numbers[value].notna() & numbers[low].isna()).any() for value, low in pairs)
 
 
 def compared(methods: list[dict], published: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:

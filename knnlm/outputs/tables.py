@@ -1,10 +1,12 @@
 """A table as people read it: Markdown and LaTeX, with the paper's findings and whether they held below it."""
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 
 import pandas as pd
 
+from knnlm.outputs import typeset
 from knnlm.outputs.claims import Verdict
 from knnlm.outputs.markdown import paragraph, plain
 
@@ -13,64 +15,46 @@ LEFT = {"Model", "Measure", "LM trained on", "Datastore", "Stage", "Writes", "Be
 FINDINGS = "Findings of the paper, here:"
 ADDED = "What each adds to the others (an extra; nats a token, with 95% intervals):"
 Added = Mapping[str, str]  # of a row's label: the differences as text
-SYMBOLS = str.maketrans(
-    {
-        "λ": r"$\lambda$",
-        "–": "--",
-        "−": "$-$",
-        "→": r"$\to$",
-        "²": "$^2$",
-        "θ": r"$\theta$",
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "§": r"\S{}",
-    }
-)
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def markdown(title: str, note: str, shown: pd.DataFrame, added: Added, findings: list[Verdict]) -> str:
     """A page with one table: title, note, the table `shown` (all text), what components add to others, and findings."""
-    left = set(shown) if "Claim" in shown else LEFT | ({"Paper"} if "Stage" in shown else set())
+    left = aligned_left(shown)
     aligned = ["left" if name in left else "right" for name in shown]
+    shown = shown.map(scientific)
     if "Model" in shown:
         shown = shown.assign(Model=shown["Model"].map(plain))
     parts = [f"# {title}", paragraph(note), shown.to_markdown(index=False, disable_numparse=True, colalign=aligned)]
     if added:
         parts.append(f"**{ADDED}**")
-        parts.append("\n".join(f"- {paragraph(label)}: {line}" for label, line in added.items()))
+        parts.append("\n".join(f"- {paragraph(label)}: {scientific(line)}" for label, line in added.items()))
     if findings:
         parts.append(f"**{FINDINGS}**")
-        parts.append("\n".join(f"- {finding_line(verdict, bold='**')}" for verdict in findings))
+        parts.append("\n".join(f"- {scientific(finding_line(verdict, bold='**'))}" for verdict in findings))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def latex(title: str, note: str, shown: pd.DataFrame, added: Added, findings: list[Verdict]) -> str:
-    """The same as a LaTeX table with booktabs' rules; it compiles with any engine."""
-    columns = "l" + "r" * (shown.shape[1] - 1)
-    if "Claim" in shown:
-        columns = "lp{.18\\linewidth}" + "p{.1\\linewidth}" * 2 + "p{.2\\linewidth}" + "p{.12\\linewidth}" * 2
-    style = shown.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    """The same as a LaTeX table; it compiles with any engine and fits the text width of an A4 article."""
     below = {ADDED: [f"{label}: {line}" for label, line in added.items()], FINDINGS: list(map(finding_line, findings))}
-    (caption,) = _escaped([f"{title}. {note}"])
-    text = (
-        f"\\begin{{table}}\n\\centering\\small\n\\caption{{{caption}}}\n"
-        + style.to_latex(hrules=True, column_format=columns)
-        + "".join(_below(heading, lines) for heading, lines in below.items() if lines)
-        + "\\end{table}\n"
-    )
-    return text.translate(SYMBOLS)
+    below = {heading: list(map(scientific, lines)) for heading, lines in below.items()}
+    return typeset.latex(title, note, shown.map(scientific), aligned_left(shown), below)
 
 
-def _below(heading: str, lines: list[str]) -> str:
-    """A paragraph below a LaTeX table, one line for each of `lines`."""
-    heading, *lines = _escaped([heading, *lines])
-    return f"\\par\\raggedright\\footnotesize {heading}\n" + "".join(f"\\\\[2pt] {line}\n" for line in lines)
+def aligned_left(shown: pd.DataFrame) -> set[str]:
+    """The columns of text; in the table of claims, all."""
+    return set(shown) if "Claim" in shown else LEFT | ({"Paper"} if "Stage" in shown else set())
 
 
-def _escaped(lines: Iterable[str]) -> list[str]:
-    """Each line with LaTeX's special characters escaped, as pandas escapes the cells of a table."""
-    cells = pd.DataFrame([" ".join(line.split()) for line in lines]).style.format(escape="latex")
-    return cells.hide(axis="index").hide(axis="columns").to_string(delimiter="").splitlines()
+def scientific(text: str) -> str:
+    """`text` with measured numbers, which have decimals, from 10⁵ on as in 9.03×10⁷; counts stay written out."""
+    return re.sub(r"(?<![\w.,])(\d{6,}|\d{3}(,\d{3})+|\d{1,2}(,\d{3}){2,})\.\d+(?![\w.])", _powers, text)
+
+
+def _powers(match: re.Match) -> str:
+    digits, power = f"{float(match[0].replace(',', '')):.2e}".split("e")
+    return f"{digits}×10{str(int(power)).translate(RAISED)}"
 
 
 def finding_line(verdict: Verdict, bold: str = "") -> str:

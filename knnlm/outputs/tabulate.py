@@ -14,6 +14,7 @@ from knnlm.outputs.costs import cost
 from knnlm.outputs.tables import latex, markdown, millions, number, text
 from knnlm.outputs.verdicts import additions, with_interval
 from knnlm.scores import experiments
+from knnlm.scores.stats import FEWEST
 from knnlm.settings import REPORTED
 
 DETAILS = {  # columns between a row's label and its λ
@@ -56,6 +57,10 @@ CLAIM_HEADINGS = {
 LEGEND = "Perplexities; λ tuned on dev; medians over seeds; in brackets 95% bootstrap intervals over documents."
 
 SEEDS_LEGEND = "In parentheses the lowest and the highest of several seeds."
+CLAIMS_LEGEND = (
+    "In parentheses by how much a perplexity changed; differences of log-likelihoods, or of λ, with 95% bootstrap "
+    "intervals over documents in brackets."
+)
 UNITS_LEGEND = (
     "Tokenizers differ: compare models per word (between white space) or in bits per byte; both spread the nats of all "
     "tokens, ends of documents included, over the words and UTF-8 bytes of the text."
@@ -103,6 +108,7 @@ def main(config: TabulateConfig) -> None:
         note = f"{note} {SEEDS_LEGEND}"
     if differ(rows):
         note = f"{note} {UNITS_LEGEND}"
+    note = " ".join(filter(None, (note, without_interval(rows, REPORTED.get(config.table, ())))))
     added = extras(study, config.table) if config.table in study.experiments else {}
     texts = {
         "csv": numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
@@ -129,7 +135,7 @@ def build(config: TabulateConfig, paper: Mapping, study: experiments.Study) -> t
 def heading(table: str, title: str, note: str, paper: Mapping) -> tuple[str, str]:
     """The title of a table and the line below it; a study's own `title` stands in place of the paper's."""
     if table == "claims":
-        return "Claims of the paper", note
+        return "Claims of the paper", f"{note} {CLAIMS_LEGEND}".strip()
     section = paper[table]["section"]
     title = (title or paper[table]["title"]) + (f" (paper: §{section})" if section else "")
     return title, note if table == "cost" else f"{note} {LEGEND}".strip()
@@ -176,6 +182,16 @@ def extras(study: experiments.Study, output: str) -> dict[str, str]:
         if texts := [with_interval(one) for one in comparisons if one.difference]:
             found[label] = f"on {split}, {'; '.join(texts)}"
     return found
+
+
+def without_interval(rows: list[dict], splits: tuple[str, ...]) -> str:
+    """Which splits have too few documents for an interval, and how many they have; "" where every one has enough."""
+    counted = {(split, (row.get(split) or {}).get("documents", FEWEST)): None for split in splits for row in rows}
+    few = [f"{count} document{'s' * (count != 1)} of {split}" for split, count in counted if count < FEWEST]
+    if not few:
+        return ""
+    verb = "is" if few[0].startswith("1 ") and len(few) == 1 else "are"
+    return f"Without brackets no interval can be drawn: {' and '.join(few)} {verb} too few (at least {FEWEST})."
 
 
 def differ(rows: list[dict]) -> bool:

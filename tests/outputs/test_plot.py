@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -187,3 +188,38 @@ def test_figure8_has_the_losses_of_each_model_and_split():
     assert (
         max(ends, key=ends.__getitem__) == "base LM, dev" and min(ends, key=ends.__getitem__) == "memorizing LM, train"
     )
+
+
+@pytest.mark.parametrize("ks", [[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], [3, 10, 700]])
+def test_figure4_has_a_tick_and_its_number_at_every_k_and_at_the_papers(ks: list[int]):
+    rows = [synthetic.row("base", 100)] + [synthetic.knn(f"k{k}", 90, datastore=synthetic.store(k=k)) for k in ks]
+    ((drawn, _),) = figure("figure4", rows).values()
+    drawn.draw_without_rendering()
+    (axes,) = drawn.axes
+    expected = sorted({*ks, 1024})
+    assert axes.get_xticks().tolist() == expected
+    assert [label.get_text() for label in axes.get_xticklabels()] == [str(k) for k in expected]
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(left.x0 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize("name", ["figure2", "figure4", "figure5", "figure7"])
+def test_no_marker_is_cut_at_the_edge_of_its_axes(name: str):
+    for drawn, _ in figure(name, synthetic.experiments()[name]).values():
+        marked = [line for axes in drawn.axes for line in axes.lines if line.get_marker() in ("o", "D")]
+        assert marked and not any(line.get_clip_on() for line in marked)
+
+
+MARKS = {"figure2": "◇ - -", "figure4": "◇", "figure5": "◇", "figure7": "- -"}
+
+
+@pytest.mark.parametrize(("name", "marks"), MARKS.items())
+def test_the_line_below_a_figure_explains_the_marks_that_it_has(name: str, marks: str):
+    drawn, *others = (found for found, _ in figure(name, synthetic.experiments()[name]).values())
+    assert drawn.get_supxlabel() == f"{marks}  {figures.SCALED}"
+    assert all(other.get_supxlabel() == "" for other in others)
+
+
+def test_without_a_larger_lm_figure2_explains_no_level_line():
+    rows = [row for row in synthetic.experiments()["figure2"] if row["name"] != "base-large"]
+    assert figure("figure2", rows)["figure2a"][0].get_supxlabel() == f"◇  {figures.SCALED}"

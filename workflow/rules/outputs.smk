@@ -19,7 +19,7 @@ FIGURES = {
 }
 PICTURES = [file for files in FIGURES.values() for file in files]
 # The library files behind tables, behind what shows a study's text and neighbors, and behind pages.
-TABULATED = ("outputs/tabulate.py", "outputs/tables.py", "outputs/markdown.py")
+TABULATED = ("outputs/tabulate.py", "outputs/tables.py", "outputs/typeset.py", "outputs/markdown.py")
 SHOWN = ("live/layout.py", "live/passages.py", "outputs/scored.py")
 PAGE = ("outputs/pages.py", "outputs/markdown.py")
 TABULATE = code_of(*TABULATED, "outputs/claims.py", "outputs/verdicts.py", "scores/experiments.py")
