@@ -63,6 +63,7 @@ def check_study(study: Study, catalogue: Mapping[str, Archive]) -> None:
     for name in study.datastores:
         named("corpora", study.corpora, name, f"datastores.{name}")
     named("indexes", study.indexes, study.retrieval.index, "retrieval.index")
+    check_file("paper", study.paper)
     check_file("published", study.published)
     check_folders(study)
 

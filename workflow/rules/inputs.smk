@@ -342,6 +342,11 @@ def drawn_figure(name):
     return [*(path for path in figure_files(name) if not path.endswith(".png")), *shown]
 
 
+def table_title(wildcards):
+    """A table's title where the study has one; a study without a role in the paper is its own title."""
+    return STUDY["titles"].get(wildcards.table, "" if PAPER else f"{STUDY['study']}: {wildcards.table}")
+
+
 def curves_of(wildcards):
     """The training curves that stand beside the memorizing LM's table."""
     return CURVES if wildcards.table == "memorizing" else []
