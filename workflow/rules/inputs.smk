@@ -347,6 +347,16 @@ def table_title(wildcards):
     return STUDY["titles"].get(wildcards.table, "" if PAPER else f"{STUDY['study']}: {wildcards.table}")
 
 
+def reference_tables(wildcards):
+    """The reference values that a run is compared with; stops before any job where the study has none."""
+    if found := [str(path) for kind in ("tables", "figures") for path in sorted(REFERENCE.glob(f"{kind}/*.csv"))]:
+        return found
+    sys.exit(
+        f"error: verify: {REFERENCE} has no tables/*.csv or figures/*.csv, so there is nothing to compare "
+        f"{STUDY['study']} with; copy those of a run that you trust there"
+    )
+
+
 def curves_of(wildcards):
     """The training curves that stand beside the memorizing LM's table."""
     return CURVES if wildcards.table == "memorizing" else []

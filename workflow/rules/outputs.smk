@@ -2,6 +2,7 @@
 
 PAPER = [STUDY["paper"]] if STUDY["paper"] else []  # none: the study has no role in the paper
 PUBLISHED = [STUDY["published"]] if STUDY["published"] else []
+REFERENCE = Path(STUDY["results"]) / "reference" / STUDY["study"]
 CAPTIONS = "workflow/report"
 STAGES = ("corpora", "vocabs", "tokens", "models", "keys", "indexes", "searched", "neighbors", "logprobs")
 CURVES = [
@@ -298,6 +299,7 @@ for NAME in FIGURES:
 rule verify:
     """Compare every table and figure with the reference values in results/reference."""
     input:
+        reference_tables,
         rules.tables.input,
         rules.figures.input,
     log:
@@ -305,6 +307,6 @@ rule verify:
     localrule: True
     params:
         run=study_folder,
-        reference=f"{STUDY['results']}/reference/{STUDY['study']}",
+        reference=str(REFERENCE),
     shell:
         "knnlm verify" " --run {params.run:q}" " --reference {params.reference:q}" " 2> {log:q}"
