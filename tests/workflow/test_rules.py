@@ -40,7 +40,7 @@ def test_a_failed_jobs_error_is_printed_and_kept_in_its_log(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
     run = snakemake("table1", "--cores", 1, "--nolock", "--configfile", tmp_path / "study.yaml")
     assert run.returncode == 1
-    (error,) = [line for line in run.stderr.splitlines() if line.startswith("error: test_words: ")]
+    (error,) = [line for line in run.stderr.splitlines() if line.startswith("error: train: no documents are left")]
     assert (tmp_path / "results/mine/logs/prepare/mine.log").read_text() == f"{error}\n"
 
 
