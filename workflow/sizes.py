@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pretrained
 import yaml
+from references import has_splits
 
-from knnlm.settings import Architecture, Factory, PretrainedSizes
+from knnlm.settings import Architecture, Factory, PretrainedSizes, Source
 
 UNKNOWN_WORDS = 2e6  # of an archive whose catalogue entry names none
 UNKNOWN_FOLDER = 1e9  # words of a folder that is not there yet
@@ -57,10 +58,15 @@ class Sizes:
         entry = self.study["corpora"][corpus]
         entry = self.study["corpora"][entry["subset_of"]] if "subset_of" in entry else entry
         of_titles = entry.get("held_out_document_words", HELD_OUT)
-        return sum(
-            entry.get(f"{split}_words") or min(HELD_OUT, of_titles * len(entry.get(f"{split}_titles") or [None]))
-            for split in ("dev", "test")
-        )
+        read = sum(map(self.source_words, entry["sources"]))
+        drawn = not any(map(has_splits, map(Source.model_validate, entry["sources"]))) and read < UNKNOWN_FOLDER
+
+        def words(split: str) -> float:
+            if titles := entry.get(f"{split}_titles"):
+                return min(HELD_OUT, of_titles * len(titles))
+            return entry.get(f"{split}_words") or (read / 10 if drawn else min(HELD_OUT, of_titles))
+
+        return words("dev") + words("test")
 
     def queries(self, model: str, corpus: str) -> float:
         """Tokens of dev and test together."""

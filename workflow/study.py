@@ -28,6 +28,12 @@ def load(config: dict, configfiles: Iterable[str | Path] = ()) -> dict:
     catalogue = check(Catalogue, files["archives"], study.archives, f"{study.archives}: ").root
     sheet = check(Sheet, files["experiments"], study.experiments, f"{study.experiments}: ").root
     check_study(study, catalogue)
+    drawn = [output for output in sheet if output.startswith("figure") and study.paper is None]
+    if drawn:
+        raise StudyError(
+            f"paper: found null, but {drawn[0]} of {study.experiments} is drawn beside the paper's numbers; leave "
+            "it out of the sheet, or `paper` out of the study"
+        )
     completed = {
         output: [
             complete_row(study, row, f"{study.experiments}: {output}[{number}]") | {"splits": list(REPORTED[output])}

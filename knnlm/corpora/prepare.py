@@ -47,8 +47,7 @@ def main(config: PrepareConfig) -> None:
 
         if asked.near_duplicates is not None:
             unique = without_near_duplicates(unique, asked.near_duplicates, asked.seed, read_text)
-        needs_text = asked.held_out_overlap is not None or asked.held_out_document_words is not None
-        splits = split_documents(unique, asked, read_text if needs_text else None)
+        splits = split_documents(unique, asked, read_text)
         files.check_room(config.out, sum(entry.bytes for split in SPLITS for entry in splits[split]))
         with files.atomic(config.out, directory=True) as tmp:
             for split in SPLITS:

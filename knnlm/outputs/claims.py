@@ -49,7 +49,7 @@ class Verdict(NamedTuple):
 def judge(paper: Mapping, study: Study) -> list[Verdict]:
     """Every claim of `paper` (config/paper_numbers.yaml), in its order; open where the study lacks a number."""
     verdicts = []
-    for name, claim in paper["claims"].items():
+    for name, claim in paper.get("claims", {}).items():
         try:
             ours, verdict, reason, comparisons = judges[name](study)
         except Missing as missing:

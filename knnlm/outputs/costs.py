@@ -36,17 +36,19 @@ MEASURES = {
 }
 
 
-def cost(benchmarks: Iterable[Path], artifacts: Collection[Path], paper: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
+def cost(
+    benchmarks: Iterable[Path], artifacts: Collection[Path], paper: Mapping | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The numbers, one row a stage and one for all, and the table as shown.
 
     `benchmarks` are Snakemake's benchmark files or folders of them, `artifacts` the folders whose bytes are counted,
-    and `paper` has what the paper says about a stage. Files that were deleted count as their descriptions say.
+    and `paper` has what the paper says about a stage, if that is shown. Files that were deleted count as their
+    descriptions say.
     """
     used = last_uses(artifacts)
     found = {path.name: list(lifetimes(path, used)) for path in artifacts}
     sizes = {name: volume(kept) for name, kept in found.items()}
     numbers = stages(jobs(benchmarks), sizes, volume([file for kept in found.values() for file in kept]))
-    numbers["paper"] = [paper.get(stage) for stage in numbers["stage"]]
     shown: dict[str, object] = {
         "Stage": numbers["stage"],
         "Writes": numbers["folder"].map(text),
@@ -55,6 +57,9 @@ def cost(benchmarks: Iterable[Path], artifacts: Collection[Path], paper: Mapping
     for column, heading in MEASURES.items():
         form, unit = "{:,.0f}" if column == "peak_mb" else "{:,.1f}", 1e6 if column in BYTES else 1
         shown[heading] = [number(value / unit, form) for value in numbers[column]]
+    if paper is None:
+        return numbers, pd.DataFrame(shown)
+    numbers["paper"] = [paper.get(stage) for stage in numbers["stage"]]
     return numbers, pd.DataFrame(shown | {"Paper": numbers["paper"].map(text)})
 
 

@@ -19,10 +19,10 @@ class PlotConfig:
 
     figure: str
     """figure1, figure2 (files figure2a and figure2b), figure3, figure4, figure5, figure7 or figure8"""
-    paper: Path
-    """config/paper_numbers.yaml"""
     out: Path
     """folder of the figures"""
+    paper: Path | None = None
+    """config/paper_numbers.yaml, which all figures but figure1 and figure3 need"""
     experiments: tuple[Path, ...] = ()
     """experiment files, the figure's own among them"""
     curves: tuple[Path, ...] = ()
@@ -48,6 +48,8 @@ def draw(config: PlotConfig) -> dict[str, figures.Drawn]:
         if config.figure == "figure1" and config.query is None:
             raise UserError("--figure figure1: found no --query; give figure1.json, which `knnlm illustrate` writes")
         return diagrams.DIAGRAMS[config.figure](files.read_json(config.query) if config.query else {})
+    if config.paper is None:
+        raise UserError(f"--figure {config.figure}: found no --paper; give config/paper_numbers.yaml")
     study = experiments.load(config.experiments, config.curves)
     paper = experiments.paper_numbers(config.paper)[config.figure]
     try:

@@ -44,6 +44,8 @@ class ReportConfig:
     """docs/differences.md"""
     note: str = ""
     """the study and its scale"""
+    own: bool = False
+    """whether the study has no role in the paper"""
 
 
 def main(config: ReportConfig) -> None:
@@ -52,6 +54,7 @@ def main(config: ReportConfig) -> None:
     facts = {
         "study": config.study,
         "note": config.note,
+        "own": config.own,
         "held": findings(config.tables),
         "summary": tables.pop(SUMMARY, None),
         "cost": tables.pop(COST, None),

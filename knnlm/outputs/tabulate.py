@@ -73,10 +73,10 @@ class TabulateConfig:
 
     table: str
     """table1 to table5, precision, metric, temperature, memorizing, cost or claims"""
-    paper: Path
-    """config/paper_numbers.yaml"""
     out: Path
     """folder of the tables"""
+    paper: Path | None = None
+    """config/paper_numbers.yaml; without it the table has no number, title or claim of the paper"""
     published: Path | None = None
     """numbers that others published, of the same form: its tables stand in place of the paper's"""
     experiments: tuple[Path, ...] = ()
@@ -94,7 +94,7 @@ class TabulateConfig:
 
 
 def main(config: TabulateConfig) -> None:
-    paper = experiments.paper_numbers(config.paper)
+    paper = experiments.paper_numbers(config.paper) if config.paper else {}
     if config.published:
         paper |= experiments.paper_numbers(config.published)
     study = experiments.load(config.experiments, config.curves)
@@ -122,27 +122,32 @@ def main(config: TabulateConfig) -> None:
 def build(config: TabulateConfig, paper: Mapping, study: experiments.Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The numbers (one column a number) and the table as shown (all text)."""
     if config.table == "cost":
-        return cost(config.benchmarks, config.artifacts, paper["cost"]["stages"])
+        return cost(config.benchmarks, config.artifacts, paper.get("cost", {}).get("stages"))
     if config.table == "claims":
+        if "claims" not in paper:
+            raise UserError("--table claims: found no claims in --paper; give config/paper_numbers.yaml")
         return ledger(claims.judge(paper, study))
     if config.table not in study.experiments:
         raise UserError(
             f"--table {config.table}: found {sorted(study.experiments)} in --experiments; give {config.table}.json"
         )
-    return perplexities(config.table, study.experiments[config.table]["rows"], paper[config.table]["rows"])
+    return perplexities(config.table, study.experiments[config.table]["rows"], paper.get(config.table, {}).get("rows"))
 
 
 def heading(table: str, title: str, note: str, paper: Mapping) -> tuple[str, str]:
     """The title of a table and the line below it; a study's own `title` stands in place of the paper's."""
     if table == "claims":
         return "Claims of the paper", f"{note} {CLAIMS_LEGEND}".strip()
-    section = paper[table]["section"]
-    title = (title or paper[table]["title"]) + (f" (paper: §{section})" if section else "")
+    printed = paper.get(table, {"section": "", "title": "Computational cost" if table == "cost" else table})
+    section = printed["section"]
+    title = (title or printed["title"]) + (f" (paper: §{section})" if section else "")
     return title, note if table == "cost" else f"{note} {LEGEND}".strip()
 
 
-def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
+def perplexities(output: str, rows: list[dict], paper: Mapping | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A table of perplexities: results that the paper quotes, then the study's `rows` beside the paper's numbers.
+
+    Without numbers of the paper (None) the table has no column for them.
 
     Returns the numbers (one column a number) and the table as shown (all text, intervals in brackets). Where tokenizers
     differ, both have perplexities per word and bits per byte beside those per token.
@@ -150,12 +155,14 @@ def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.Data
     units = UNITS if differ(rows) else {}
     splits, details = REPORTED[output], DETAILS.get(output, ())
     quoted = [
-        row | {"name": name, "label": f"{row['label']}, quoted"} for name, row in paper.items() if row.get("quoted")
+        row | {"name": name, "label": f"{row['label']}, quoted"}
+        for name, row in (paper or {}).items()
+        if row.get("quoted")
     ]
     records = [
         _record({key: row[key] for key in ("name", "label", "parameters")}, row, splits, units) for row in quoted
     ]
-    records += [_record(row, paper.get(row["name"], {}), splits, units) for row in rows]
+    records += [_record(row, (paper or {}).get(row["name"], {}), splits, units) for row in rows]
     numbers = pd.DataFrame(records)
     shown = pd.DataFrame({"label": numbers["label"]})
     for name in details:
@@ -169,6 +176,7 @@ def perplexities(output: str, rows: list[dict], paper: Mapping) -> tuple[pd.Data
     not_printed = [name for name in shown if name.startswith("paper_") and set(shown[name]) == {"–"}]
     hidden = {name for names in DETAILS.values() for name in names} - set(details)
     hidden |= {name for name in numbers if name.endswith(("_min", "_max")) and numbers[name].isna().all()}
+    hidden |= {f"paper_{split}" for split in splits if paper is None}
     headings = HEADINGS | {split: f"{HEADINGS[split]}, per token" for split in splits if units}
     for unit, (_, name, _) in units.items():
         headings |= {f"{split}_{unit}": f"{HEADINGS[split]}, {name}" for split in splits}

@@ -27,6 +27,11 @@ class Study(Settings):
     titles: dict[Output, Line] = Field(
         default_factory=dict, description="titles of tables whose text is not the paper's, by name: table1, …"
     )
+    paper: PathText | None = Field(
+        "config/paper_numbers.yaml",
+        description="the paper's numbers, titles and claims; null: the study has no role in the paper, and its tables "
+        "and report show only its own",
+    )
     published: PathText | None = Field(
         None, description="numbers of others that tables show in place of the paper's, as config/gpt2_numbers.yaml"
     )

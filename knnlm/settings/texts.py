@@ -39,6 +39,7 @@ SourceKind = Literal[
 LANGUAGE_MODEL = "language_model"  # what an archive is read as that holds a pretrained model
 ReadAs = Literal[SourceKind, "language_model"]
 TEXT_FOLDERS = ("folder", "books_folder")
+TEXT_FILES = (".txt", ".md")  # what is read of these folders, in any case
 VocabType = Literal["word", "sentencepiece", "bert", "pretrained"]
 OPTIONS_OF_TYPE = {
     "word": ("min_count", "max_size", "file"),
@@ -162,7 +163,7 @@ class Source(Settings):
     def _is_readable(self) -> "Source":
         must_have_one(self.archive, self.path)
         if self.archive is not None and self.kind in TEXT_FOLDERS:
-            raise disagreement("archive", f"found {self.archive!r}; allowed: `path`, a folder of .txt files")
+            raise disagreement("archive", f"found {self.archive!r}; allowed: `path`, a folder of .txt or .md files")
         for option, kind in (("verbatim", "folder"), ("member", "wikipedia_dump")):
             if (found := getattr(self, option)) is not None and self.kind != kind:
                 raise disagreement(option, f"found {found!r}; allowed: nothing; `{option}` is an option of kind {kind}")
@@ -177,8 +178,12 @@ class CorpusText(Settings):
     """What a corpus is made of and how it is split."""
 
     sources: Listed[Source] = Field((), min_length=1, description="what is read, in order")
-    dev_words: int = Field(0, ge=1, description="size of dev in words, filled with whole documents")
-    test_words: int = Field(0, ge=1, description="size of test in words, filled with whole documents")
+    dev_words: int = Field(
+        0, ge=1, description="size of dev in words, filled with whole documents; by default a tenth of all words"
+    )
+    test_words: int = Field(
+        0, ge=1, description="size of test in words, filled with whole documents; by default a tenth of all words"
+    )
     dev_titles: Distinct[str] = Field(
         (), min_length=1, description="the documents of dev by their titles, instead of dev_words"
     )

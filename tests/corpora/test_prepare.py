@@ -131,7 +131,7 @@ def test_splits_of_the_sources_are_kept() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dev_words": 10}, "test: the corpus needs test_words or test_titles"),
+        ({"dev_words": 10}, "test_words: 5, but the shortest document has 10 words"),
         ({"dev_words": 5, "test_words": 10}, "dev_words: 5, but the shortest document has 10 words"),
         ({"dev_words": 20, "test_words": 30}, "train: no documents are left"),
         ({"dev_words": 10, "test_words": 10, "train_words": 3}, "train_words: 3, but the shortest document has 10"),
@@ -168,6 +168,54 @@ def test_documents_are_shortened_at_a_line(tmp_path: Path) -> None:
     assert (corpus / "dev.txt").read_text() == "one two\nthree four\n"
     assert (corpus / "test.txt").read_text() == "six\nseven eight\n"
     assert (corpus / "train.txt").read_text() == "ten\neleven\n"
+
+
+@pytest.mark.parametrize("sizes", [[20] * 40, [20, 40, 60] * 10, [50, 100, 150, 200, 250, 300, 350, 400, 450, 500]])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_dev_and_test_are_a_tenth_each_where_nothing_says_more(tmp_path: Path, sizes: list[int], seed: int) -> None:
+    texts = {f"t{i}": article(i, size) for i, size in enumerate(sizes)}
+    corpus = make(tmp_path / "out", write_folder(tmp_path / "texts", **texts), seed=seed)
+    words = {split: len((corpus / f"{split}.txt").read_text().split()) for split in SPLITS}
+    assert words == described(corpus)["words"] and sum(words.values()) == sum(sizes)
+    for split in ("dev", "test"):
+        assert 0 < words[split] <= 1.1 * sum(sizes) // 10
+        if len(sizes) > 10:
+            assert words[split] >= sum(sizes) // 10
+    assert sorted(title for split in SPLITS for title in titles_of(corpus, split)) == sorted(texts)
+    assert_no_leak(corpus)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "held_out"), [([90, 60, 80], [24, 24]), ([100] * 4, [40, 40]), ([60, 12, 75], [12, 14])]
+)
+def test_long_documents_are_cut_for_held_out_splits(
+    tmp_path: Path, sizes: list[int], held_out: list[int], caplog
+) -> None:
+    """The shortest of documents that are all too long; of lines of two words, its first ones."""
+    caplog.set_level("INFO", "knnlm")
+    texts = {}
+    for i, size in enumerate(sizes):
+        words = article(i, size).split()
+        texts[f"t{i}"] = "\n".join(" ".join(words[j : j + 2]) for j in range(0, size, 2))
+    corpus = make(tmp_path / "out", write_folder(tmp_path / "texts", **texts))
+    titles = {split: titles_of(corpus, split) for split in SPLITS}
+    assert [len(titles[split]) for split in SPLITS] == [len(sizes) - 2, 1, 1]
+    found = {split: (corpus / f"{split}.txt").read_text() for split in SPLITS}
+    assert sorted(len(found[split].split()) for split in ("dev", "test")) == held_out
+    for split in ("dev", "test"):
+        (title,) = titles[split]
+        assert texts[title].startswith(found[split].rstrip("\n")) and found[split].endswith("\n")
+    assert sorted(sizes)[:2] == sorted(sizes[int(titles[split][0][1:])] for split in ("dev", "test"))
+    cut = sum(sizes[int(titles[split][0][1:])] > len(found[split].split()) for split in ("dev", "test"))
+    assert cut == len([line for line in caplog.messages if "all documents are longer than" in line])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_three_documents_are_the_fewest(tmp_path: Path, count: int) -> None:
+    source = write_folder(tmp_path / "texts", **{f"t{i}": article(i) for i in range(count)})
+    with pytest.raises(UserError, match=r"(train|dev): no documents are left for it"):
+        make(tmp_path / "out", source)
+    assert not (tmp_path / "out").exists()
 
 
 HELD_OUT = {"held_out_document_words": 500, "held_out_overlap": 0.05, "near_duplicates": 0.3}  # as mini has it

@@ -2,6 +2,7 @@
 
 import bz2
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -138,6 +139,49 @@ def test_a_folder_may_bring_its_own_splits(tmp_path: Path) -> None:
         (tmp_path / split / f"{split}-file.txt").write_text("line one\n\n  line  two\n")
     found = list(sources.read({"kind": "folder", "path": str(tmp_path)}, {}))
     assert [(d.title, d.split, d.text) for d in found][1] == ("dev-file", "dev", "line one\nline two")
+
+
+def test_a_folder_of_mixed_files_and_encodings_says_what_it_read_and_skipped(tmp_path: Path, caplog) -> None:
+    caplog.set_level("INFO", "knnlm")
+    texts = {"a.txt": "utf-8", "b.md": "cp1252", "c.TXT": "utf-16", "sub/d.md": "utf-8-sig", "sub/e.txt": "cp1252"}
+    for name, encoding in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(f"café “{name}”\r\n\r\nend".encode(encoding))
+    for name in ("x.docx", "y.docx", "z.pdf", "README", ".hidden.txt", ".git/one.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"PK\0\0")
+    found = list(sources.read({"kind": "folder", "path": str(tmp_path)}, {}))
+    assert [document.text for document in found] == [f"café “{name}”\nend" for name in texts]
+    assert caplog.messages == [
+        f"{tmp_path}: 5 files read (.txt and .md), skipped: 2 .docx, 1 without an ending, 1 .pdf",
+        f"{tmp_path}: 2 files are not in UTF-8 and were read as cp1252: b.md, e.txt",
+        f"{tmp_path}: 1 files are not in UTF-8 and were read as utf-16: c.TXT",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["folder", "books_folder"])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "looked for .txt and .md files, found an empty folder; put texts there, one document a file"),
+        ({".DS_Store": "x"}, "found an empty folder; put"),
+        ({"a.docx": "x", "b.docx": "x", "c/d.pdf": "x"}, "found 2 .docx, 1 .pdf; save them as plain text"),
+        ({"a.txt": "a text\0"}, "a.txt: found bytes of 0, expected text; delete it or save it as text in UTF-8"),
+    ],
+)
+def test_a_folder_without_texts_says_what_is_there(kind: str, files: dict, message: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=re.escape(message)) as raised:
+        list(sources.read({"kind": kind, "path": str(tmp_path)}, {}))
+    assert str(raised.value).startswith(str(tmp_path)) and "\n" not in str(raised.value)
+
+
+def test_verbatim_texts_are_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("café".encode("cp1252"))
+    with pytest.raises(UserError, match="not UTF-8; `verbatim` takes texts as they are"):
+        list(sources.read({"kind": "folder", "path": str(tmp_path), "verbatim": True}, {}))
 
 
 @pytest.mark.parametrize(

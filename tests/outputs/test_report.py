@@ -1,6 +1,7 @@
 """The report is one file with everything in it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,14 @@ def test_the_report_holds_everything_and_fetches_nothing(config):
         assert part in page, part
     assert page.count("A note.") == 1  # not above every table
     assert 'src="http' not in page and "<script" not in page and "@import" not in page
+
+
+def test_a_study_without_a_role_in_the_paper_speaks_of_its_own_results(config):
+    report.main(replace(config, tables=config.tables[:1], own=True, deviations=None))
+    page = config.out.read_text()
+    assert "<h1>kNN-LM: the tiny study</h1>" in page and "A note." in page
+    for part in ("claims held", "judged", "beside ours", "reproduced", "What came after", 'id="deviations"'):
+        assert part not in page, part
 
 
 def test_the_same_bytes_twice(config):

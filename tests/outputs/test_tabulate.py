@@ -21,7 +21,7 @@ TABLES = ("table1", "table2", "table3", "table4", "table5", "precision", "metric
 def tabulated(folder: Path, table: str, **more: object) -> Path:
     paths = {name: tuple(found) for name, found in synthetic.write(folder / "study").items()}
     config = tabulate.TabulateConfig(
-        table=table, paper=PAPER, out=folder / "tables", note="Mini study.", **{**paths, **more}
+        table=table, out=folder / "tables", note="Mini study.", **{"paper": PAPER, **paths, **more}
     )
     tabulate.main(config)
     return folder / "tables"
@@ -45,6 +45,27 @@ def test_table1_shows_the_papers_number_beside_ours_and_quotes_other_work(tmp_pa
     assert any(line.startswith("- **held** – kNN-LM with the LM's own") for line in lines)
     numbers = pd.read_csv(out / "table1.csv", index_col="name")
     assert numbers.loc["knn-cache", ["dev", "paper_dev"]].tolist() == [88.5, 15.81]
+
+
+@pytest.mark.parametrize(("title", "heading"), [("My texts", "# My texts"), ("", "# table1")])
+def test_without_the_papers_numbers_a_table_has_only_our_rows_and_no_findings(tmp_path: Path, title: str, heading: str):
+    beside = tabulated(tmp_path / "beside", "table1")
+    out = tabulated(tmp_path / "own", "table1", paper=None, title=title)
+    lines = (out / "table1.md").read_text().splitlines()
+    assert lines[0] == heading
+    for end in ("md", "tex", "csv"):
+        text = (out / f"table1.{end}").read_text().lower()
+        assert [word for word in ("paper", "quoted", "wikitext-103", "finding", "§") if word in text] == []
+    theirs, ours = (pd.read_csv(folder / "table1.csv", index_col="name") for folder in (beside, out))
+    names = [name for name in theirs.index if not str(theirs.loc[name, "label"]).endswith(", quoted")]
+    pd.testing.assert_frame_equal(ours, theirs.loc[names].drop(columns=["paper_dev", "paper_test"]))
+    cost = tabulated(tmp_path / "cost", "cost", paper=None) / "cost.md"
+    assert cost.read_text().startswith("# Computational cost\n") and "Paper" not in cost.read_text()
+
+
+def test_claims_need_the_paper(tmp_path: Path):
+    with pytest.raises(UserError, match="found no claims in --paper"):
+        tabulated(tmp_path, "claims", paper=None)
 
 
 def test_below_table1_stands_what_each_component_adds_to_the_others(tmp_path: Path):

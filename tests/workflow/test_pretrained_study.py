@@ -69,7 +69,7 @@ def test_a_model_and_a_folder_of_texts_become_tables_and_pages(any_lm, configure
     model = {"path": f"{tmp_path}/my-model", "description": "made up, 3 layers", "taps": {ADDED: PLACE}}
     any_lm["models"]["mine"]["pretrained"] = model
     changes = {"experiments": str(tmp_path / "sheet.yaml"), "titles": {"table1": "Three texts"}, "keep": "all"}
-    changes |= {"ngram": {"orders": [2]}, "mixture": {"resamples": 10}}
+    changes |= {"ngram": {"orders": [2]}, "mixture": {"resamples": 10}, "paper": "config/paper_numbers.yaml"}
     run = snakemake("--cores", 2, "--nolock", "--configfile", configured(any_lm | changes))
     assert run.returncode == 0, run.stderr[-3000:]
     results = tmp_path / "results/mine"

@@ -3,6 +3,7 @@
 import re
 import sys
 
+import pytest
 import yaml
 from conftest import ROOT, snakemake
 from test_resources import rules
@@ -39,8 +40,25 @@ def test_a_failed_jobs_error_is_printed_and_kept_in_its_log(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
     run = snakemake("table1", "--cores", 1, "--nolock", "--configfile", tmp_path / "study.yaml")
     assert run.returncode == 1
-    (error,) = [line for line in run.stderr.splitlines() if line.startswith("error: test_words: ")]
+    (error,) = [line for line in run.stderr.splitlines() if line.startswith("error: train: no documents are left")]
     assert (tmp_path / "results/mine/logs/prepare/mine.log").read_text() == f"{error}\n"
+
+
+@pytest.mark.parametrize("reference", [None, "tables/table1.txt", "tables/table1.csv"])
+def test_a_study_without_a_reference_is_not_verified(configured, smoke_config, tmp_path, reference):
+    path = configured(smoke_config | {"results": f"{tmp_path}/results"})
+    if reference:
+        file = tmp_path / "results/reference/smoke" / reference
+        file.parent.mkdir(parents=True)
+        file.touch()
+    run = snakemake("verify", "-n", "--nolock", "--quiet", "--configfile", path)
+    where = f"error: verify: {tmp_path}/results/reference/smoke has no tables/*.csv or figures/*.csv, so "
+    errors = [line for line in run.stderr.splitlines() if "verify" in line]
+    if reference and reference.endswith(".csv"):
+        assert (run.returncode, errors) == (0, [])
+    else:
+        assert run.returncode == 1 and len(errors) == 1 and errors[0].startswith(where), run.stderr
+        assert not (tmp_path / "results/smoke").exists()
 
 
 def test_the_last_lines_name_what_is_there(tmp_path):

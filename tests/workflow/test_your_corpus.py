@@ -1,6 +1,7 @@
 """docs/your-corpus.md: a folder of plain files to Table 1's rows with the configuration that the document names."""
 
 import json
+import re
 
 import numpy as np
 import yaml
@@ -30,5 +31,10 @@ def test_a_folder_of_plain_files_becomes_table_1(tmp_path):
     assert [row["name"] for row in rows] == ["base", "knn", "cache", "knn-cache"]
     base, knn = (row["dev"]["perplexity"] for row in rows[:2])
     assert knn <= base
-    everything = snakemake("-n", "--nolock", "--quiet", "--configfile", path)
+    table = (tmp_path / "results/mine/tables/table1.md").read_text()
+    assert table.startswith("# My texts\n") and "quoted" not in table and "Findings" not in table
+    everything = snakemake("-n", "--nolock", "--configfile", path)
     assert everything.returncode == 0, everything.stderr[-3000:]
+    planned = set(re.findall(r"(?m)^(?:local)?rule (\w+):", everything.stdout))
+    assert {"report", "cost", "explore"} <= planned and "claims_table" not in planned
+    assert "differences.md" not in everything.stdout

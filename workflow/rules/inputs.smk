@@ -342,6 +342,21 @@ def drawn_figure(name):
     return [*(path for path in figure_files(name) if not path.endswith(".png")), *shown]
 
 
+def table_title(wildcards):
+    """A table's title where the study has one; a study without a role in the paper is its own title."""
+    return STUDY["titles"].get(wildcards.table, "" if PAPER else f"{STUDY['study']}: {wildcards.table}")
+
+
+def reference_tables(wildcards):
+    """The reference values that a run is compared with; stops before any job where the study has none."""
+    if found := [str(path) for kind in ("tables", "figures") for path in sorted(REFERENCE.glob(f"{kind}/*.csv"))]:
+        return found
+    sys.exit(
+        f"error: verify: {REFERENCE} has no tables/*.csv or figures/*.csv, so there is nothing to compare "
+        f"{STUDY['study']} with; copy those of a run that you trust there"
+    )
+
+
 def curves_of(wildcards):
     """The training curves that stand beside the memorizing LM's table."""
     return CURVES if wildcards.table == "memorizing" else []

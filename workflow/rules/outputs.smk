@@ -1,7 +1,8 @@
 # Experiments to tables, figures and pages, and the targets that a reader of the paper would type.
 
-PAPER = "config/paper_numbers.yaml"
+PAPER = [STUDY["paper"]] if STUDY["paper"] else []  # none: the study has no role in the paper
 PUBLISHED = [STUDY["published"]] if STUDY["published"] else []
+REFERENCE = Path(STUDY["results"]) / "reference" / STUDY["study"]
 CAPTIONS = "workflow/report"
 STAGES = ("corpora", "vocabs", "tokens", "models", "keys", "indexes", "searched", "neighbors", "logprobs")
 CURVES = [
@@ -10,8 +11,14 @@ CURVES = [
     if model in TRAINED
 ]
 TABLES = [name for name in STUDY["sheet"] if not name.startswith("figure")]
+LEDGER = ["claims"] if PAPER else []
 # Figures 1, 3 and 8 have no rows in the sheet: they need an example, nothing, and two training curves.
-DRAWABLE = {*STUDY["sheet"], "figure3", *(["figure1"] if EXAMPLE else []), *(["figure8"] if len(CURVES) == 2 else [])}
+DRAWABLE = {
+    *STUDY["sheet"],
+    "figure3",
+    *(["figure1"] if EXAMPLE else []),
+    *(["figure8"] if PAPER and len(CURVES) == 2 else []),
+}
 FIGURES = {
     f"figure{number}": [f"figure{number}{panel}" for panel in ("ab" if number == 2 else [""])]
     for number in (1, 2, 3, 4, 5, 7, 8)
@@ -41,8 +48,8 @@ rule table:
         table=one_of(TABLES),
     localrule: True
     params:
-        inputs=flags("experiments", "curves", "published"),
-        title=lambda wildcards: STUDY["titles"].get(wildcards.table, ""),
+        inputs=flags("experiments", "curves", "paper", "published"),
+        title=table_title,
         note=study_note,
         out=output_folder(),
     shell:
@@ -50,7 +57,6 @@ rule table:
         " --table {wildcards.table:q}"
         " {params.inputs:q}"
         " --title={params.title:q}"
-        " --paper {input.paper:q}"
         " --note={params.note:q}"
         " --out {params.out:q}"
         " 2> {log:q}"
@@ -69,14 +75,13 @@ rule claims_table:
         LOGS / "table/claims.log",
     localrule: True
     params:
-        inputs=flags("experiments", "curves"),
+        inputs=flags("experiments", "curves", "paper"),
         note=study_note,
         out=output_folder(),
     shell:
         "knnlm tabulate"
         " --table claims"
         " {params.inputs:q}"
-        " --paper {input.paper:q}"
         " --note={params.note:q}"
         " --out {params.out:q}"
         " 2> {log:q}"
@@ -96,6 +101,7 @@ rule cost:
     params:
         benchmarks=str(BENCHMARKS),
         artifacts=[f"{RESULTS}/{stage}" for stage in STAGES],
+        paper=flags("paper"),
         note=study_note,
         out=output_folder(),
     shell:
@@ -103,7 +109,7 @@ rule cost:
         " --table cost"
         " --benchmarks {params.benchmarks:q}"
         " --artifacts {params.artifacts:q}"
-        " --paper {input.paper:q}"
+        " {params.paper:q}"
         " --note={params.note:q}"
         " --out {params.out:q}"
         " 2> {log:q}"
@@ -144,15 +150,10 @@ for NAME in FIGURES:
         localrule: True
         params:
             figure=NAME,
-            inputs=flags("experiments", "curves", "query"),
+            inputs=flags("experiments", "curves", "paper", "query"),
             out=output_folder(),
         shell:
-            "knnlm plot"
-            " --figure {params.figure:q}"
-            " {params.inputs:q}"
-            " --paper {input.paper:q}"
-            " --out {params.out:q}"
-            " 2> {log:q}"
+            "knnlm plot" " --figure {params.figure:q}" " {params.inputs:q}" " --out {params.out:q}" " 2> {log:q}"
 
 
 rule examples_pages:
@@ -213,14 +214,14 @@ rule explore:
 rule report:
     """Write one page with every table and figure, the configuration and what differs from the paper."""
     input:
-        tables=[f"{RESULTS}/tables/{name}.md" for name in (*TABLES, "claims", "cost")],
+        tables=[f"{RESULTS}/tables/{name}.md" for name in (*TABLES, *LEDGER, "cost")],
         figures=[f"{RESULTS}/figures/{file}.png" for file in PICTURES],
         examples=[RESULTS / "examples/examples.md"] if EXAMPLE else [],
         explorer=[RESULTS / "explorer.html"] if EXAMPLE else [],
         configs=[*map(str, workflow.configfiles), STUDY["experiments"]],
         metas=report_models(),
         corpora=report_corpora(),
-        deviations=["docs/differences.md"],
+        deviations=["docs/differences.md"] if PAPER else [],
         captions=[f"{CAPTIONS}/{file}.rst" for file in PICTURES],
         code=code_of("outputs/report.py", *PAGE, "outputs/templates/report.html.j2"),
     output:
@@ -232,11 +233,13 @@ rule report:
         study=STUDY["study"],
         captions=lambda wildcards: CAPTIONS,
         inputs=flags("tables", "figures", "examples", "explorer", "configs", "metas", "corpora", "deviations"),
+        own="" if PAPER else "--own",
         note=study_note,
     shell:
         "knnlm report"
         " --study {params.study:q}"
         " {params.inputs:q}"
+        " {params.own}"
         " --captions {params.captions:q}"
         " --note={params.note:q}"
         " --out {output:q}"
@@ -246,7 +249,7 @@ rule report:
 rule tables:
     """Make every table."""
     input:
-        [table_files(name) for name in (*TABLES, "claims", "cost")],
+        [table_files(name) for name in (*TABLES, *LEDGER, "cost")],
 
 
 rule figures:
@@ -264,7 +267,7 @@ rule examples:
 rule claims:
     """Make the table of the paper's claims."""
     input:
-        table_files("claims"),
+        table_files("claims") if LEDGER else [],
 
 
 rule explorer:
@@ -296,6 +299,7 @@ for NAME in FIGURES:
 rule verify:
     """Compare every table and figure with the reference values in results/reference."""
     input:
+        reference_tables,
         rules.tables.input,
         rules.figures.input,
     log:
@@ -303,6 +307,6 @@ rule verify:
     localrule: True
     params:
         run=study_folder,
-        reference=f"{STUDY['results']}/reference/{STUDY['study']}",
+        reference=str(REFERENCE),
     shell:
         "knnlm verify" " --run {params.run:q}" " --reference {params.reference:q}" " 2> {log:q}"
