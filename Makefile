@@ -8,7 +8,7 @@ ROOM ?= scores
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help smoke mini pretrained finetuned rehearsal report test test-faults test-slurm test-gpu mutants bench lint lint-schemas clean
+.PHONY: help smoke mini pretrained finetuned rehearsal report crate test test-faults test-slurm test-gpu mutants bench lint lint-schemas clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ rehearsal: .venv/ready ## run all jobs of the paper study with tiny models on sm
 
 report: .venv/ready ## make the report page of config/STUDY.yaml, and all that it needs (STUDY=smoke)
 	snakemake --cores all report --configfile config/$(STUDY).yaml
+
+crate: .venv/ready ## pack that study with its workflow and provenance into results/STUDY.crate.zip, for a deposit
+	snakemake --cores all crate --forcerun crate --configfile config/$(STUDY).yaml
 
 test: .venv/ready ## run the tests, the smoke study among them
 	pytest

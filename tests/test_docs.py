@@ -1,6 +1,7 @@
 """The documents agree with the repository: links, names of functions and targets, the tree, the version."""
 
 import ast
+import json
 import re
 
 import pytest
@@ -128,5 +129,6 @@ def test_every_target_of_the_makefile_is_in_its_help():
 def test_the_version_stands_in_one_place():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == knnlm.__version__
+    assert json.loads((ROOT / ".zenodo.json").read_text())["version"] == knnlm.__version__
     assert f"## [{knnlm.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert not re.search(r"(?m)^version = \"", (ROOT / "pyproject.toml").read_text())

@@ -20,6 +20,7 @@ OWNERS = {
     "tokenizers": {"vocab", "pretrained_vocab"},
     "transformers": {"huggingface"},
     "gguf": {"huggingface"},
+    "rocrate": {"crate"},
     "sacremoses": {"wikitext"},
 }
 

@@ -54,6 +54,9 @@ def inputs(folder: Path, address: str) -> None:
     rng.integers(4, 40, 3000).tofile(folder / "values.raw")
     for name, page in (("table1.md", "# Table 1\n"), ("examples.md", "# Examples\n"), ("explorer.html", "<p>")):
         (folder / name).write_text(page)
+    (folder / "Snakefile").write_text("rule all:\n")
+    (folder / "shown/tables").mkdir(parents=True)
+    (folder / "shown/tables/table1.csv").write_text("name,dev\nknn,16.06\n")
     (folder / "archives.yaml").write_text(yaml.safe_dump({"text": {"kind": "url", "url": address, "sha256": None}}))
     for name, content in followups().items():
         (folder / name).write_text(json.dumps(content))  # which is YAML too

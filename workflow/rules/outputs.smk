@@ -5,6 +5,8 @@ PUBLISHED = [STUDY["published"]] if STUDY["published"] else []
 REFERENCE = Path(STUDY["results"]) / "reference" / STUDY["study"]
 CAPTIONS = "workflow/report"
 STAGES = ("corpora", "vocabs", "tokens", "models", "keys", "indexes", "searched", "neighbors", "logprobs")
+SOURCES = ["Snakefile", "workflow", "knnlm", "config", "docs", "setup", "Makefile", "README.md", "LICENSE"]
+SOURCES += ["CITATION.cff", "pyproject.toml", "requirements.txt"]
 CURVES = [
     f"{RESULTS}/models/{model}/seed{STUDY['models'][model]['seeds'][0]}/curve.jsonl"
     for model in ("wikitext", "memorizing")
@@ -310,3 +312,33 @@ rule verify:
         reference=str(REFERENCE),
     shell:
         "knnlm verify" " --run {params.run:q}" " --reference {params.reference:q}" " 2> {log:q}"
+
+
+rule crate:
+    """Pack the study with its workflow and provenance into one file that can be deposited."""
+    input:
+        outputs=[
+            *rules.tables.input,
+            *rules.figures.input,
+            *rules.examples.input,
+            *rules.explorer.input,
+            *rules.report.output,
+        ],
+        configs=[*map(str, workflow.configfiles), STUDY["experiments"]],
+        code=code_of("outputs/crate.py"),
+    output:
+        f"{RESULTS}.crate.zip",
+    log:
+        LOGS / "crate.log",
+    localrule: True
+    params:
+        study=study_folder,
+        sources=lambda wildcards: SOURCES,
+        inputs=flags("configs"),
+    shell:
+        "knnlm crate"
+        " --study {params.study:q}"
+        " --sources {params.sources:q}"
+        " {params.inputs:q}"
+        " --out {output:q}"
+        " 2> {log:q}"
