@@ -221,7 +221,7 @@ def test_each_number_of_neighbors_has_its_own_row_with_the_weight_of_dev(made):
 
 def test_the_table_shows_these_numbers_where_it_says(made, tmp_path):
     given = made.folder / "experiments/table1.json", made.folder / "experiments/figure4.json"
-    tabulate.main(tabulate.TabulateConfig("table1", PAPER, tmp_path, experiments=given))
+    tabulate.main(tabulate.TabulateConfig("table1", tmp_path, PAPER, experiments=given))
     table = pd.read_csv(tmp_path / "table1.csv", index_col="name")
     for name, row in measured(made, "table1").items():
         for split in N:
