@@ -4,6 +4,7 @@ import csv
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from knnlm.artifacts.files import UserError
@@ -178,3 +179,24 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
     methods = [method("lm", nats(3.2)), method("constant", nats(3, 0.3))]
     first = {name: path.read_bytes() for name, path in write(tmp_path, methods).items()}
     assert {name: path.read_bytes() for name, path in write(tmp_path, methods).items()} == first
+
+
+@pytest.mark.parametrize("fewest", [10, 21])
+def test_every_table_says_what_brackets_are_and_where_no_interval_can_be_drawn(tmp_path, monkeypatch, fewest):
+    monkeypatch.setattr(followups.stats, "FEWEST", fewest)  # there are 20 documents
+    monkeypatch.setattr(followups.figures, "save", lambda figure, *_: followups.plt.close(figure))
+    methods = [method("lm", nats(3.2)), method("constant", nats(3))]
+    for name, path in write(tmp_path, methods).items():
+        if name.endswith(".md"):
+            note = path.read_text(encoding="utf-8").split("\n\n")[1]
+            assert "in brackets 95% bootstrap intervals over" in note, name
+            lacking = name == "beyond-helped.md" or (fewest > 20 and name in ("beyond.md", "beyond-skipping.md"))
+            assert ("no interval can be drawn" in note) >= lacking, name
+            assert fewest > 20 or lacking or "no interval can be drawn" not in note, name
+
+
+@pytest.mark.parametrize(("low", "expected"), [([1.0, 2.0], False), ([1.0, None], True), ([None, None], True)])
+def test_a_number_lacks_an_interval_where_it_is_there_and_the_bound_is_not(low, expected):
+    for value, bound in (("test", "test_low"), ("value", "low")):
+        assert followups.without_interval(pd.DataFrame({value: [2.0, 3.0], bound: low})) == expected
+        assert not followups.without_interval(pd.DataFrame({value: [None, None], bound: [None, None]}))

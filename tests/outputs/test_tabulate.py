@@ -11,7 +11,7 @@ import synthetic
 
 from knnlm.artifacts import description
 from knnlm.artifacts.files import UserError
-from knnlm.outputs import costs, pages, tabulate
+from knnlm.outputs import costs, pages, tables, tabulate
 from knnlm.scores import experiments
 
 PAPER = Path(__file__).parents[2] / "config/paper_numbers.yaml"
@@ -308,3 +308,74 @@ def test_what_components_add_is_measured_on_test_where_test_is_shown():
         study = experiments.Study({output: {"experiment": output, "rows": rows}}, {})
         (line,) = tabulate.extras(study, output).values()
         assert line.startswith(f"on {split}, n-gram LM to kNN {math.log(gain):+.3f} [")
+
+
+SHOWN = {
+    "90319460.00 [66120125.41, 121990065.33]": "9.03×10⁷ [6.61×10⁷, 1.22×10⁸]",
+    "90319460.00 → 130.45 (−90319329.55)": "9.03×10⁷ → 130.45 (−9.03×10⁷)",
+    "99999.99": "99999.99",
+    "100000.00": "1.00×10⁵",
+    "999999.4": "1.00×10⁶",
+    "99,999.9": "99,999.9",
+    "100,000.0": "1.00×10⁵",
+    "1,234,567.8": "1.23×10⁶",
+    "wiki (3,302,338 tokens)": "wiki (3,302,338 tokens)",
+    "v1.234567.8 and a1234567.8": "v1.234567.8 and a1234567.8",
+    "12345678901234567890.5": "1.23×10¹⁹",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), SHOWN.items())
+def test_measured_numbers_from_100000_on_are_in_scientific_notation_and_counts_are_not(text: str, expected: str):
+    assert tables.scientific(text) == expected
+
+
+def test_markdown_and_latex_show_powers_of_ten_and_csv_every_digit(tmp_path: Path):
+    paths = {name: tuple(found) for name, found in synthetic.write(tmp_path / "study").items()}
+    (path,) = (path for path in paths["experiments"] if path.stem == "memorizing")
+    experiment = json.loads(path.read_text())
+    experiment["rows"][-1]["dev"] = synthetic.split(90319460.0)
+    path.write_text(json.dumps(experiment))
+    for table in ("memorizing", "claims"):
+        tabulate.main(tabulate.TabulateConfig(table=table, paper=PAPER, out=tmp_path, **paths))
+    assert " 9.03×10⁷ [8.76×10⁷, 9.30×10⁷] " in (tmp_path / "memorizing.md").read_text()
+    assert (
+        r" 9.03$\times$10$^{7}$ [8.76$\times$10$^{7}$,~9.30$\times$10$^{7}$] "
+        in (tmp_path / "memorizing.tex").read_text()
+    )
+    numbers = pd.read_csv(tmp_path / "memorizing.csv", index_col="name")
+    assert numbers.loc["memorizing-alone", "dev"] == pytest.approx(90319460, rel=1e-5)
+    assert " 9.03×10⁷ → 100.00 (−9.03×10⁷) " in (tmp_path / "claims.md").read_text()
+    assert "90319460.00 → 100.00 (−90319360.00)" in (tmp_path / "claims.csv").read_text()
+
+
+FEW = {
+    (1, 12): "1 document of dev is too few",
+    (2, 1): "2 documents of dev and 1 document of test are too few",
+    (9, 9): "9 documents of dev and 9 documents of test are too few",
+    (10, 10): "",
+}
+
+
+@pytest.mark.parametrize(("documents", "said"), FEW.items())
+def test_where_no_interval_can_be_drawn_the_note_says_why(tmp_path: Path, documents: tuple[int, int], said: str):
+    paths = {name: tuple(found) for name, found in synthetic.write(tmp_path / "study").items()}
+    (path,) = (path for path in paths["experiments"] if path.stem == "table2")
+    experiment = json.loads(path.read_text())
+    for row in experiment["rows"]:
+        for split, count in zip(("dev", "test"), documents, strict=True):
+            row[split] |= {"documents": count, "interval": None if count < 10 else row[split]["interval"]}
+    path.write_text(json.dumps(experiment))
+    tabulate.main(tabulate.TabulateConfig(table="table2", paper=PAPER, out=tmp_path, note="Any.", **paths))
+    for end in ("md", "tex"):
+        page = (tmp_path / f"table2.{end}").read_text()
+        assert ("no interval can be drawn" in page) == bool(said) and said in page
+
+
+@pytest.mark.parametrize("table", [*TABLES, "claims"])
+def test_the_note_says_what_brackets_are(tmp_path: Path, table: str):
+    page = (tabulated(tmp_path, table) / f"{table}.md").read_text()
+    note = page.split("\n\n")[1]
+    assert "[" in page and re.search(
+        r"in brackets 95% bootstrap|95% bootstrap intervals over documents in brackets", note
+    )
