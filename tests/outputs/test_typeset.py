@@ -50,7 +50,7 @@ def read(page: Path) -> str:
         if line.startswith("**"):
             below[line.strip("*")] = []
         elif line.startswith("- "):
-            below[list(below)[-1]].append(line[2:].replace("**", ""))
+            below[list(below)[-1]].append(re.sub(r"\\(.)", r"\1", line[2:].replace("**", "")))
     shown = pd.DataFrame(plain[2:], columns=plain[0]).map(tables.scientific)
     return typeset.latex(lines[0][2:], lines[2], shown, tables.aligned_left(shown), below)
 
