@@ -1,5 +1,6 @@
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,12 @@ from knnlm.scores import experiments
 from knnlm.settings import LAYER_KEYTYPES
 
 PAPER = Path(__file__).parents[2] / "config/paper_numbers.yaml"
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open() -> Iterator[None]:
+    yield
+    figures.plt.close("all")
 
 
 def drawn(folder: Path, figure: str, rows: list[dict] | None = None) -> Path:
