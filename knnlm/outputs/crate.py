@@ -40,7 +40,7 @@ PROFILES = {
 BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 LICENCE = "https://spdx.org/licenses/MIT"
 # A path from the root of a disk, as a word of a command or a value in JSON or YAML; JSON may escape its letters.
-ABSOLUTE = re.compile(r"(?<=[\s\"'=:\[])/(?:[^\s\"'\\,\]/]|\\u[0-9a-f]{4})(?:[^\s\"'\\,\]]|\\u[0-9a-f]{4})*")
+ABSOLUTE = re.compile(r"(?<=[\s\"'=:\[])/(?:[^\s\"'\\,\]/]|\\+u[0-9a-f]{4})(?:[^\s\"'\\,\]]|\\+u[0-9a-f]{4})*")
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ def paths_of_this_machine(study: Path, root: Path, holders: Iterable[Path]) -> d
             places = {source: os.path.normpath(path.parent.absolute() / source) for source in sources}
             found |= {source for source, place in places.items() if not place.startswith(known)}
         for place in found:
-            plain = re.sub(r"\\u([0-9a-f]{4})", lambda code: chr(int(code[1], 16)), place)
+            plain = re.sub(r"\\+u([0-9a-f]{4})", lambda code: chr(int(code[1], 16)), place)
             if not place.startswith(known):
-                private |= {each: shortened(each) for each in (place, plain)}
+                private |= {each: shortened(each) for each in (place, plain, json.dumps(plain)[1:-1])}
     return {place: name for place, name in private.items() if len(place) > 1}
 
 
