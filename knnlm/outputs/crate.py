@@ -16,6 +16,7 @@ import knnlm
 from knnlm.artifacts import description, disk, files
 from knnlm.artifacts.files import UserError
 
+SETTINGS = ("config/", "workflow/profiles/")  # sources into which users write paths
 EXTRA = "pip install -e '.[crate]'"
 SHOWN = ("tables/*.*", "figures/*.*", "examples/*.*", "experiments/*.json", "beyond/*.json", "*.html")
 DESCRIPTION = "meta.json"  # the end of a description's name
@@ -39,7 +40,7 @@ PROFILES = {
 BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 LICENCE = "https://spdx.org/licenses/MIT"
 # A path from the root of a disk, as a word of a command or a value in JSON or YAML; JSON may escape its letters.
-ABSOLUTE = re.compile(r"(?<=[\s\"'=:\[])(?<!:/)/(?:[^\s\"'\\,\]/]|\\u[0-9a-f]{4})(?:[^\s\"'\\,\]]|\\u[0-9a-f]{4})*")
+ABSOLUTE = re.compile(r"(?<=[\s\"'=:\[])/(?:[^\s\"'\\,\]/]|\\+u[0-9a-f]{4})(?:[^\s\"'\\,\]]|\\+u[0-9a-f]{4})*")
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def main(config: CrateConfig) -> None:
     shown = {f"{place}/{path.relative_to(config.study)}": path for path in results(config.study)}
     metas = {f"{place}/{path.relative_to(config.study)}": path for path in descriptions(config.study)}
     configs = [inside(path, root) for path in config.configs]
-    private = paths_of_this_machine(config.study, root, [*metas.values(), *config.configs])
-    rewritten = {*shown, *metas, *configs}
+    settings = {name: path for name, path in sources.items() if name.startswith(SETTINGS)}
+    private = paths_of_this_machine(config.study, root, [*metas.values(), *settings.values()])
+    rewritten = {*shown, *metas, *settings}
     content = {
         name: portable(path, private) if name in rewritten else path.read_bytes()
         for name, path in sorted((sources | shown | metas).items())
@@ -83,6 +85,8 @@ def main(config: CrateConfig) -> None:
     manifest = "".join(f"{hashlib.sha256(value).hexdigest()}  {name}\n" for name, value in content.items())
     content[MANIFEST] = manifest.encode()
     published = config.date or datetime.fromtimestamp(max(p.stat().st_mtime for p in tables), UTC).date().isoformat()
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", published):
+        raise UserError(f"--date: {published!r} is not a date; give it as 2026-11-27")
     described = describe(rocrate, config.study.name, place, content, [*shown], [*metas], configs, published)
     content[METADATA] = (json.dumps(described, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
     with files.atomic(config.out) as tmp:
@@ -126,7 +130,9 @@ def results(study: Path) -> list[Path]:
 
 def descriptions(study: Path) -> list[Path]:
     """Every meta.json and FILE.meta.json of the study; raises UserError where one was damaged or edited."""
-    found = [path for path in sorted(study.rglob("*meta.json")) if not disk.TEMPORARY.search(str(path))]
+    found = [
+        path for path in sorted(study.rglob("*meta.json")) if not disk.TEMPORARY.search(str(path.relative_to(study)))
+    ]
     for path in found:
         artifact = path.parent if path.name == "meta.json" else path.with_name(path.name.removesuffix(".meta.json"))
         if artifact.exists():  # `keep: needed` deletes artifacts and leaves their descriptions
@@ -140,7 +146,7 @@ def descriptions(study: Path) -> list[Path]:
 def paths_of_this_machine(study: Path, root: Path, holders: Iterable[Path]) -> dict[str, str]:
     """What stands in the crate for each path of this machine: of the study, the sources, the home, and all others.
 
-    `holders` are the files in which others are looked for: descriptions and configurations. Of a path outside the
+    `holders` are the files in which others are looked for: descriptions and settings. Of a path outside the
     sources the last name stays, unless it is the user's.
     """
     private = {str(Path.home()): "~", str(root): ".", str(root.resolve()): "."}
@@ -151,12 +157,12 @@ def paths_of_this_machine(study: Path, root: Path, holders: Iterable[Path]) -> d
         found = set(ABSOLUTE.findall(text))
         if path.name.endswith(DESCRIPTION):
             sources = [source["path"] for source in json.loads(text)["inputs"].values()]
-            places = {source: f"{os.path.normpath(path.parent.absolute() / source)}" for source in sources}
+            places = {source: os.path.normpath(path.parent.absolute() / source) for source in sources}
             found |= {source for source, place in places.items() if not place.startswith(known)}
         for place in found:
-            plain = re.sub(r"\\u([0-9a-f]{4})", lambda code: chr(int(code[1], 16)), place)
+            plain = re.sub(r"\\+u([0-9a-f]{4})", lambda code: chr(int(code[1], 16)), place)
             if not place.startswith(known):
-                private |= {each: shortened(each) for each in (place, plain)}
+                private |= {each: shortened(each) for each in (place, plain, json.dumps(plain)[1:-1])}
     return {place: name for place, name in private.items() if len(place) > 1}
 
 

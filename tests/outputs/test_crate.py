@@ -31,17 +31,18 @@ def made(folder: Path, inputs: dict[str, Path], command: list[str]) -> None:
         sys.argv = argv
 
 
-@pytest.fixture(params=["results", "../scratch/ann"], ids=["study inside", "study outside"])
+@pytest.fixture(params=["results", "../../../scratch/ann"], ids=["study inside", "study outside"])
 def study(request, tmp_path, monkeypatch) -> Path:
     """A small finished study of the user Ann, in her repository or on another disk; runs in the repository."""
     repository, texts = tmp_path / "home/ann/code", tmp_path / "home/ann/my téxts"
+    archive = tmp_path / "archive"
     for path, text in {
         repository / "Snakefile": "rule all:\n",
         repository / "workflow/rules/outputs.smk": "rule table:\n",
         repository / "workflow/__pycache__/study.pyc": "compiled",
         repository / "workflow/.cache/x": "hidden",
-        repository
-        / "config/tiny.yaml": f"study: tiny\ndownloads: {tmp_path}/archive/ann\npath: {tmp_path}/archive/books\n",
+        repository / "config/another.yaml": f"results: {tmp_path}/scratch/ann/results\n",
+        repository / "config/tiny.yaml": f"downloads: {archive}/ann\npath: {archive}/books\n",
         texts / "one.txt": "words\n",
     }.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ def study(request, tmp_path, monkeypatch) -> Path:
         "tables/table1.csv": "name,dev\nknn,16.06\n",
         "tables/table1.md": "# Table 1\n",
         "figures/figure4.png": "\x89PNG",
-        "report.html": f"<pre>downloads: {tmp_path}/archive/ann</pre>, {tmp_path}/archive/books"
+        "report.html": f"<pre>downloads: {archive}/ann</pre>, {archive}/books"
         f" and 1/2 of {study}/tables in {repository}",
         "logs/train.log": "not packed",
     }.items():
@@ -81,7 +82,7 @@ def graph(packed: zipfile.ZipFile) -> dict[str, dict]:
 def test_it_holds_the_workflow_the_results_and_the_descriptions_and_no_more(study):
     results = ["corpora/own/meta.json", "figures/figure4.png", "models/lm/meta.json", "report.html"]
     results += ["tables/table1.csv", "tables/table1.md"]
-    sources = ["Snakefile", "config/tiny.yaml", "workflow/rules/outputs.smk"]
+    sources = ["Snakefile", "config/another.yaml", "config/tiny.yaml", "workflow/rules/outputs.smk"]
     own = ["manifest-sha256.txt", "ro-crate-metadata.json"]
     names = pack(study).namelist()
     assert names == sorted(sources + own + [f"results/tiny/{name}" for name in results])
@@ -149,6 +150,8 @@ def test_what_cannot_be_packed_is_refused_in_one_line(study, monkeypatch):
         pack(study, sources=(Path("workflow"),))
     with pytest.raises(UserError, match=r"^absent: no such file or folder"):
         pack(study, sources=(Path("Snakefile"), Path("absent")))
+    with pytest.raises(UserError, match=r"^--date: 'yesterday' is not a date"):
+        pack(study, date="yesterday")
     meta = study / "models/lm/meta.json"
     meta.write_text(meta.read_text().replace("abc123", "def456"))
     with pytest.raises(UserError, match=r"models/lm/meta\.json: damaged or edited"):
