@@ -271,7 +271,7 @@ def indexes(frontier: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
         shown.append(
             {
                 "Model": one["factory"],
-                "Lists visited": one["nprobe"] or "–",
+                "Lists visited": str(one["nprobe"] or "–"),
                 "Bytes a key": f"{one['bytes']:.0f}",
                 "Built, s": f"{one['build']:.0f}",
                 "Recall": f"{one['recall']:.3f}",

@@ -65,7 +65,7 @@ def write(tmp_path, methods, **others):
         "frontier": {
             "cases": [
                 case | {"factory": "Flat", "with_exact": 4.0, "perplexity_exact": 20.0},
-                case | {"factory": "SQ8", "with_exact": 9.0, "perplexity_exact": 20.5},
+                case | {"factory": "SQ8", "nprobe": 4, "with_exact": 9.0, "perplexity_exact": 20.5},
                 case | {"factory": "SQ4", "with_exact": 8.0, "perplexity_exact": 20.5},
             ],
             **{"tokens": TOKENS, "queries": 2000, "entries": 9000, "k": 8},
@@ -168,6 +168,7 @@ def test_the_best_indexes_are_marked(tmp_path):
     assert [(line["factory"], line["best"]) for line in lines] == [("Flat", "True"), ("SQ8", "True"), ("SQ4", "False")]
     page = written["beyond-frontier.md"].read_text(encoding="utf-8")
     assert "2,000 tokens of dev, k 8, 9,000 entries" in page
+    assert [line.split("|")[2].strip() for line in page.splitlines()[-3:]] == ["–", "4", "–"]
 
 
 def test_a_file_without_the_constant_is_refused(tmp_path):
