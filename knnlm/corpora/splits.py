@@ -190,7 +190,7 @@ def _fill(entries: list[Entry], words: int, split: str, read: Callable[[Entry], 
             raise UserError(f"{split}_words: {words}, but the shortest document has {shortest.words} words: raise it")
         taken = [_cut(shortest, words, read)]
         log.info(
-            "%s: all documents are longer than %d words: it is the first %d words of %r, and the rest is left out",
-            *(split, words, taken[0].words, shortest.title),
+            "%s: all documents are longer than %d words: it is the first %d of %d words of %r; no split has the rest",
+            *(split, words, taken[0].words, shortest.words, shortest.title),
         )
     return taken

@@ -33,14 +33,13 @@ def test_lint_finds_nothing():
 
 def test_a_failed_jobs_error_is_printed_and_kept_in_its_log(tmp_path):
     config = yaml.safe_load((ROOT / "config/your-corpus.yaml").read_text()) | {"results": str(tmp_path / "results")}
-    config["corpora"]["mine"] |= {"dev_words": 10, "test_words": 10}
     config["corpora"]["mine"]["sources"][0]["path"] = str(tmp_path / "texts")
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts/one.txt").write_text("word " * 400)
+    (tmp_path / "texts/one.docx").write_text("word " * 400)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
     run = snakemake("table1", "--cores", 1, "--nolock", "--configfile", tmp_path / "study.yaml")
     assert run.returncode == 1
-    (error,) = [line for line in run.stderr.splitlines() if line.startswith("error: train: no documents are left")]
+    (error,) = [line for line in run.stderr.splitlines() if line.startswith(f"error: {tmp_path}/texts: looked for ")]
     assert (tmp_path / "results/mine/logs/prepare/mine.log").read_text() == f"{error}\n"
 
 
