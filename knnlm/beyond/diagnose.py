@@ -1,14 +1,16 @@
 """Find out which tokens of test kNN helps and which it hurts."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from knnlm.artifacts import files
+from knnlm.artifacts.files import UserError
 from knnlm.beyond import diagnostics, signals
-from knnlm.beyond.diagnostics import DIAGNOSTICS
+from knnlm.beyond.diagnostics import DIAGNOSTICS, Diagnostic
 from knnlm.live import layout
 from knnlm.scores import mixture, stats
 
@@ -29,26 +31,57 @@ class DiagnoseConfig:
     """the experiment that the row is of"""
     row: str = "knn"
     """a row with a datastore; its first seed and its λ are taken"""
+    others: tuple[str, ...] = ()
+    """further rows, OUTPUT/ROW, which are described without their neighbors"""
 
 
 def main(config: DiagnoseConfig) -> None:
     source = layout.find(config.study, config.output, config.row)
     test = signals.load(source, "test", config.infinigram)
-    gain = mixture.mix([source.lmbda], [test.knn], test.lm) - test.lm  # [N] nats
+    gain = gains(source, test)
+    found = diagnosed(test, gain, DIAGNOSTICS)
+    found.append(calibration(test))
+    rows = [of_row(config.study, *named(name)) for name in config.others]
+    files.write_json(config.out, {"diagnostics": found, "overall": overall(gain, test.documents), "rows": rows})
+
+
+def gains(source: layout.KnnLM, test: signals.Signals) -> np.ndarray:
+    """What kNN adds to the log-probability of each target, [N] nats, with the row's λ."""
+    return mixture.mix([source.lmbda], [test.knn], test.lm) - test.lm
+
+
+def diagnosed(test: signals.Signals, gain: np.ndarray, wanted: Mapping[str, Diagnostic]) -> list[dict]:
     found = []
-    for name, (title, x, groups) in DIAGNOSTICS.items():
+    for name, one in wanted.items():
         bins = [
             {"label": label}
             | diagnostics.measured(gain, inside, test.documents)
             | {"helped": float((gain > 0)[inside].mean())}
-            for label, inside in groups(test)
+            for label, inside in one.groups(test)
             if inside.any()
         ]
         if bins:
-            words = {"name": name, "title": title, "x": x, "y": "gain, nats a token", "bins": bins}
+            words = {"name": name, "title": one.title, "x": one.x, "y": "gain, nats a token", "bins": bins}
             found.append(words | {"sentence": sentence(bins)})
-    found.append(calibration(test))
-    files.write_json(config.out, {"diagnostics": found, "overall": overall(gain, test.documents)})
+    return found
+
+
+def named(text: str) -> tuple[str, str]:
+    output, slash, row = text.partition("/")
+    if not (output and slash and row):
+        raise UserError(f"--others: found {text}, expected OUTPUT/ROW, as table2/knn")
+    return output, row
+
+
+def of_row(study: Path, output: str, row: str) -> dict:
+    """Another row, by the diagnostics that need no neighbors."""
+    source = layout.find(study, output, row)
+    test = signals.load(source, "test", near=False)
+    gain = gains(source, test)
+    found = diagnosed(test, gain, {name: one for name, one in DIAGNOSTICS.items() if not one.near})
+    everything = diagnostics.measured(gain, np.ones(len(gain), bool), test.documents)
+    facts = {"output": output, "row": row, "label": source.row["label"], "gain": everything}
+    return facts | {"diagnostics": found, "overall": overall(gain, test.documents)}
 
 
 def overall(gain: np.ndarray, documents: np.ndarray) -> dict:

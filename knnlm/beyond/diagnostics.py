@@ -23,20 +23,21 @@ class Diagnostic(NamedTuple):
     title: str
     x: str
     groups: Callable[[Signals], Iterator[Group]]
+    near: bool  # whether the groups depend on neighbors
 
 
 DIAGNOSTICS: dict[str, Diagnostic] = {}
 
 
-def diagnostic(title: str, x: str) -> Callable:
+def diagnostic(title: str, x: str, near: bool = True) -> Callable:
     def named(function: Callable[[Signals], Iterator[Group]]) -> Callable[[Signals], Iterator[Group]]:
-        DIAGNOSTICS[function.__name__] = Diagnostic(title, x, function)
+        DIAGNOSTICS[function.__name__] = Diagnostic(title, x, function, near)
         return function
 
     return named
 
 
-@diagnostic("How often the target stands in the datastore's text", "occurrences")
+@diagnostic("How often the target stands in the datastore's text", "occurrences", near=False)
 def frequency(split: Signals) -> Iterator[Group]:
     """After Nishida et al. (2025)."""
     train = np.asarray(stream(split), np.int64)
@@ -44,19 +45,19 @@ def frequency(split: Signals) -> Iterator[Group]:
     yield from between(counts, (0, 1, 11, 101, 1001, 10_001))
 
 
-@diagnostic("Longest end of the context in the datastore's text", "tokens")
+@diagnostic("Longest end of the context in the datastore's text", "tokens", near=False)
 def match(split: Signals) -> Iterator[Group]:
     """After Nørlund et al. (2023)."""
     if split.infinigram is not None:
         yield from between(split.infinigram.length, (0, 1, 2, 3, 4, 5, 9, 17))
 
 
-@diagnostic("Place in the document", "tokens before")
+@diagnostic("Place in the document", "tokens before", near=False)
 def position(split: Signals) -> Iterator[Group]:
     yield from between(places(split), (0, 16, 64, 256, 1024))
 
 
-@diagnostic("The target's last occurrence in its document", "tokens ago")
+@diagnostic("The target's last occurrence in its document", "tokens ago", near=False)
 def seen(split: Signals) -> Iterator[Group]:
     ago = last_seen(np.asarray(split.tokens, np.int64), split.documents)
     yield from between(

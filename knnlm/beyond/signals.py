@@ -39,21 +39,22 @@ class Signals:
         return knn.weighed(self.stored[tokens], self.distance)
 
 
-def load(source: KnnLM, split: str, infinigram: Path | None = None) -> Signals:
+def load(source: KnnLM, split: str, infinigram: Path | None = None, near: bool = True) -> Signals:
     """The signals of a row on "dev" or "test", with the scores in the folder `infinigram`.
 
-    Raises UserError where its parts are not of one text.
+    Without `near` it has no neighbors, which studies keep of few rows. Raises UserError where its parts are not of
+    one text.
     """
     source.check(split)
-    near, store = source.neighbors(split), source.store
+    if not near:
+        return _without_neighbors(source, split)
+    folder, store = source.neighbors(split), source.store
     kind = knn.DISTANCES[store["distance"]]
-    found = neighbors.load(near, {kind}, store["k"])
-    named = lineage.sources(near)
+    found = neighbors.load(folder, {kind}, store["k"])
+    named = lineage.sources(folder)
     if "queries" not in named:
-        raise UserError(f"{near}: its description names the inputs {sorted(named)}, expected queries: search again")
-    tokens = npy.open_array(source.tokens(source.row["corpus"], split), "integer", 1)
-    documents = np.asarray(npy.open_array(source.documents(source.row["corpus"], split), "integer", 1))
-    lm, near_logprob = (npy.open_array(path, "float32", 1) for path in (source.lm(split), source.knn(split)))
+        raise UserError(f"{folder}: its description names the inputs {sorted(named)}, expected queries: search again")
+    tokens, documents, lm, near_logprob = _scores(source, split)
     return Signals(
         tokens,
         documents,
@@ -68,6 +69,21 @@ def load(source: KnnLM, split: str, infinigram: Path | None = None) -> Signals:
         source,
         None if infinigram is None else _scored(infinigram, source.tokens(source.row["corpus"], split), len(tokens)),
     )
+
+
+def _without_neighbors(source: KnnLM, split: str) -> Signals:
+    tokens, documents, lm, knn_logprob = _scores(source, split)
+    none = np.empty((len(tokens), 0), np.uint32)
+    distance, temperature = source.store["distance"], float(source.store["temperature"])
+    nothing = none.astype(np.float32)
+    return Signals(tokens, documents, lm, knn_logprob, none, none, nothing, distance, temperature, Path(), source)
+
+
+def _scores(source: KnnLM, split: str) -> tuple[np.ndarray, ...]:
+    """Targets and starts of documents, log p_LM and log p_kNN."""
+    tokens = npy.open_array(source.tokens(source.row["corpus"], split), "integer", 1)
+    documents = np.asarray(npy.open_array(source.documents(source.row["corpus"], split), "integer", 1))
+    return tokens, documents, *(npy.open_array(path, "float32", 1) for path in (source.lm(split), source.knn(split)))
 
 
 def _scored(folder: Path, tokens: Path, count: int) -> Scored:

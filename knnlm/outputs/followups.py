@@ -104,6 +104,7 @@ def main(config: FollowupsConfig) -> None:
         "beyond-smaller": ("Smaller datastores", f"{TRADED} {SMALLER}", *fewer, halfway(fewer[0], BYTES, published)),
         "beyond-frontier": ("Which index", FRONTIER.format(**frontier), *indexes(frontier), ""),
         "beyond-helped": ("Who is helped", f"{HELPED} {overall(helped['overall'])}", *found, ""),
+        "beyond-rows": ("Who is helped, by row", HELPED, *by_row(helped), ""),
     }
     for name, (title, legend, numbers, shown, below) in tables.items():
         note = " ".join(filter(None, (config.note, legend, FEW if without_interval(numbers) else "")))
@@ -308,6 +309,24 @@ def diagnosed(diagnostics: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
         for diagnostic, one, place in rows
     )
     return numbers, shown
+
+
+def by_row(helped: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One line for each row of kNN alone that shows test: its gain, whom it helps, and what the diagnostics say."""
+    numbers, shown = [], []
+    for one in helped.get("rows", ()):
+        facts, gain = one["overall"], one["gain"]
+        record = {"output": one["output"], "row": one["row"], "gain": gain["value"]}
+        record |= {"gain_low": gain["low"], "gain_high": gain["high"], "tokens_helped": facts["tokens helped"]}
+        numbers.append(record | {"documents_helped": facts["documents helped"], "documents": facts["documents"]})
+        cells = {"Model": f"{one['output']}: {one['label']}"}
+        cells["Gain"] = bracketed(gain["value"], gain["low"], gain["high"], "{:+.3f}")
+        cells["Tokens helped"] = number(facts["tokens helped"], "{:.1%}")
+        cells["Documents helped"] = f"{facts['documents helped']:.1%} of {facts['documents']}"
+        shown.append(cells | {found["title"]: found["sentence"] for found in one["diagnostics"]})
+    if not shown:
+        return pd.DataFrame({"row": []}), pd.DataFrame([{"Model": "this study has no other row of kNN alone on test"}])
+    return pd.DataFrame(numbers), pd.DataFrame(shown).fillna("–")
 
 
 def overall(facts: Mapping) -> str:

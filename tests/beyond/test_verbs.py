@@ -37,7 +37,7 @@ def test_everything_from_a_study_to_tables_and_figures_twice_the_same(study: Pat
         skip.main(skip.SkipConfig(study, out / "skipping.json", out / "gates"))
         shrink.main(shrink.ShrinkConfig(study, out / "smaller.json"))
         frontier.main(frontier.FrontierConfig(study, out / "frontier.json", nprobes=(2,)))
-        diagnose.main(diagnose.DiagnoseConfig(study, out / "helped.json", folders[1]))
+        diagnose.main(diagnose.DiagnoseConfig(study, out / "helped.json", folders[1], others=("table1/knn",)))
         compare_texts.main(compare_texts.CompareTextsConfig(study, out / "texts.json", 6, 8, 12))
         names = ("mixing", "skipping", "smaller", "frontier", "helped", "texts")
         files = (*(out / f"{name}.json" for name in names), PUBLISHED)
@@ -47,7 +47,7 @@ def test_everything_from_a_study_to_tables_and_figures_twice_the_same(study: Pat
         )
     timed = {name for name in made[0] if "frontier" in name}  # which has rates
     assert all(made[0][name] == made[1][name] for name in made[0].keys() - timed)
-    assert len(made[0]) == 30 and len(timed) == 6
+    assert len(made[0]) == 33 and len(timed) == 6
     methods = json.loads((tmp_path / "first/mixing.json").read_text())["methods"]
     assert {row["name"] for row in yaml.safe_load(SHEET.read_text())["mixing"]} == {m["name"] for m in methods}
     row = json.loads((study / "experiments/table1.json").read_text())["rows"]
@@ -92,6 +92,26 @@ def test_a_mixer_without_the_scores_that_it_needs_is_one_clear_line(study: Path,
     folders = scored(study, tmp_path / "infinigram")
     with pytest.raises(UserError, match="come from the same text"):
         diagnose.main(diagnose.DiagnoseConfig(study, tmp_path / "helped.json", folders[0]))  # dev's
+
+
+def test_another_row_needs_no_neighbors(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its groups are those that the example's row has, but for distances and calibration."""
+    from knnlm.datastores import neighbors
+
+    given = {"others": ("table1/knn",)}
+    diagnose.main(diagnose.DiagnoseConfig(study, tmp_path / "helped.json", **given))
+    whole = json.loads((tmp_path / "helped.json").read_text())
+    (other,) = whole["rows"]
+    names = [one["name"] for one in other["diagnostics"]]
+    assert names == ["frequency", "position", "seen"]
+    assert other["diagnostics"] == [one for one in whole["diagnostics"] if one["name"] in names]
+    assert other["overall"] == whole["overall"] and other["label"]
+    monkeypatch.setattr(neighbors, "load", lambda *_: pytest.fail("neighbors were read"))
+    assert diagnose.of_row(study, "table1", "knn") == other
+    with pytest.raises(UserError, match="--others: found table2, expected OUTPUT/ROW"):
+        diagnose.named("table2")
+    with pytest.raises(UserError, match="has no datastore"):
+        diagnose.of_row(study, "table1", "base")
 
 
 def test_gates_of_another_study_are_one_clear_line(study: Path, tmp_path: Path) -> None:

@@ -20,6 +20,16 @@ he2021-skipping: {citation: He et al. 2021, source: arXiv 3, finding: half are e
 """
 
 
+OTHER = {
+    "output": "table2",
+    "row": "knn",
+    "label": "books",
+    "gain": {"value": 0.25, "low": 0.2, "high": 0.3, "tokens": 900},
+    "diagnostics": [{"name": "seen", "title": "Seen", "sentence": "New ones."}],
+    "overall": {"tokens helped": 0.4, "documents helped": 0.9, "documents": 20},
+}
+
+
 def method(name, nats, paper=None, dev=20.0):
     """A method with so many nats for each document of a hundred tokens."""
     perplexity = float(np.exp(-np.sum(nats) / np.sum(TOKENS)))
@@ -31,7 +41,7 @@ def nats(mean, spread=0.0, seed=0):
     return -100 * (mean + spread * np.random.default_rng(seed).standard_normal(20))
 
 
-def write(tmp_path, methods, **others):
+def write(tmp_path, methods, rows=True, **others):
     bins = [
         {"label": f"{i}–{i + 1}", "tokens": 500, "value": 0.1 * i, "low": None if few else 0.1 * i - 0.05, "high": None}
         | ({} if few else {"high": 0.1 * i + 0.05})
@@ -74,7 +84,8 @@ def write(tmp_path, methods, **others):
             "facts": {"prompts": 1, "prompt_tokens": 4, "words": 8, "top_p": 0.9},
             **{"methods": written, "differences": gap, "nearer": gap},
         },
-        "helped": {"diagnostics": [one, one | {"name": "other"}], "overall": {"sentence": "Half are helped."}},
+        "helped": {"diagnostics": [one, one | {"name": "other"}], "overall": {"sentence": "Half are helped."}}
+        | ({"rows": [OTHER]} if rows else {}),
     }
     for name, content in (files | others).items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
@@ -132,6 +143,15 @@ def test_too_few_documents_have_no_interval_and_no_verdict(tmp_path, monkeypatch
     methods = [method("lm", nats(3.2)), method("constant", nats(3)), method("bins", nats(2.9), "drozdov2022")]
     found = rows(write(tmp_path, methods)["beyond.csv"])
     assert found["bins"]["gain"] == found["bins"]["test_low"] == "" and found["bins"]["verdict"] == verdicts.OPEN
+
+
+def test_each_row_has_its_line(tmp_path):
+    given = [method("lm", nats(3.2)), method("constant", nats(3))]
+    page = write(tmp_path, given)["beyond-rows.md"].read_text(encoding="utf-8")
+    line = "table2: books +0.250 [+0.200, +0.300] 40.0% 90.0% of 20 New ones."
+    assert line in " ".join(page.replace("|", " ").split())
+    page = write(tmp_path, given, rows=False)["beyond-rows.md"].read_text(encoding="utf-8")
+    assert "this study has no other row" in page
 
 
 def test_papers_of_the_same_authors_keep_their_own_findings(tmp_path):

@@ -5,8 +5,24 @@ LATER = "config/experiments/beyond.yaml"
 FINDINGS = "config/published/beyond.yaml"
 SIGNALS = ("live/layout.py", "beyond/signals.py")
 GATES = [BEYOND / f"gates/{name}-{split}.npy" for name in ("bins", "network") for split in SPLITS]
-FOLLOWUPS = ("beyond", "beyond-texts", "beyond-skipping", "beyond-smaller", "beyond-frontier", "beyond-helped")
-DRAWN = FOLLOWUPS[2:]
+FOLLOWUPS = (
+    "beyond",
+    "beyond-texts",
+    "beyond-rows",
+    "beyond-skipping",
+    "beyond-smaller",
+    "beyond-frontier",
+    "beyond-helped",
+)
+DRAWN = FOLLOWUPS[3:]
+# Rows of kNN alone that show test, beside the example's.
+OTHER_ROWS = [
+    (output, row["name"])
+    for output, found in STUDY["sheet"].items()
+    for row in found
+    if row["datastore"] and "test" in row["splits"] and not (row["cache"] or row["ngram"] or row["memorizing"])
+    if row is not EXAMPLE
+]
 INFINIGRAM = [
     f"{RESULTS}/logprobs/{EXAMPLE['corpus']}/{split}/infinigram/{EXAMPLE['vocab']}/{EXAMPLE['datastore']}/meta.json"
     for split in SPLITS
@@ -106,9 +122,11 @@ rule frontier:
 
 
 rule diagnose:
-    """Find out which tokens kNN helps and which it hurts."""
+    """Find out which tokens kNN helps and which it hurts, in every row of kNN alone that shows test."""
     input:
-        experiment=RESULTS / "experiments/table1.json",
+        experiments=[
+            RESULTS / f"experiments/{output}.json" for output in ("table1", *{output for output, _ in OTHER_ROWS})
+        ],
         infinigram=INFINIGRAM[1],
         code=code_of(*SIGNALS, "beyond/diagnose.py", "beyond/diagnostics.py"),
     output:
@@ -123,10 +141,12 @@ rule diagnose:
     params:
         study=study_folder,
         infinigram=input_folder("infinigram"),
+        others=["--others", *(f"{output}/{row}" for output, row in OTHER_ROWS)] if OTHER_ROWS else "",
     shell:
         "knnlm diagnose"
         " --study {params.study:q}"
         " --infinigram {params.infinigram:q}"
+        " {params.others:q}"
         " --out {output:q}"
         " 2> {log:q}"
 
