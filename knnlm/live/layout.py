@@ -94,8 +94,13 @@ class KnnLM:
         return _made_from(self.tokens(self.row["corpus"], "dev"), "vocab")
 
     def tokens(self, corpus: str, split: str) -> Path:
-        """Token stream of the held-out splits of the row's corpus, or of "train" of the datastore's corpus."""
+        """Token stream of the held-out splits of the row's corpus, or of "train" of the datastore's corpus.
+
+        Where the keys are deleted (`keep: needed`) and both corpora are one, the text lies beside its held-out splits.
+        """
         is_train = (corpus, split) == (self.store["corpus"], "train")
+        if is_train and corpus == self.row["corpus"] and not self.keys[0].exists():
+            return self.tokens(corpus, "dev").with_name("train.npy")
         return _made_from(self.keys[0] if is_train else self.lm(split), "tokens")
 
     def documents(self, corpus: str, split: str) -> Path:

@@ -1,6 +1,7 @@
 """The verbs on a tiny study, from its files to tables and figures, and what they refuse."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,10 @@ def test_another_row_needs_no_neighbors(study: Path, tmp_path: Path, monkeypatch
     assert other["overall"] == whole["overall"] and other["label"]
     monkeypatch.setattr(neighbors, "load", lambda *_: pytest.fail("neighbors were read"))
     assert diagnose.of_row(study, "table1", "knn") == other
+    kept = shutil.copytree(study, tmp_path / "kept", symlinks=True)
+    for shard in (kept / "keys/fox/seed1/fox/train/ffn_input_ln").iterdir():  # as `keep: needed` does
+        shutil.rmtree(shard)
+    assert diagnose.of_row(kept, "table1", "knn") == other
     with pytest.raises(UserError, match="--others: found table2, expected OUTPUT/ROW"):
         diagnose.named("table2")
     with pytest.raises(UserError, match="has no datastore"):

@@ -15,12 +15,14 @@ FOLLOWUPS = (
     "beyond-helped",
 )
 DRAWN = FOLLOWUPS[3:]
-# Rows of kNN alone that show test, beside the example's.
+# Rows of kNN alone that show test, beside the example's, whose datastore is of the text's own corpus.
 OTHER_ROWS = [
     (output, row["name"])
     for output, found in STUDY["sheet"].items()
     for row in found
-    if row["datastore"] and "test" in row["splits"] and not (row["cache"] or row["ngram"] or row["memorizing"])
+    if row["datastore"] == row["corpus"]
+    and "test" in row["splits"]
+    and not (row["cache"] or row["ngram"] or row["memorizing"])
     if row is not EXAMPLE
 ]
 INFINIGRAM = [
