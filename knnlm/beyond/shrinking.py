@@ -19,7 +19,7 @@ from knnlm.settings import IndexSettings
 SEARCHED = 1024  # queries, or entries, whose neighbors are searched together
 PAIRS = 1 << 28  # pairs of query and neighbor that are in memory at a time, of 24 bytes each
 MEMORY = 1 << 32  # bytes of keys held at a time
-POINTS = 39  # keys for each centroid of a product quantiser, as FAISS asks for
+POINTS = 39  # keys for each centroid of a product quantiser and of OPQ's, as FAISS asks for
 VALUE, WEIGHT = 4, 4  # bytes
 
 
@@ -94,7 +94,7 @@ def build(store: Datastore, rows: np.ndarray) -> ann.Index:
 def coded(store: Datastore, factory: str, rows: np.ndarray) -> ann.Index:
     """An index of another factory string with the entries `rows` [n], trained as the row's own is."""
     settings = IndexSettings(**(store.settings.model_dump() | {"factory": factory, "nprobe": 1}))
-    index = ann.train(ann.sample(store.shards, settings.sample, settings.seed), settings)
+    index = ann.train(ann.sample(store.shards, settings.sample, settings.seed), settings, POINTS << 8)
     ann.add(index, Keys(store.shards, rows))  # type: ignore[arg-type]
     return ann.visiting(index, store.nprobe)
 

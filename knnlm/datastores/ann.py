@@ -56,8 +56,10 @@ def sample(shards: list[np.ndarray], size: int, seed: int) -> np.ndarray:
     return keys
 
 
-def train(sample: np.ndarray, settings: IndexSettings) -> Index:
+def train(sample: np.ndarray, settings: IndexSettings, opq_points: int | None = None) -> Index:
     """An empty index trained on float32 `sample` [n, d]; seeded, so the same sample gives the same index.
+
+    `opq_points`: keys that the rotation of OPQ is learned from, at most; by default FAISS's 65,536, which take minutes.
 
     Raises UserError for a factory string FAISS cannot read, or a sample smaller than the number of centroids.
     """
@@ -68,6 +70,10 @@ def train(sample: np.ndarray, settings: IndexSettings) -> Index:
         reason = str(error).rsplit("Error:", 1)[-1].strip() or "unknown description"
         raise UserError(f"factory {settings.factory!r} does not fit {dimension}-dimensional keys: {reason}") from None
     inner = _inner(index)
+    if opq_points and isinstance(index, faiss.IndexPreTransform):
+        rotation = faiss.downcast_VectorTransform(index.chain.at(0))  # type: ignore[attr-defined]
+        if isinstance(rotation, faiss.OPQMatrix):
+            rotation.max_train_points = opq_points
     for _, centroids, name in _clusterings(inner):
         if centroids > count:
             raise UserError(

@@ -180,6 +180,17 @@ def test_the_settings_seed_draws_the_sample_and_begins_each_clustering(data, tmp
         np.testing.assert_array_equal(sampled, keys[np.sort(order)])
 
 
+@pytest.mark.parametrize(("factory", "same"), [("OPQ4,PQ4x4", False), ("IVF8,PQ4x4", True)])
+def test_a_rotation_may_be_learned_from_fewer_keys(data, factory, same):
+    keys, settings = data[0].astype(np.float32), IndexSettings(factory=factory)
+    whole, few, more = (ann.train(keys, settings, points) for points in (None, 500, 5000))
+    for index in (whole, few, more):
+        ann.add(index, keys[:50])
+    near = [ann.search(index, keys[:5], 9, np.arange(50))[0] for index in (whole, few, more)]
+    np.testing.assert_array_equal(near[0], near[2])
+    assert np.array_equal(near[0], near[1]) == same
+
+
 @pytest.mark.parametrize(("factory", "enough"), [("IVF64,Flat", 64), ("IVF4,PQ4x4", 16)])
 def test_a_key_for_each_centroid_is_enough(data, factory, enough):
     keys = data[0].astype(np.float32)
