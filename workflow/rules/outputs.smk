@@ -241,7 +241,7 @@ rule report:
         "knnlm report"
         " --study {params.study:q}"
         " {params.inputs:q}"
-        " {params.own}"
+        " {params.own:q}"
         " --captions {params.captions:q}"
         " --note={params.note:q}"
         " --out {output:q}"
