@@ -22,7 +22,7 @@ from knnlm.scores import stats
 from knnlm.scores.experiments import Difference, read_yaml
 
 LM, CONSTANT = "lm", "constant"  # the methods that every other one is compared with
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")  # Okabe and Ito's
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222", "#999999")  # Okabe and Ito's
 LEGEND = (
     "Perplexities on test, in brackets 95% bootstrap intervals over documents; everything is tuned on dev. Differences "
     "are from the kNN-LM with one λ, in nats a token; above zero is better."
