@@ -297,7 +297,7 @@ class Formulas(Sizes):
         return self.work(hours, 6 + self.stored_tokens(w) * 24e-9, 0.01)
 
     def shrink(self, w: Mapping) -> Needs:
-        """Sixteen datastores are built, searched and scored at six temperatures; merging searches for each entry.
+        """Sixteen datastores are built, searched and scored at nine temperatures; merging searches for each entry.
 
         OPQ takes 200 iterations of k-means for each of two indexes.
         """
@@ -306,7 +306,7 @@ class Formulas(Sizes):
         index, factory, k = self.study["indexes"][retrieval["index"]], self.factory(retrieval["index"]), retrieval["k"]
         visited = entries * min(1, index["nprobe"] / (factory.lists or index["nprobe"]))
         hours = self.core_hours((16 * queries + entries) * visited, "scan")
-        hours += self.core_hours(16 * queries * k, "neighbors") + self.core_hours(16 * 6 * queries * k, "score")
+        hours += self.core_hours(16 * queries * k, "neighbors") + self.core_hours(16 * 9 * queries * k, "score")
         hours += self.core_hours(11 * 2 * queries * k * self.dim(w), "gather")
         hours += self.core_hours(16 * 2 * entries * (factory.lists + 256) * self.dim(w), "matrix")
         hours += self.core_hours(2 * 2 * 200 * min(index["sample"], 65536) * 256 * self.dim(w), "matrix")

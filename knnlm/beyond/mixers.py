@@ -18,6 +18,7 @@ from knnlm.beyond.signals import Signals
 from knnlm.scores import knn, mixture
 
 BLOCK = 4096  # tokens whose neighbors are in memory at a time
+TEMPERATURES = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)  # tried on dev
 FEWEST = 100  # tokens of dev that a bin has at least
 
 
@@ -102,7 +103,7 @@ def confidence(dev: Signals, test: Signals, tuned: bool = False, alpha: float = 
 
 @mixer
 def joint(
-    dev: Signals, test: Signals, temperatures: tuple[float, ...] = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
+    dev: Signals, test: Signals, temperatures: tuple[float, ...] = TEMPERATURES
 ) -> Mixed:
     """Temperature, k and λ tuned together (Xu et al. 2023)."""
     widest = dev.stored.shape[1]

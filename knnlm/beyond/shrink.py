@@ -17,7 +17,6 @@ from knnlm.settings import IndexSettings
 
 log = logging.getLogger("knnlm")
 SHARES = (0.5, 0.25, 0.125, 0.0625)  # of the entries
-TEMPERATURES = (0.3, 1, 3, 10, 30, 100)  # tried on dev: shorter keys have shorter distances
 MERGING = 8  # lists visited for each entry's neighbors, where the row's index has none
 SIZES = [4, 16, 64]  # neighbors that an entry may take in
 LABELS = {
@@ -53,8 +52,8 @@ def main(config: ShrinkConfig) -> None:
     for name, index, rows, weights, settings, facts in variants(store, config.seed):
         with_keys = dev.distance == "exact" and settings is store.settings
         parts = store, index, rows, weights, with_keys
-        scored = zip(TEMPERATURES, shrinking.scored(dev, *parts, TEMPERATURES), strict=True)
-        temperature, lmbda = mixers.best(dev, scored)
+        near = shrinking.scored(dev, *parts, mixers.TEMPERATURES)  # shorter keys have shorter distances
+        temperature, lmbda = mixers.best(dev, zip(mixers.TEMPERATURES, near, strict=True))
         (near,) = shrinking.scored(test, *parts, [temperature])
         mixed = mixture.mix([lmbda], [near], test.lm)
         nats, _ = stats.document_sums(mixed, test.documents)
