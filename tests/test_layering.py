@@ -15,7 +15,7 @@ MODULES = {
 }
 OWNERS = {
     "faiss": {"ann"},
-    "matplotlib": {"plot", "figures", "diagrams", "followups"},
+    "matplotlib": {"figures", "diagrams", "followup_figures"},
     "sentencepiece": {"vocab"},
     "tokenizers": {"vocab", "pretrained_vocab"},
     "transformers": {"huggingface"},

@@ -102,9 +102,7 @@ def confidence(dev: Signals, test: Signals, tuned: bool = False, alpha: float = 
 
 
 @mixer
-def joint(
-    dev: Signals, test: Signals, temperatures: tuple[float, ...] = TEMPERATURES
-) -> Mixed:
+def joint(dev: Signals, test: Signals, temperatures: tuple[float, ...] = TEMPERATURES) -> Mixed:
     """Temperature, k and λ tuned together (Xu et al. 2023)."""
     widest = dev.stored.shape[1]
     ks = [2**power for power in range(widest.bit_length()) if 2**power < widest] + [widest]

@@ -4,12 +4,14 @@ The paper's values are hollow grey diamonds and dashed grey lines. Its perplexit
 they are multiplied by the factor that makes the paper's base LM coincide with ours. Heights then show relative gains.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import matplotlib
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -234,6 +236,13 @@ def margin(figure: Figure, ends: list[End]) -> None:
                 heights[i], heights[i + 1] = heights[i] - short / 2, heights[i + 1] + short / 2
     for (_, text, color), height in zip(ordered, heights, strict=True):
         axes.text(1.02, height, text, color=color, fontsize=7, va="center", transform=axes.get_yaxis_transform())
+
+
+def prepare() -> None:
+    """To be called once, before anything is drawn: no window, our style, no messages about fonts."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
+    matplotlib.use("Agg")
+    plt.style.use(STYLE)
 
 
 def save(figure: Figure, numbers: pd.DataFrame, out: Path) -> None:

@@ -1,28 +1,29 @@
 """Write the tables and figures of what came after the paper (beyond/): each method's finding, published and here."""
 
-import logging
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-import matplotlib
-import numpy as np
-import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from knnlm.artifacts import files
-from knnlm.artifacts.files import UserError
 from knnlm.outputs import figures
-from knnlm.outputs.markdown import paragraph
-from knnlm.outputs.tables import latex, markdown, number
-from knnlm.outputs.verdicts import FAILED, HELD, NOISE, OPEN
+from knnlm.outputs.followup_figures import draw_frontier, draw_helped, draw_traded
+from knnlm.outputs.followup_tables import (
+    BYTES,
+    SKIPPED,
+    by_row,
+    compared,
+    diagnosed,
+    findings,
+    halfway,
+    indexes,
+    judged,
+    traded,
+    without_interval,
+    written,
+)
+from knnlm.outputs.tables import latex, markdown
 from knnlm.scores import stats
-from knnlm.scores.experiments import Difference, read_yaml
+from knnlm.scores.experiments import read_yaml
 
-LM, CONSTANT = "lm", "constant"  # the methods that every other one is compared with
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222", "#999999")  # Okabe and Ito's
 LEGEND = (
     "Perplexities on test, in brackets 95% bootstrap intervals over documents; everything is tuned on dev. Differences "
     "are from the kNN-LM with one λ, in nats a token; above zero is better."
@@ -41,7 +42,6 @@ FRONTIER = (
     "to run. Best: no other line is both faster and no worse, with exact distances. λ is tuned for each line; "
     "differences are from exact search, in nats a token, in brackets 95% bootstrap intervals over documents."
 )
-FOUND = "**What the papers found, and whether the method beats"
 HELPED = (
     "Gain of the kNN-LM over the LM on test, nats a token, in brackets 95% bootstrap intervals over documents, and the "
     "share of tokens that it makes more probable."
@@ -54,13 +54,6 @@ WRITTEN = (
     "Differences are kNN-LM − LM, that of perplexity in nats a token, entropies in nats, in brackets 95% bootstrap "
     "intervals over prompts. Better is what is nearer to the held-out text."
 )
-QUALITY = {
-    "nats": "Perplexity by another model",
-    "repetition": "Tokens in 4-grams that occurred before",
-    **{f"distinct{order}": f"Different {order}-grams, of all" for order in (1, 2, 3, 4)},
-}
-MEASURES = QUALITY | {f"entropy{part}": f"Entropy of p_kNN, quarter {part}" for part in (1, 2, 3, 4)}
-MEASURES |= {"rise": "Its rise to the last quarter, less that of p_LM"}
 
 
 @dataclass(frozen=True)
@@ -93,17 +86,40 @@ def main(config: FollowupsConfig) -> None:
     files_of_verbs = (config.mixing, config.skipping, config.smaller, config.frontier, config.helped)
     mixing, skipping, smaller, frontier, helped = (files.read_json(path) for path in files_of_verbs)
     published = read_yaml(config.published, "the repository has it as config/published/beyond.yaml")
-    mixed, found = compared(mixing["methods"], published), diagnosed(helped["diagnostics"])
+    mixed, found = (
+        compared(mixing["methods"], published),
+        diagnosed(helped["diagnostics"]),
+    )
     texts = files.read_json(config.texts)
     about, compared_texts = WRITTEN.format(**texts["facts"]), written(texts)
     left_out, fewer = traded(skipping, SKIPPED), traded(smaller, BYTES)
     tables = {
-        "beyond": ("What came after the paper", LEGEND, *mixed, findings(mixed[0], mixing["methods"], published)),
-        "beyond-texts": ("Generated text", about, *compared_texts, judged(compared_texts[0], texts, published)),
-        "beyond-skipping": ("Searches left out", TRADED, *left_out, halfway(left_out[0], SKIPPED, published)),
-        "beyond-smaller": ("Smaller datastores", f"{TRADED} {SMALLER}", *fewer, halfway(fewer[0], BYTES, published)),
+        "beyond": (
+            "What came after the paper",
+            LEGEND,
+            *mixed,
+            findings(mixed[0], mixing["methods"], published),
+        ),
+        "beyond-texts": (
+            "Generated text",
+            about,
+            *compared_texts,
+            judged(compared_texts[0], texts, published),
+        ),
+        "beyond-skipping": (
+            "Searches left out",
+            TRADED,
+            *left_out,
+            halfway(left_out[0], SKIPPED, published),
+        ),
+        "beyond-smaller": (
+            "Smaller datastores",
+            f"{TRADED} {SMALLER}",
+            *fewer,
+            halfway(fewer[0], BYTES, published),
+        ),
         "beyond-frontier": ("Which index", FRONTIER.format(**frontier), *indexes(frontier), ""),
-        "beyond-helped": ("Who is helped", f"{HELPED} {overall(helped['overall'])}", *found, ""),
+        "beyond-helped": ("Who is helped", f"{HELPED} {helped['overall']['sentence']}", *found, ""),
         "beyond-rows": ("Who is helped, by row", HELPED, *by_row(helped), ""),
     }
     for name, (title, legend, numbers, shown, below) in tables.items():
@@ -115,9 +131,7 @@ def main(config: FollowupsConfig) -> None:
         }
         for suffix, content in forms.items():
             files.write_text(config.tables / f"{name}.{suffix}", content)
-    logging.getLogger("fontTools").setLevel(logging.WARNING)
-    matplotlib.use("Agg")
-    plt.style.use(figures.STYLE)
+    figures.prepare()
     drawn = {
         "beyond-skipping": draw_traded(left_out[0], SKIPPED),
         "beyond-smaller": draw_traded(fewer[0], BYTES),
@@ -126,321 +140,3 @@ def main(config: FollowupsConfig) -> None:
     }
     for name, (figure, numbers) in drawn.items():
         figures.save(figure, numbers, config.figures / name)
-
-
-def without_interval(numbers: pd.DataFrame) -> bool:
-    """Whether a number of the table lacks the interval that others of its column may have."""
-    pairs = [(name.removesuffix("_low"), name) for name in numbers if name.endswith("_low")]
-    pairs += [("value", "low")] if "low" in numbers else []
-    return any((numbers[value].notna() & numbers[low].isna()).any() for value, low in pairs)
-
-
-def compared(methods: list[dict], published: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One line for each method: perplexities, the difference from a constant λ, and what its paper found."""
-    named = {method["name"]: method for method in methods}
-    for name in (LM, CONSTANT):
-        if name not in named:
-            raise UserError(f"mixing.json: found methods {', '.join(named)}, expected {name} too: run adapt again")
-    records, shown = [], []
-    for method in methods:
-        test, paper = method["test"], published.get(method.get("paper") or "", {})
-        nats, tokens = np.array(test["nats"]), np.array(test["tokens"])
-        low, high = bounds(nats, tokens)
-        gain = difference(nats, np.array(named[CONSTANT]["test"]["nats"]), tokens)
-        is_base = method["name"] in (LM, CONSTANT)
-        record = {"name": method["name"], "label": method["label"], "paper": paper.get("citation")}
-        record |= {"dev": method["dev"], "test": test["perplexity"], "test_low": low, "test_high": high}
-        record |= {"gain": gain and gain.value, "gain_low": gain and gain.low, "gain_high": gain and gain.high}
-        record |= {"verdict": "" if is_base or not paper else verdict(gain)}
-        records.append(record)
-        shown.append(
-            {
-                "Model": method["label"],
-                "Paper": paper.get("citation", "–"),
-                "Dev": number(method["dev"], "{:.2f}"),
-                "Test": bracketed(test["perplexity"], low, high, "{:.2f}"),
-                "Difference": "–" if is_base else "–" if gain is None else bracketed(*gain, "{:+.4f}"),
-                "Better here": record["verdict"] or "–",
-            }
-        )
-    return pd.DataFrame(records), pd.DataFrame(shown)
-
-
-def findings(numbers: pd.DataFrame, methods: list[dict], published: Mapping) -> str:
-    """What each paper found and whether its method is better here, as a list below the table."""
-    lines = [
-        f"- **{verdict}** – {paragraph(method['label'])} ({cited(published[method['paper']])})."
-        for verdict, method in zip(numbers["verdict"], methods, strict=True)
-        if verdict
-    ]
-    return f"\n{FOUND} one λ here:**\n\n" + "\n".join(lines) + "\n"
-
-
-def cited(paper: Mapping) -> str:
-    """As in "Khandelwal et al. 2020: 18.65 → 16.12 with one λ; arXiv 1911.00172"."""
-    return f"{paper['citation']}: {paragraph(paper['finding'])}; {paper['source']}"
-
-
-def bounds(nats: np.ndarray, tokens: np.ndarray) -> tuple[float | None, float | None]:
-    """The interval of a perplexity, from log-probabilities [D] and tokens [D] of documents; None for too few."""
-    if len(nats) < stats.FEWEST:
-        return None, None
-    low, high = stats.ratio(nats, tokens)
-    return float(np.exp(-high)), float(np.exp(-low))
-
-
-def difference(nats: np.ndarray, base: np.ndarray, tokens: np.ndarray) -> Difference | None:
-    """By how much log-probabilities [D] of documents are above others, nats a token; None for too few documents."""
-    if len(nats) < stats.FEWEST:
-        return None
-    low, high = stats.total(nats - base)
-    return Difference(*(float(value) / float(tokens.sum()) for value in ((nats - base).sum(), low, high)))
-
-
-def verdict(gain: Difference | None) -> str:
-    if gain is None:
-        return OPEN
-    return HELD if gain.low > 0 else FAILED if gain.high < 0 else NOISE
-
-
-def bracketed(value: float, low: float | None, high: float | None, form: str) -> str:
-    between = "" if low is None or high is None else f" [{form.format(low)}, {form.format(high)}]"
-    return (number(value, form) + between).replace("-", "−")
-
-
-class Trade(NamedTuple):
-    """What is saved, and how a table and a figure name it."""
-
-    key: str  # of a point, in the verb's file
-    title: str  # of the column
-    form: Callable[[float], str]
-    label: str  # of the figure's axis
-    scale: str
-
-
-SKIPPED = Trade("skipped", "Searches left out", "{:.1%}".format, "share of searches left out", "linear")
-BYTES = Trade("bytes", "MB", lambda size: f"{size / 1e6:,.1f}", "datastore, MB", "log")
-
-
-def traded(found: dict, trade: Trade) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One line for each method and point of it: perplexity, and differences from the first point and from chance."""
-    tokens, base = np.array(found["tokens"]), np.array(found["methods"][0]["points"][0]["nats"])
-    numbers, shown = [], []
-    for method, point in [(one, point) for one in found["methods"] for point in one["points"]]:
-        nats = np.array(point["nats"])
-        low, high = bounds(nats, tokens)
-        record = {"name": method["name"], "label": method["label"], "paper": method["paper"]}
-        record |= {trade.key: point[trade.key], "test": point["perplexity"], "test_low": low, "test_high": high}
-        gains = {"gain": difference(nats, base, tokens)}
-        if "random" in point:
-            gains["over_random"] = difference(nats, np.array(point["random"]), tokens)
-        for name, gain in gains.items():
-            record |= {name: gain and gain.value, f"{name}_low": gain and gain.low, f"{name}_high": gain and gain.high}
-        record["verdict"] = verdict(gains["over_random"]) if "over_random" in gains else ""
-        numbers.append(record)
-        cells = {"Model": method["label"], trade.title: trade.form(point[trade.key])}
-        cells["Test"] = bracketed(point["perplexity"], low, high, "{:.2f}")
-        for title, gain in zip(("Difference", "From random"), (*gains.values(), None), strict=False):
-            cells[title] = "–" if gain is None else bracketed(*gain, "{:+.4f}")
-        shown.append(cells | {"Better than random": record["verdict"] or "–"})
-    return pd.DataFrame(numbers), pd.DataFrame(shown)
-
-
-def halfway(numbers: pd.DataFrame, trade: Trade, published: Mapping) -> str:
-    """What the papers found, with the verdict of the point that saves about half, as a list below the table."""
-    lines, half = [], 0.5 if trade is SKIPPED else numbers[trade.key].max() / 2
-    for (_, paper), points in numbers[numbers["verdict"] != ""].groupby(["name", "paper"], sort=False):
-        row = points.loc[(points[trade.key] - half).abs().idxmin()]
-        cost = "" if pd.isna(row["gain"]) else f", {row['gain']:+.4f} nats from all of it".replace("-", "−")
-        where = f"{trade.title.lower() if trade is SKIPPED else 'size'} {trade.form(row[trade.key])}"
-        lines.append(
-            f"- **{row['verdict']}** – {paragraph(row['label'])} ({cited(published[paper])}). "
-            f"Here: {where}{' MB' * (trade is BYTES)}{cost}."
-        )
-    return f"\n{FOUND} random choice here, at about half of the cost:**\n\n" + "\n".join(lines) + "\n" if lines else ""
-
-
-def indexes(frontier: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One line for each index and number of lists visited; the first is exact search."""
-    cases, tokens = frontier["cases"], np.array(frontier["tokens"])
-    base, numbers, shown = np.array(cases[0]["nats"]), [], []
-    for one, is_best in zip(cases, pareto(cases), strict=True):
-        gain = difference(np.array(one["nats"]), base, tokens)
-        record = {key: value for key, value in one.items() if key != "nats"}
-        record |= {"gain": gain and gain.value, "gain_low": gain and gain.low, "gain_high": gain and gain.high}
-        numbers.append(record | {"best": is_best})
-        shown.append(
-            {
-                "Model": one["factory"],
-                "Lists visited": str(one["nprobe"] or "–"),
-                "Bytes a key": f"{one['bytes']:.0f}",
-                "Built, s": f"{one['build']:.0f}",
-                "Recall": f"{one['recall']:.3f}",
-                "Queries/s": f"{one['search']:,.0f}",
-                "with exact distances": f"{one['with_exact']:,.0f}",
-                "Dev": number(one["perplexity_exact"], "{:.2f}"),
-                "Difference": "–" if gain is None else bracketed(*gain, "{:+.4f}"),
-                "Dev, index's distances": number(one["perplexity_index"], "{:.2f}"),
-                "Best": "yes" if is_best else "–",
-            }
-        )
-    return pd.DataFrame(numbers), pd.DataFrame(shown)
-
-
-def pareto(cases: list[dict]) -> list[bool]:
-    """Whether no other case is both faster and no worse in perplexity, with exact distances."""
-    points = [(one["with_exact"], one["perplexity_exact"]) for one in cases]
-    return [not any(fast > mine[0] and loss <= mine[1] for fast, loss in points) for mine in points]
-
-
-def diagnosed(diagnostics: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One line for each bin of each diagnostic; the sentence of a diagnostic stands in its first line."""
-    rows = [(diagnostic, one, place) for diagnostic in diagnostics for place, one in enumerate(diagnostic["bins"])]
-    numbers = pd.DataFrame({"name": diagnostic["name"], **one} for diagnostic, one, _ in rows)
-    shown = pd.DataFrame(
-        {
-            "Model": diagnostic["title"] if not place else "",
-            "Bin": one["label"],
-            "Tokens": f"{one['tokens']:,}",
-            "Gain": bracketed(one["value"], one["low"], one["high"], "{:+.3f}"),
-            "Helped": number(one["helped"], "{:.1%}"),
-            "What it shows": diagnostic["sentence"] if not place else "",
-        }
-        for diagnostic, one, place in rows
-    )
-    return numbers, shown
-
-
-def by_row(helped: Mapping) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One line for each row of kNN alone that shows test: its gain, whom it helps, and what the diagnostics say."""
-    numbers, shown = [], []
-    for one in helped.get("rows", ()):
-        facts, gain = one["overall"], one["gain"]
-        record = {"output": one["output"], "row": one["row"], "gain": gain["value"]}
-        record |= {"gain_low": gain["low"], "gain_high": gain["high"], "tokens_helped": facts["tokens helped"]}
-        numbers.append(record | {"documents_helped": facts["documents helped"], "documents": facts["documents"]})
-        cells = {"Model": f"{one['output']}: {one['label']}"}
-        cells["Gain"] = bracketed(gain["value"], gain["low"], gain["high"], "{:+.3f}")
-        cells["Tokens helped"] = number(facts["tokens helped"], "{:.1%}")
-        cells["Documents helped"] = f"{facts['documents helped']:.1%} of {facts['documents']}"
-        shown.append(cells | {found["title"]: found["sentence"] for found in one["diagnostics"]})
-    if not shown:
-        return pd.DataFrame({"row": []}), pd.DataFrame([{"Model": "this study has no other row of kNN alone on test"}])
-    return pd.DataFrame(numbers), pd.DataFrame(shown).fillna("–")
-
-
-def overall(facts: Mapping) -> str:
-    return str(facts.get("sentence", ""))
-
-
-def draw_traded(numbers: pd.DataFrame, trade: Trade) -> figures.Drawn:
-    """Perplexity against what is saved, a line for each method."""
-    figure, axes = plt.subplots(figsize=(1.6 * figures.COLUMN, 2.6))
-    axes.set(xlabel=trade.label, ylabel="perplexity, test", xscale=trade.scale)
-    if trade is BYTES:
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size / 1e6:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-    for (label, points), color in zip(numbers.groupby("label", sort=False), COLORS * 2, strict=False):
-        points = points.sort_values(trade.key)
-        axes.plot(points[trade.key], points["test"], "o-", color=color, label=label, clip_on=False)
-    figure.legend(loc="outside right upper", fontsize=7, frameon=False)
-    return figure, numbers
-
-
-def draw_frontier(frontier: Mapping) -> figures.Drawn:
-    """Perplexity against queries a second, a line for each index over the numbers of lists visited."""
-    numbers = indexes(frontier)[0]
-    figure, axes = plt.subplots(figsize=(1.6 * figures.COLUMN, 2.6))
-    axes.set(xlabel="queries a second, exact distances included", ylabel="perplexity, dev", xscale="log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:,g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    for (factory, points), color in zip(numbers.groupby("factory", sort=False), COLORS * 2, strict=False):
-        label = f"{factory}, {points['bytes'].iloc[0]:.0f} bytes a key"
-        axes.plot(points["with_exact"], points["perplexity_exact"], "o-", color=color, label=label, clip_on=False)
-    figure.legend(loc="outside right upper", fontsize=7, frameon=False)
-    return figure, numbers
-
-
-def draw_helped(diagnostics: list[dict]) -> figures.Drawn:
-    """A panel for each diagnostic: the mean of each bin with its interval, or hollow where documents are too few."""
-    columns = 2
-    lines = -(-len(diagnostics) // columns)
-    figure, panels = plt.subplots(lines, columns, figsize=(2.1 * figures.COLUMN, 1.9 * lines), squeeze=False)
-    for axes, diagnostic in zip(panels.flat, diagnostics, strict=False):
-        bins = diagnostic["bins"]
-        axes.axhline(0, color=figures.INK, linewidth=0.6)
-        for place, one in enumerate(bins):
-            known = one["low"] is not None
-            axes.plot(place, one["value"], "o", color=figures.BLUE, markerfacecolor=figures.BLUE if known else "none")
-            if known:
-                axes.plot([place, place], [one["low"], one["high"]], color=figures.BLUE, linewidth=1)
-        axes.set_xticks(range(len(bins)), [one["label"] for one in bins], rotation=30, ha="right", fontsize=6)
-        axes.set_title(diagnostic["title"], loc="left", fontsize=8)
-        axes.set(xlabel=diagnostic["x"], ylabel=diagnostic["y"])
-    for axes in list(panels.flat)[len(diagnostics) :]:
-        axes.set_visible(False)
-    return figure, diagnosed(diagnostics)[0]
-
-
-def written(texts: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One line for each measure of generated texts: held-out text, LM and kNN-LM, their difference, which is better."""
-    means = {
-        key: {method["name"]: float(np.mean(method["measures"][key])) for method in texts["methods"]}
-        for key in texts["differences"]
-    }
-    numbers, shown = [], []
-    for key, label in MEASURES.items():
-        named = [texts[name].get(key, dict.fromkeys(("value", "low", "high"))) for name in ("differences", "nearer")]
-        record = {"measure": key} | means.get(key, dict.fromkeys(method["name"] for method in texts["methods"]))
-        for name, found in zip(("difference", "nearer"), named, strict=True):
-            record |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
-        known = None if named[1]["low"] is None else Difference(**named[1])
-        record["verdict"] = verdict(known) if key in QUALITY and key in means else ""
-        numbers.append(record)
-        cells = {"Measure": label}
-        for method in texts["methods"]:
-            value = record[method["name"]]
-            cells[method["label"]] = (
-                number(np.exp(value), "{:.1f}")
-                if value and key == "nats"
-                else number(value, "{:.3f}").replace("-", "−")
-            )
-        gap = named[0]
-        cells["Difference"] = (
-            "–" if gap["value"] is None else bracketed(gap["value"], gap["low"], gap["high"], "{:+.3f}")
-        )
-        shown.append(cells | {"Better here": record["verdict"] or "–"})
-    return pd.DataFrame(numbers), pd.DataFrame(shown)
-
-
-def judged(numbers: pd.DataFrame, texts: dict, published: Mapping) -> str:
-    """What Wang et al. found of generated text and whether it holds here, as a list below the table.
-
-    Their first finding, no gain, holds where a measure of the kNN-LM's text is further from held-out text than the
-    LM's, and does not where one is nearer and none further.
-    """
-    labels = {
-        found: [MEASURES[key].lower() for key in numbers.loc[numbers["verdict"] == found, "measure"]]
-        for found in (HELD, FAILED, OPEN)
-    }
-    no_gain = HELD if labels[FAILED] else FAILED if labels[HELD] else OPEN if labels[OPEN] else NOISE
-    parts = [
-        f"{where} held-out text than the LM's: {', '.join(labels[found])}"
-        for where, found in (("nearer to", HELD), ("further from", FAILED))
-        if labels[found]
-    ]
-    rises = np.array(next(one for one in texts["methods"] if one["name"] == "knn-lm")["measures"]["rise"])
-    rise = difference(rises, np.zeros(len(rises)), np.ones(len(rises)))
-    said = "too few prompts" if rise is None else f"{bracketed(*rise, '{:+.3f}')} nats in the kNN-LM's texts"
-    found = {
-        "wang2023": (no_gain, "; ".join(parts) or "no measure has a clear difference"),
-        "wang2023-entropy": (verdict(rise), said),
-    }
-    lines = [
-        f"- **{ours}** – {cited(published[paper])}. Here: {here}."
-        for paper, (ours, here) in found.items()
-        if paper in published
-    ]
-    return "\n**What was found of generated text, and whether it holds here:**\n\n" + "\n".join(lines) + "\n"

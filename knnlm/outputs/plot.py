@@ -1,11 +1,7 @@
 """Draw one figure of the paper from this study's numbers, as PDF, PNG and CSV."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-
-import matplotlib
-from matplotlib import pyplot as plt
 
 from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
@@ -35,9 +31,7 @@ def main(config: PlotConfig) -> None:
     known = sorted([*figures.FIGURES, *diagrams.DIAGRAMS])
     if config.figure not in known:
         raise UserError(f"--figure {config.figure}: expected one of {', '.join(known)}")
-    logging.getLogger("fontTools").setLevel(logging.WARNING)
-    matplotlib.use("Agg")
-    plt.style.use(figures.STYLE)
+    figures.prepare()
     for name, (figure, numbers) in draw(config).items():
         figures.save(figure, numbers, config.out / name)
 

@@ -12,7 +12,7 @@ from knnlm.artifacts import npy
 from knnlm.beyond import frontier, mixers, shrinking
 from knnlm.beyond import signals as loaded
 from knnlm.live import layout
-from knnlm.outputs import followups
+from knnlm.outputs import followup_tables
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_recall_and_perplexity_are_those_of_a_search_by_hand(study: Path, tmp_pa
 def test_what_no_other_case_beats_is_best() -> None:
     points = [(10, 20.0), (100, 21.0), (400, 21.0), (400, 22.0), (500, 20.5)]
     cases = [{"with_exact": rate, "perplexity_exact": loss} for rate, loss in points]
-    assert followups.pareto(cases) == [True, False, False, False, True]
-    assert followups.pareto(cases[:3]) == [True, False, True]
+    assert followup_tables.pareto(cases) == [True, False, False, False, True]
+    assert followup_tables.pareto(cases[:3]) == [True, False, True]
 
 
 def test_lists_are_the_rows_or_near_the_root(study: Path) -> None:

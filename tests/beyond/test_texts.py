@@ -17,7 +17,7 @@ from knnlm.beyond.compare_texts import CompareTextsConfig
 from knnlm.live import layout, sampling
 from knnlm.live.retrieval import Retriever
 from knnlm.models import evaluate
-from knnlm.outputs import followups
+from knnlm.outputs import followup_tables
 from knnlm.scores import interpolate, stats
 from knnlm.settings import WindowSettings
 
@@ -240,7 +240,7 @@ NAMES = ("heldout", "lm", "knn-lm")
 
 def made_up(nearer: dict[str, tuple], rises: list[float], nats: bool = True) -> dict:
     """What compare_texts writes, with these intervals, and these rises of the kNN-LM's texts."""
-    keys = [key for key in followups.MEASURES if nats or key != "nats"]
+    keys = [key for key in followup_tables.MEASURES if nats or key != "nats"]
     values = {name: {key: [float(place)] * len(rises) for key in keys} for place, name in enumerate(NAMES, 1)}
     values["knn-lm"]["rise"] = rises
     same = {"value": 0.5, "low": -1.0, "high": 1.0}
@@ -250,7 +250,7 @@ def made_up(nearer: dict[str, tuple], rises: list[float], nats: bool = True) -> 
 
 
 UP, DOWN = {"distinct1": (0.1, 0.9)}, {"repetition": (-0.9, -0.1)}
-NONE = {key: (None, None) for key in followups.QUALITY}
+NONE = {key: (None, None) for key in followup_tables.QUALITY}
 
 
 @pytest.mark.parametrize(
@@ -265,15 +265,15 @@ NONE = {key: (None, None) for key in followups.QUALITY}
 )
 def test_the_table_says_whether_the_published_findings_hold(nearer: dict, rises: list, verdicts: tuple) -> None:
     texts = made_up(nearer, rises)
-    numbers, shown = followups.written(texts)
-    assert numbers["measure"].tolist() == list(followups.MEASURES) and len(shown) == 11
+    numbers, shown = followup_tables.written(texts)
+    assert numbers["measure"].tolist() == list(followup_tables.MEASURES) and len(shown) == 11
     by_name = numbers.set_index("measure")["verdict"]
     assert (by_name["distinct1"] == "held") == ("distinct1" in nearer and nearer is not NONE)
     assert (by_name["repetition"] == "did not hold") == ("repetition" in nearer and nearer is not NONE)
     assert by_name[["entropy1", "rise"]].tolist() == ["", ""]
     assert shown["heldout"].tolist()[:2] == [f"{math.e:.1f}", "1.000"]  # nats as a perplexity
     assert shown["Difference"][1] == "+0.500 [−1.000, +1.000]"
-    lines = [line for line in followups.judged(numbers, texts, PAPERS).splitlines() if line.startswith("- ")]
+    lines = [line for line in followup_tables.judged(numbers, texts, PAPERS).splitlines() if line.startswith("- ")]
     for line, verdict, name in zip(lines, verdicts, PAPERS, strict=True):
         assert line.startswith(f"- **{verdict}** – W.: {name}'s; p. 1. Here: ")
     assert ("nearer to held-out text than the LM's: different 1-grams" in lines[0]) == (
@@ -282,7 +282,7 @@ def test_the_table_says_whether_the_published_findings_hold(nearer: dict, rises:
 
 
 def test_without_a_second_model_its_line_has_dashes() -> None:
-    numbers, shown = followups.written(made_up({}, [1.0] * 12, nats=False))
+    numbers, shown = followup_tables.written(made_up({}, [1.0] * 12, nats=False))
     assert set(shown.iloc[0][1:]) == {"–"} and numbers["verdict"][0] == "" and np.isnan(float(numbers["lm"][0]))
     assert not set(itertools.chain(*shown.iloc[1:, 1:5].values)) & {"–", "nan"}
 

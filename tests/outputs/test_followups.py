@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from knnlm.artifacts.files import UserError
-from knnlm.outputs import followups, verdicts
+from knnlm.outputs import followup_tables, followups, verdicts
 
 TOKENS = [100] * 20
 
@@ -205,7 +205,7 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("fewest", [10, 21])
 def test_every_table_says_what_brackets_are_and_where_no_interval_can_be_drawn(tmp_path, monkeypatch, fewest):
     monkeypatch.setattr(followups.stats, "FEWEST", fewest)  # there are 20 documents
-    monkeypatch.setattr(followups.figures, "save", lambda figure, *_: followups.plt.close(figure))
+    monkeypatch.setattr(followups.figures, "save", lambda figure, *_: followups.figures.plt.close(figure))
     methods = [method("lm", nats(3.2)), method("constant", nats(3))]
     for name, path in write(tmp_path, methods).items():
         if name.endswith(".md"):
@@ -219,5 +219,5 @@ def test_every_table_says_what_brackets_are_and_where_no_interval_can_be_drawn(t
 @pytest.mark.parametrize(("low", "expected"), [([1.0, 2.0], False), ([1.0, None], True), ([None, None], True)])
 def test_a_number_lacks_an_interval_where_it_is_there_and_the_bound_is_not(low, expected):
     for value, bound in (("test", "test_low"), ("value", "low")):
-        assert followups.without_interval(pd.DataFrame({value: [2.0, 3.0], bound: low})) == expected
-        assert not followups.without_interval(pd.DataFrame({value: [None, None], bound: [None, None]}))
+        assert followup_tables.without_interval(pd.DataFrame({value: [2.0, 3.0], bound: low})) == expected
+        assert not followup_tables.without_interval(pd.DataFrame({value: [None, None], bound: [None, None]}))

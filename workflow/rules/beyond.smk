@@ -15,6 +15,7 @@ FOLLOWUPS = (
     "beyond-helped",
 )
 DRAWN = FOLLOWUPS[3:]
+FOLLOWED = [f"outputs/{name}.py" for name in ("followups", "followup_tables", "followup_figures")]
 # Rows of kNN alone that show test, beside the example's, whose datastore is of the text's own corpus.
 OTHER_ROWS = [
     (output, row["name"])
@@ -185,7 +186,7 @@ rule followups:
         helped=rules.diagnose.output,
         texts=rules.compare_texts.output,
         published=FINDINGS,
-        code=code_of("outputs/followups.py", "outputs/figures.py", *TABULATED[1:]),
+        code=code_of(*FOLLOWED, "outputs/figures.py", *TABULATED[1:]),
     output:
         tables=[f"{RESULTS}/tables/{name}.{end}" for name in FOLLOWUPS for end in ("md", "tex", "csv")],
         figures=[f"{RESULTS}/figures/{name}.{end}" for name in DRAWN for end in ("pdf", "png", "csv")],
