@@ -1,5 +1,6 @@
 """Smaller datastores against searches and merges in plain Python."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import tinystudy
 
 from knnlm.artifacts.files import UserError
-from knnlm.beyond import mixers, shrinking
+from knnlm.beyond import mixers, shrink, shrinking
 from knnlm.beyond import signals as loaded
 from knnlm.beyond.shrinking import Datastore
 from knnlm.live import layout
@@ -34,16 +35,15 @@ def whole(store: Datastore) -> np.ndarray:
     return np.concatenate([np.asarray(shard) for shard in store.shards]).astype(np.float64)
 
 
-def brute(split, store: Datastore, rows, weights, temperature: float, keys: np.ndarray) -> list[float]:
-    """p_kNN of each target from the nearest 16 of `rows`, each with its weight; keys [n, d], their own queries."""
+def brute(split, store: Datastore, rows, weights, temperature: float, keys: np.ndarray) -> np.ndarray:
+    """p_kNN of each target [N] from the nearest 16 of `rows`, each with its weight; keys [n, d]."""
     queries = np.asarray(mixers.context_vectors(split), np.float64)
-    found = []
-    for query, target in zip(queries, split.tokens.tolist(), strict=True):
-        distances = ((keys[rows] - query) ** 2).sum(1)
-        near = np.argsort(distances, kind="stable")[:16]
-        share = weights[near] * np.exp(-(distances[near] - distances.min()) / temperature)
-        found.append(share[store.values[rows[near]] == target].sum() / share.sum())
-    return found
+    distances = ((queries[:, None] - keys[rows][None]) ** 2).sum(2)  # [N, R]
+    near = np.argsort(distances, axis=1, kind="stable")[:, :16]
+    distances = np.take_along_axis(distances, near, 1)
+    share = np.asarray(weights)[near] * np.exp(-(distances - distances[:, :1]) / temperature)
+    hits = store.values[rows][near] == np.asarray(split.tokens)[:, None]
+    return (share * hits).sum(1) / share.sum(1)
 
 
 def test_the_whole_datastore_is_the_study_itself(study: Path, test_split: loaded.Signals) -> None:
@@ -160,3 +160,50 @@ def test_made_up_signals_have_no_datastore() -> None:
 
     with pytest.raises(UserError, match="needs the datastore of a study"):
         shrinking.datastore(signals(lm=np.array([0.5])))
+
+
+def tuned(split, near: np.ndarray) -> tuple[int, float]:
+    """The place of the best temperature among p_kNN [T, N], and its λ, by trying everything."""
+    lm, grid = np.exp(np.asarray(split.lm, np.float64)), np.linspace(0, 1, 1001)[:-1, None]
+    curves = [np.log(grid * one + (1 - grid) * lm).mean(1) for one in near]  # [T][G]
+    best = int(np.argmax([curve.max() for curve in curves]))
+    return best, float(grid[curves[best].argmax(), 0])
+
+
+def test_what_is_measured_of_each_datastore(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries, bytes, temperature, λ and perplexity, from searches by hand; dev chooses, test is reported."""
+    monkeypatch.setattr(layout.KnnLM, "nprobe", 4)  # all lists: the search is exact
+    shrink.main(shrink.ShrinkConfig(study, tmp_path / "smaller.json", seed=3))
+    found = {one["name"]: one["points"] for one in json.loads((tmp_path / "smaller.json").read_text())["methods"]}
+    dev, test = (loaded.load(layout.find(study), split) for split in ("dev", "test"))
+    store = shrinking.datastore(dev)
+    keys, every = whole(store), np.arange(len(store.ids))
+    draws = np.random.default_rng(3).random(len(every))
+    merged = shrinking.merge(store, shrinking.coded(store, "Flat", every), [4])[0]
+    expected = [("whole", 0, every, None), ("merged", 0, np.flatnonzero(merged), merged[merged > 0])]
+    for place, point in enumerate(found["random"]):
+        rows = np.flatnonzero(draws >= 1 - point["facts"]["share"])
+        assert point["entries"] == len(rows) and point["bytes"] == len(rows) * (32 + 8 + 32 + 4)
+        expected.append(("random", place, rows, None))
+    assert {0.5, 0.25, 0.125, 0.0625} < {point["facts"]["share"] for point in found["random"]}
+    temperatures, gaps = [], []
+    for name, place, rows, weights in expected[:3] + expected[-1:]:
+        point, counts = found[name][place], np.ones(len(rows)) if weights is None else weights
+        near = [[brute(split, store, rows, counts, t, keys) for t in mixers.TEMPERATURES] for split in (dev, test)]
+        lmbda = point["facts"]["lmbda"]
+        best, by_hand = tuned(dev, np.array(near[0]))
+        temperatures.append(mixers.TEMPERATURES[best])
+        assert point["facts"]["temperature"] == temperatures[-1]
+        assert lmbda == pytest.approx(by_hand, abs=2e-3) and lmbda > 0.01
+        lm = np.exp(np.asarray(test.lm, np.float64))
+        losses = [-np.log(lmbda * one + (1 - lmbda) * lm).mean() for one in near[1]]
+        # The index rounds keys to half precision: here and there another entry is the sixteenth nearest.
+        assert np.log(point["perplexity"]) == pytest.approx(losses[best], abs=2e-3)
+        gaps.append(abs(losses[best] - losses[mixers.TEMPERATURES.index(1)]))
+        assert point["bytes"] == len(rows) * (32 + 8 + 32 + 4 + 4 * (weights is not None))
+    assert max(gaps) > 0.02 and set(temperatures) != {1}
+    for point in found["merged"]:
+        (twin,) = (one for one in found["random"] if one["facts"]["share"] == point["facts"]["share"])
+        assert point["random"] == twin["nats"] and point["facts"]["share"] == point["entries"] / len(every)
+    for name, sizes in (("pca", (16, 8, 4)), ("opq", (2, 1))):  # two bytes a component, and four bits a part
+        assert [point["bytes"] for point in found[name]] == [len(every) * (size + 8 + 4) for size in sizes]
