@@ -95,7 +95,8 @@ class Study:
         if len(documents) > 1:
             raise Missing(f"{output}: {', '.join(weights)} score different documents")
         if min(documents) < stats.FEWEST:
-            raise NoInterval(f"{min(documents)} documents are too few for an interval")
+            few = "1 document is" if min(documents) == 1 else f"{min(documents)} documents are"
+            raise NoInterval(f"{few} too few for an interval")
         sums = -np.sum([weight * nats[name] for name, weight in weights.items()], axis=0)
         tokens = next(iter(rows.values()))["tokens"]
         low, high = stats.total(sums)

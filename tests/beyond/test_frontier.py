@@ -20,8 +20,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tinystudy.write(tmp_path_factory.mktemp("results") / "tiny")
 
 
-@pytest.mark.parametrize("entries", [300, 2_000_000])
-def test_recall_and_perplexity_are_those_of_a_search_by_hand(study: Path, tmp_path: Path, entries: int) -> None:
+@pytest.mark.parametrize(("entries", "temperature"), [(300, 1.0), (2_000_000, 7.0)])
+def test_recall_and_perplexity_are_those_of_a_search_by_hand(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: int, temperature: float
+) -> None:
+    load = loaded.load
+    monkeypatch.setattr(frontier.signals, "load", lambda *given: replace(load(*given), temperature=temperature))
     chosen = {"factories": ("IVF8,PQ8x4fs", "IVF8,Flat"), "nprobes": (1, 8, 64), "queries": 50, "entries": entries}
     frontier.main(frontier.FrontierConfig(study, tmp_path / "frontier.json", **chosen))
     found = json.loads((tmp_path / "frontier.json").read_text())
@@ -38,7 +42,7 @@ def test_recall_and_perplexity_are_those_of_a_search_by_hand(study: Path, tmp_pa
     distances = ((queries[:, None] - keys[rows].astype(np.float64)[None]) ** 2).sum(2)
     order = np.argsort(distances, axis=1, kind="stable")[:, :16]
     near = np.take_along_axis(distances, order, 1)
-    shares = np.exp(near[:, :1] - near)
+    shares = np.exp((near[:, :1] - near) / temperature)
     p = (shares * (values[rows[order]] == dev.tokens[asked][:, None])).sum(1) / shares.sum(1)
     lm = np.exp(dev.lm[asked].astype(np.float64))
     best = min(np.exp(-np.log(w * p + (1 - w) * lm).mean()) for w in np.linspace(0, 0.999, 5000))

@@ -1,6 +1,7 @@
 """Searches left out: RetoMaton against a walk in plain Python, masks and thresholds by hand."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,21 @@ def test_a_threshold_is_a_quantile_of_dev(tmp_path: Path) -> None:
     assert points[5]["perplexity"] == pytest.approx(np.exp(-half.mean())) and points[-1]["perplexity"] == pytest.approx(
         5
     )
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_each_point_stands_beside_as_many_searches_left_out_at_random(study: Path, tmp_path: Path, seed: int) -> None:
+    skip.main(skip.SkipConfig(study, tmp_path / "skipping.json", seed=seed))
+    dev, test = (loaded.load(layout.find(study), split) for split in ("dev", "test"))
+    by_chance, *methods = json.loads((tmp_path / "skipping.json").read_text())["methods"]
+    points = [point for method in methods for point in method["points"]]
+    assert "random" not in by_chance["points"][0] and any(0 < point["skipped"] < 0.4 for point in points)
+    ends = [*test.documents[1:], len(test.lm)]
+    for point in points:
+        masks = [np.random.default_rng(seed).random(len(split.lm)) >= point["skipped"] for split in (dev, test)]
+        logprob, _ = skipping.masked(dev, test, masks)
+        nats = [logprob[first:last].sum() for first, last in zip(test.documents, ends, strict=True)]
+        assert point["random"] == pytest.approx(nats)
 
 
 def test_without_skipping_every_method_is_the_study_itself(study: Path) -> None:

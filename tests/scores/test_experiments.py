@@ -111,7 +111,10 @@ def test_sizes_and_numbers_of_neighbors_are_in_the_order_of_numbers() -> None:
     ]
 
 
-@pytest.mark.parametrize(("left", "message"), [(10, None), (9, "9 documents are too few"), (11, "different documents")])
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [(10, None), (9, "9 documents are too few"), (1, "1 document is too few"), (11, "different documents")],
+)
 def test_differences_need_ten_documents_and_the_same(left: int, message: str | None) -> None:
     study = splits_that_differ()
     rows = {row["name"]: row for row in study.experiments["figure4"]["rows"]}
