@@ -166,7 +166,7 @@ def test_a_point_is_compared_with_the_first_and_with_chance(tmp_path, key, table
     saved = {"skipped": [0.1, 0.6, 0.95], "bytes": [8e6, 5e6, 1e6]}[key]
     points = [
         {key: saved[i], "perplexity": 20.0, "facts": {}, "random": chance.tolist(), "nats": (base + gain).tolist()}
-        for i, gain in enumerate((0, -1, -3))
+        for i, gain in enumerate((2, -1, -3))
     ]
     first = {"name": "random", "label": "at random", "paper": None}
     first["points"] = [{key: 8e6 if key == "bytes" else 0.0, "perplexity": 20.0, "facts": {}, "nats": base.tolist()}]
@@ -174,8 +174,8 @@ def test_a_point_is_compared_with_the_first_and_with_chance(tmp_path, key, table
     given = {table: {"methods": [first, network], "tokens": TOKENS}}
     written = write(tmp_path, [method("lm", nats(3.2)), method("constant", nats(3))], **given)
     lines = list(csv.DictReader(written[f"beyond-{table}.csv"].open(encoding="utf-8")))[1:]
-    assert [float(line["gain"]) for line in lines] == pytest.approx([0, -0.01, -0.03])
-    assert [float(line["over_random"]) for line in lines] == pytest.approx([0.02, 0.01, -0.01])
+    assert [float(line["gain"]) for line in lines] == pytest.approx([0.02, -0.01, -0.03])
+    assert [float(line["over_random"]) for line in lines] == pytest.approx([0.04, 0.01, -0.01])
     assert [line["verdict"] for line in lines] == [verdicts.HELD, verdicts.HELD, verdicts.FAILED]
     page = written[f"beyond-{table}.md"].read_text(encoding="utf-8")
     where = {"skipped": "searches left out 60.0%", "bytes": "size 5.0 MB"}[key]
