@@ -50,6 +50,18 @@ def test_tuned_weights_are_those_of_the_other_files(tmp_path: Path, capsys: pyte
     )
 
 
+def test_weights_of_two_components_are_in_the_order_of_the_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    random = np.random.default_rng(2).uniform(0.05, 0.9, (3, 60))
+    dev = {"dev_lm": random[0], "dev_knn": random[1] ** 0.3, "dev_cache": random[2] ** 0.8}
+    files = saved(tmp_path, lm=LM, knn=KNN, cache=CACHE, **dev)
+    grid = [(a / 100, b / 100) for a in range(101) for b in range(101 - a)]
+    parts = list(dev.values())
+    best = max(grid, key=lambda w: np.log(w[0] * parts[1] + w[1] * parts[2] + (1 - w[0] - w[1]) * parts[0]).mean())
+    last = printed(capsys, files[0], tuple(files[1:3]), tune=tuple(files[3:]))[-1]
+    found = [float(word.strip(",:")) for word in last.split()[2:4]]
+    assert found == pytest.approx(best, abs=0.011) and abs(best[0] - best[1]) > 0.1
+
+
 def test_intervals_are_over_documents(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     values = np.random.default_rng(0).uniform(0.1, 0.9, 240)
     lm, knn = saved(tmp_path, lm=values, knn=values[::-1])
