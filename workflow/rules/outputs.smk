@@ -325,7 +325,7 @@ rule crate:
             *rules.report.output,
         ],
         configs=[*map(str, workflow.configfiles), STUDY["experiments"]],
-        code=code_of("outputs/crate.py"),
+        code=code_of(*(f"outputs/{name}.py" for name in ("crate", "crate_metadata", "portable"))),
     output:
         f"{RESULTS}.crate.zip",
     log:
