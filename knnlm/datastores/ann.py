@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import faiss
 import numpy as np
@@ -102,7 +102,7 @@ def add(index: Index, keys: np.ndarray) -> None:
         for chunk in _chunks(keys):
             _with_blas(_ivf(index) is not None, index.add, chunk)
         return
-    plain, quantizer = _unpacked(index), faiss.downcast_index(index.quantizer)
+    plain, quantizer = _unpacked(index), cast(faiss.IndexFlat, faiss.downcast_index(index.quantizer))
     for chunk in _chunks(keys):
         lists = _nearest_lists(quantizer, chunk)  # [n]
         plain.add_core(len(chunk), faiss.swig_ptr(chunk), None, faiss.swig_ptr(lists))
@@ -149,15 +149,36 @@ def _chunks(keys: np.ndarray) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(keys[start : start + step], dtype=np.float32)
 
 
-def _nearest_lists(quantizer: Index, keys: np.ndarray) -> np.ndarray:
-    """The list of each key [n] int64, chosen by matrix products where their rounding cannot change the choice.
+def _nearest_lists(quantizer: faiss.IndexFlat, keys: np.ndarray) -> np.ndarray:
+    """The list of each key [n] int64: of those whose centroids are nearest, the first.
 
-    The remaining keys lie about as far from a second list; their distances are computed again pair by pair.
+    A matrix product of float32 finds it, unless other lists are as near up to the product's rounding error: among
+    these, distances of float64 decide, so that the choice depends on nothing but the key.
     """
-    near, lists, bound = _candidates(quantizer, keys, min(2, quantizer.ntotal))
-    nearest, undecided = np.ascontiguousarray(lists[:, 0]), near[:, 0] >= bound
-    nearest[undecided] = _with_blas(False, quantizer.search, keys[undecided], 1)[1][:, 0]
-    return nearest
+    shape = quantizer.ntotal, quantizer.d
+    centroids = faiss.rev_swig_ptr(quantizer.get_xb(), quantizer.ntotal * quantizer.d).reshape(shape)
+    inner = is_inner_product(quantizer)
+    scaled = np.ascontiguousarray(centroids.T) * np.float32(-1 if inner else -2)  # [d, nlist]
+    added = np.float32(0) if inner else np.einsum("ld,ld->l", centroids, centroids)
+    lists = np.empty(len(keys), np.int64)
+    products = np.empty((max(1, CHUNK // quantizer.ntotal), quantizer.ntotal), np.float32)
+    for start in range(0, len(keys), len(products)):
+        block = keys[start : start + len(products)]
+        distances = np.matmul(block, scaled, out=products[: len(block)])  # less the key's own squared length
+        distances += added
+        nearest = distances.argmin(1)
+        least = distances[np.arange(len(block)), nearest]
+        lengths = np.einsum("bd,bd->b", block, block)
+        limits = least + 4 * _rounding_error(quantizer, block, np.maximum(least + lengths, 0))
+        near = distances <= limits[:, None]
+        undecided = np.flatnonzero(np.count_nonzero(near, axis=1) > 1)
+        rows, candidates = np.nonzero(near[undecided])
+        chosen, offered = block[undecided[rows]].astype(np.float64), centroids[candidates]
+        exact = -(chosen * offered).sum(1) if inner else ((chosen - offered) ** 2).sum(1)
+        order = np.lexsort((candidates, exact, rows))
+        nearest[undecided] = candidates[order[np.searchsorted(rows, np.arange(len(undecided)))]]
+        lists[start : start + len(block)] = nearest
+    return lists
 
 
 def search(index: Index, queries: np.ndarray, k: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -97,7 +97,16 @@ def test_an_entry_between_two_lists_falls_where_it_falls_alone(data, tmp_path, f
     centroids = alone.quantizer.reconstruct_n(0, alone.nlist)
     between = (centroids[:, None] + centroids[None]).reshape(-1, D) / 2  # [nlist², d]: rounding decides
     ann.add(with_all, between)
-    ann._with_blas(False, alone.add, between)
+    wide = between[:, None].astype(np.float64), centroids[None].astype(np.float64)
+    far = -(wide[0] * wide[1]).sum(2) if metric == "ip" else ((wide[0] - wide[1]) ** 2).sum(2)  # [nlist², nlist]
+    lists = far.argmin(1)
+    plain = ann._unpacked(alone)
+    for key, place in zip(between, lists, strict=True):  # one by one, in the list that is nearest in float64
+        plain.add_core(1, faiss.swig_ptr(key), None, faiss.swig_ptr(np.array([place])))
+    if plain is not alone:
+        packed = type(alone)(plain, alone.bbs)
+        alone.replace_invlists(packed.invlists, False)
+        alone.ntotal = plain.ntotal
     ann.save(with_all, tmp_path / "all.faiss")
     ann.save(alone, tmp_path / "alone.faiss")
     assert (tmp_path / "all.faiss").read_bytes() == (tmp_path / "alone.faiss").read_bytes()
