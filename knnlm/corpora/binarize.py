@@ -6,9 +6,8 @@ The train text of a large corpus can be encoded in shards, by separate jobs, whi
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from knnlm.artifacts import description, files, lineage, npy
 from knnlm.artifacts.parallel import over_documents
 from knnlm.corpora import vocab
 from knnlm.corpora.corpus import is_pretokenized, read_document, read_index
-from knnlm.corpora.vocab import WordVocab
+from knnlm.corpora.vocab import SentencePieceVocab, WordVocab
 from knnlm.settings import SPLITS
 
 BLOCK = 1 << 24  # tokens that are copied at a time
@@ -87,9 +86,8 @@ def encode_split(words: vocab.Vocab, config: BinarizeConfig, split: str, out: Pa
         )
     size: Counter[str] = Counter()
     texts = measured((read_document(config.corpus, split, record) for record in records[first:last]), size)
-    encode: Callable[[str], np.ndarray] = partial(encode_document, words, dtype)
     with tempfile.TemporaryFile(dir=out) as spooled:  # because the array's length is known only at the end
-        lengths = [spooled.write(ids.data) // ids.itemsize for ids in over_documents(encode, texts)]
+        lengths = [spooled.write(ids.data) // ids.itemsize for ids in encoded(words, dtype, texts)]
         tokens = npy.create_array(out / f"{split}.npy", (sum(lengths),), np.dtype(dtype).name)  # [N]
         spooled.seek(0)
         for start in range(0, len(tokens), BLOCK):
@@ -118,6 +116,7 @@ def join(parts: tuple[Path, ...], out: Path) -> None:
     npy.save_array(out / "train.documents.npy", np.concatenate(moved))  # [D]
 
 
-def encode_document(words: vocab.Vocab, dtype: type, text: str) -> np.ndarray:
-    """The ids of one document in the dtype of the whole array: [N]."""
-    return words.encode(text).astype(dtype)
+def encoded(words: vocab.Vocab, dtype: type, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    """The ids of each document [N], made on all cores: by the vocabulary's own threads if it has any."""
+    own = isinstance(words, SentencePieceVocab)
+    return (ids.astype(dtype) for ids in (words.encode_all(texts) if own else over_documents(words.encode, texts)))

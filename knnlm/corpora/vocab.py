@@ -1,17 +1,21 @@
 """Vocabularies: turn text into token ids and back, by words, SentencePiece or BERT pieces, or a pretrained model's."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from knnlm.artifacts import devices
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json, write_json
 from knnlm.corpora.pretrained_vocab import PretrainedVocab
 from knnlm.corpora.wikitext import detokenize, tokenize_lines
 from knnlm.settings import PADDED_TO, SPECIAL_TOKENS, VocabSettings
+
+TOGETHER = 256  # documents that SentencePiece encodes at a time
 
 
 class Vocab(Protocol):
@@ -137,7 +141,14 @@ class SentencePieceVocab:
         (directory / "spm.model").write_bytes(self.path.read_bytes())
 
     def encode(self, text: str) -> np.ndarray:
-        return np.append(self.model.encode_as_numpy(text.replace("\n", " ")), self.eos).astype(np.uint32)  # [N]
+        return next(self.encode_all([text]))
+
+    def encode_all(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """The ids of each document as of `encode`, by SentencePiece's own threads: uint32 [N] each."""
+        texts = iter(texts)
+        while batch := [text.replace("\n", " ") for text in islice(texts, TOGETHER)]:
+            for ids in self.model.encode_as_numpy(batch, num_threads=devices.cores()):
+                yield np.append(ids, self.eos).astype(np.uint32)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self.model.id_to_piece(int(i)) for i in ids]
