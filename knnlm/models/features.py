@@ -15,7 +15,7 @@ from torch import Tensor
 from knnlm.artifacts import devices
 from knnlm.artifacts.files import UserError
 from knnlm.models import windows
-from knnlm.models.model import LanguageModel
+from knnlm.models.model import AFTER_FFN, LanguageModel
 from knnlm.models.windows import Windows
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -133,8 +133,9 @@ def _start(model: LanguageModel, tokens: np.ndarray, rows: Windows, shape: tuple
     inputs, targets, predicted = windows.batch(tokens, rows, shape[1], model.eos)  # [B, T] each
     taps: dict[str, Tensor] = {}
     filled = np.pad(inputs, ((0, shape[0] - len(inputs)), (0, 0)))
+    short = {"last_ffn": False} if isinstance(model, LanguageModel) and not _needs_last_ffn(wanted) else {}
     with autocast(where, wanted.precision):
-        features = model(torch.from_numpy(filled), taps).float()  # [B, T, D]
+        features = model(torch.from_numpy(filled), taps, **short).float()  # [B, T, D]
     taps[HEAD_INPUT] = features
     place = on_device(np.flatnonzero(predicted), where)  # [n], in the flattened batch
     dtype = torch.float32 if wanted.half_keys is None else torch.float16
@@ -152,6 +153,11 @@ def _start(model: LanguageModel, tokens: np.ndarray, rows: Windows, shape: tuple
     ids = rows.begin[:, None] + np.arange(inputs.shape[1])  # [B, T]
     values = targets[predicted].astype(np.uint32)
     return _Batch(wanted, sent[0], sent[1], values, ids[predicted], int(rows.start[0]), copied)
+
+
+def _needs_last_ffn(wanted: _Wanted) -> bool:
+    """Whether log-probabilities or keys are asked for that follow the last layer's feed-forward network."""
+    return wanted.logprob or any(name in (*AFTER_FFN, HEAD_INPUT) for name in wanted.keytypes)
 
 
 def on_device(array: np.ndarray, where: torch.device) -> Tensor:

@@ -16,6 +16,8 @@ from knnlm.models.adaptive import PAD, AdaptiveEmbedding, AdaptiveSoftmax
 from knnlm.models.windows import EOS
 from knnlm.settings import LAYER_KEYTYPES, SECOND_LAST, ModelConfig
 
+BEFORE_FFN, AFTER_FFN = LAYER_KEYTYPES[:4], LAYER_KEYTYPES[4:]
+
 
 class Attention(nn.Module):
     """Multi-head causal self-attention."""
@@ -64,19 +66,29 @@ class Layer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(
-        self, x: Tensor, taps: dict[str, Tensor] | None = None, past: dict[str, Tensor] | None = None
+        self,
+        x: Tensor,
+        taps: dict[str, Tensor] | None = None,
+        past: dict[str, Tensor] | None = None,
+        ffn: bool = True,
     ) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; `taps` receives {keytype: [B, T, D]}; `past` is that of the attention."""
+        """x [B, T, D] -> [B, T, D]; `taps` receives {keytype: [B, T, D]}; `past` is that of the attention.
+
+        Without `ffn`, its input is the last thing that is computed, and what is returned is no feature.
+        """
         attention_input = self.attention_norm(x)
         ffn_residual = x + F.dropout(self.attention(attention_input, past), self.config.dropout, self.training)
         ffn_input = self.ffn_norm(ffn_residual)
+        if taps is not None:
+            taps.update(zip(BEFORE_FFN, (x, attention_input, ffn_residual, ffn_input), strict=True))
+        if not ffn:
+            return ffn_residual
         hidden = F.dropout(F.relu(self.ffn_in(ffn_input)), self.config.activation_dropout, self.training)
         output = ffn_residual + F.dropout(self.ffn_out(hidden), self.config.dropout, self.training)
         if taps is not None:
             # The published model has no norm after its last layer: output_ln is one without learned scale.
             output_ln = F.layer_norm(output, output.shape[-1:])
-            tapped = (x, attention_input, ffn_residual, ffn_input, output, output_ln)
-            taps.update(zip(LAYER_KEYTYPES, tapped, strict=True))
+            taps.update(zip(AFTER_FFN, (output, output_ln), strict=True))
         return output
 
 
@@ -108,14 +120,19 @@ class LanguageModel(nn.Module):
         return [{} for _ in self.layers]
 
     def forward(
-        self, tokens: Tensor, taps: dict[str, Tensor] | None = None, cache: list[dict[str, Tensor]] | None = None
+        self,
+        tokens: Tensor,
+        taps: dict[str, Tensor] | None = None,
+        cache: list[dict[str, Tensor]] | None = None,
+        last_ffn: bool = True,
     ) -> Tensor:
         """tokens int64 [B, T] -> features [B, T, D], the input of the softmax.
 
         With a `cache`, the tokens follow those that were read with it before, at the cost of the new ones only.
         Tokens may be in the CPU's memory where the model is on a GPU; an adaptive embedding then does not wait for it.
         Into `taps`, an empty dict, go the key types of the last layer by name, and those of the second-last layer with
-        the suffix `-second_last`; each is [B, T, D].
+        the suffix `-second_last`; each is [B, T, D]. Without the `last_ffn`, the last layer ends at its input: enough
+        for most key types, and nothing else.
         """
         where = next(self.parameters()).device
         if isinstance(self.embedding, nn.Embedding):
@@ -127,7 +144,9 @@ class LanguageModel(nn.Module):
         recorded: list[dict[str, Tensor]] = []
         for layer, past in zip(self.layers, cache or [None] * len(self.layers), strict=True):
             recorded.append({})
-            x = layer(x, recorded[-1] if taps is not None and len(recorded) > len(self.layers) - 2 else None, past)
+            last = len(recorded) == len(self.layers)
+            tapped = taps is not None and len(recorded) > len(self.layers) - 2
+            x = layer(x, recorded[-1] if tapped else None, past, last_ffn or not last)
         if taps is not None:
             taps |= recorded[-1]
             if len(recorded) > 1:

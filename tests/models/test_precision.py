@@ -14,7 +14,7 @@ from knnlm.corpora.vocab import WordVocab
 from knnlm.datastores import extract
 from knnlm.models import adaptive, evaluate, features, import_fairseq, model, windows
 from knnlm.models.import_fairseq import ImportFairseqConfig
-from knnlm.settings import LAYER_KEYTYPES, WindowSettings
+from knnlm.settings import KEYTYPES, LAYER_KEYTYPES, WindowSettings
 
 RUN = Path(__file__).parents[1] / "data/oracles/fairseq_run"
 EVALUATION = WindowSettings(new=16, context=80, mode="complete")
@@ -191,3 +191,19 @@ def test_a_bad_key_is_refused_in_half_precision_too(published, value, message):
     how = {"precision": "bfloat16", "half_keys": "choose another key type"}
     with pytest.raises(UserError, match=f"{KEYTYPE}: a key .*{message}"):
         list(features.stream(lm, tokens, chosen, 96, (KEYTYPE,), 960, **how))
+
+
+@pytest.mark.parametrize("name", KEYTYPES)
+def test_keys_asked_for_alone_are_the_same_and_no_more_of_the_model_runs_than_they_need(published, name):
+    lm, tokens = model.load(published / "model"), np.load(published / "train.npy")
+    chosen = windows.datastore(len(tokens), DATASTORE, 1).take(np.arange(20))
+    together = list(features.stream(lm, tokens, chosen, 96, KEYTYPES, 960, logprob=True))
+    ran = []
+    lm.layers[-1].ffn_out.register_forward_hook(lambda *_: ran.append(name))
+    alone = list(features.stream(lm, tokens, chosen, 96, (name,), 960))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.keys[name], other.keys[name])
+    assert bool(ran) == (name in ("output", "output_ln"))
+    ran.clear()
+    list(features.stream(lm, tokens, chosen, 96, (name,), 960, logprob=True))
+    assert ran
