@@ -57,6 +57,18 @@ class Passages:
             for i in np.argsort(-near.weights, kind="stable")[:count]
         ]
 
+    def ends(self, step: int, near: "Nearest") -> bool:
+        """Whether a text ends with the token `step`, which was drawn with these neighbors.
+
+        In a vocabulary of words `</s>` ends every line. A text is at its end where most of the neighbors with that
+        target, by weight, are the last lines of their documents.
+        """
+        if step != self.vocab.eos or not isinstance(self.vocab, vocab.WordVocab):
+            return step == self.vocab.eos
+        lines = near.values == step
+        last = np.isin(near.ids + 1, [*self.documents, len(self.stream)])
+        return bool(near.weights[lines & last].sum() > near.weights[lines & ~last].sum())
+
     def text(self, start: int, stop: int) -> str:
         """The tokens from `start` to `stop` in one line, each end of a line as `line_end`.
 
@@ -65,6 +77,15 @@ class Passages:
         tokens = self.stream[start:stop].tolist()
         text = self.vocab.detokenize(tokens).strip(PART) or "".join(self.vocab.tokens(tokens))
         return " ".join(text.replace("\n", f" {self.line_end} ").split())
+
+
+UNKNOWN = {"<unk>", "[UNK]"}
+
+
+def unknown(words: vocab.Vocab, text: str) -> list[str]:
+    """The words of a text, each once, that the vocabulary does not have, wholly or in part."""
+    parts = dict.fromkeys(part for part in text.split() if part not in UNKNOWN)
+    return [part.strip('.,;:!?()"') for part in parts if UNKNOWN & set(words.tokens(words.encode(part)))]
 
 
 def encode(words: vocab.Vocab, text: str) -> list[int]:
