@@ -73,7 +73,7 @@ def history(path: Path, indent: str = "", name: str = "", shown: set[Path] | Non
 
 
 def _of_workflow(path: Path, heading: str, inner: str, shown: set[Path]) -> Iterator[str]:
-    """Lines about a file without a description, from the workflow's record; without that, from its study's experiments."""
+    """Lines about a file without a description, from the workflow's record or, without one, from its study."""
     root, found = record(path) or (Path(), None)
     if found is None:
         yield f"{heading}  [found no record of the workflow for it; by its name it shows:]"

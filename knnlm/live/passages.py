@@ -8,6 +8,7 @@ import numpy as np
 from knnlm.artifacts import lineage, npy
 from knnlm.corpora import vocab
 from knnlm.corpora.pretrained_vocab import PART
+from knnlm.corpora.wikitext import tokenize_lines
 from knnlm.live.layout import KnnLM
 
 if TYPE_CHECKING:
@@ -84,8 +85,11 @@ UNKNOWN = {"<unk>", "[UNK]"}
 
 def unknown(words: vocab.Vocab, text: str) -> list[str]:
     """The words of a text, each once, that the vocabulary does not have, wholly or in part."""
-    parts = dict.fromkeys(part for part in text.split() if part not in UNKNOWN)
-    return [part.strip('.,;:!?()"') for part in parts if UNKNOWN & set(words.tokens(words.encode(part)))]
+    if isinstance(words, vocab.WordVocab):
+        found = [word for line in tokenize_lines(text, words.pretokenized) for word in line if word not in words.ids]
+    else:
+        found = [word for word in text.split() if UNKNOWN & set(words.tokens(words.encode(word)))]
+    return list(dict.fromkeys(found))
 
 
 def encode(words: vocab.Vocab, text: str) -> list[int]:

@@ -92,7 +92,7 @@ def show_json(answer: dict) -> None:
 def show_unknown(words: list[str]) -> None:
     """Say on standard error which words of a prompt are not in the vocabulary; nothing where all are."""
     if words:
-        print(f"not in the vocabulary, read as unknown: {', '.join(words)}", file=sys.stderr)
+        print(f"not in the vocabulary, read as unknown: {' '.join(words)}", file=sys.stderr)
 
 
 def painted(text: str, style: str) -> str:
