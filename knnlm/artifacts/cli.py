@@ -30,15 +30,27 @@ def run(main: Callable[[C], None], config_type: type[C], verb: str, arguments: S
         config, began = tyro.cli(config_type, prog=prog, args=arguments, config=options), time.perf_counter()
         with explained(Path.cwd()):
             main(config)
+            sys.stdout.flush()
         log.info("took %.2f s", time.perf_counter() - began)
     except UserError as error:
         sys.exit(f"error: {error}")
-    except BrokenPipeError:  # whoever reads standard output has read enough, as `head`
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # as a shell reports it
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)  # as a shell reports an end by Ctrl-C
+
+
+def _is_unread() -> bool:
+    """Whether what reads standard output has read enough, as `head`."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def settings(model: type[S], text: str, name: str) -> S:
