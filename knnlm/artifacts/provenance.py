@@ -95,7 +95,7 @@ def _of_workflow(path: Path, heading: str, inner: str, shown: set[Path]) -> Iter
         else:
             yield f"{inner}{place}  [{digest or 'raw'}]"
     if software := len(found["input"]) - len(inputs):
-        yield f"{inner}and {software} files of the software"
+        yield f"{inner}and {software} file{'s' * (software > 1)} of the software"
 
 
 def record(path: Path) -> tuple[Path, dict] | None:
