@@ -163,10 +163,10 @@ def test_long_settings_and_lists_are_folded_unless_asked_for(tmp_path, capsys, m
     assert provenance.folded(f"    $ {command}") == f"    $ {folded}"
     for line in (f"{values}  [mix, 1, commit 2]", "  $ (made within another program: no command is recorded)"):
         assert provenance.folded(line) == line
-    (tmp_path / "made.npy").write_text("")
+    (tmp_path / "made.txt").write_text("")
     monkeypatch.setattr(description, "_command", lambda: command)
-    description.write_meta(tmp_path / "made.npy", "mix", {}, {})
+    description.write_meta(tmp_path / "made.txt", "mix", {}, {})
     for full, expected in ((False, folded), (True, command)):
-        provenance.main(provenance.ProvenanceConfig(tmp_path / "made.npy", full))
+        provenance.main(provenance.ProvenanceConfig(tmp_path / "made.txt", full))
         lines = capsys.readouterr().out.splitlines()
         assert lines[1] == f"  $ {expected}" and ("--full" in lines[-1]) is not full
