@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence, Sized
@@ -46,11 +47,9 @@ def run(main: Callable[[C], None], config_type: type[C], verb: str, arguments: S
 
 def _is_unread() -> bool:
     """Whether what reads standard output has read enough, as `head`."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in pipe.poll(0))
 
 
 def settings(model: type[S], text: str, name: str) -> S:
