@@ -53,7 +53,8 @@ def separate_numbers(tokens: Iterable[str]) -> list[str]:
 def detokenize(tokens: Iterable[str]) -> str:
     """Readable text: words and numbers are joined again, punctuation is attached, and `</s>` ends a line.
 
-    `@,@` and `@.@` join only numbers (and unknown words, which may be numbers): a language model writes them elsewhere.
+    `@,@` and `@.@` join only numbers (and unknown words, which may be numbers), `@-@` only what follows a word: a
+    language model writes them elsewhere.
     """
     text, attached, quoted = "", True, False  # attached: no space before the next token; quoted: within "…"
     before, separated = "0", False  # the token before, at first a number's; separated: a separator after no number
@@ -62,11 +63,12 @@ def detokenize(tokens: Iterable[str]) -> str:
             separated = not NUMERIC.search(before)
         elif before in ("@,@", "@.@") and (separated or not NUMERIC.search(token)):
             attached = False
-        before = token
+        last, before = before, token
         if token == "</s>":
             text, attached, quoted = text + "\n", True, False
         elif re.fullmatch(r"@.+@", token):
-            text, attached = text + token[1:-1], True
+            joins = token in ("@,@", "@.@") or bool(re.search(r"\w", last))
+            text, attached = text + ("" if joins or attached else " ") + token[1:-1], joins
         else:
             closing_quote = token == '"' and quoted
             if not (attached or closing_quote or token[0] in CLOSING or CONTRACTION.match(token)):

@@ -172,8 +172,8 @@ def compute(shard: Shard, sink: Sink, works: dict[str, resume.Work], signals: li
         precision=config.precision,
         half_keys="choose another key type" if config.key_precision == "float16" else None,
     )
-    with progress(None, f"keys of shard {config.shard} of {config.shards}", total, "tok") as bar:
-        bar.update(total - sum(blocks[number].stop - blocks[number].start for number in remaining))
+    done = total - sum(blocks[number].stop - blocks[number].start for number in remaining)
+    with progress(None, f"keys of shard {config.shard} of {config.shards}", total, "token", done) as bar:
         for number in remaining:
             row, block = blocks[number].start, blocks[number]
             while row < block.stop:

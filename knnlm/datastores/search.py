@@ -62,7 +62,7 @@ def find(work: resume.Work, index: ann.Index, queries: np.ndarray, k: int, ids: 
     rows = work.array("rows", (len(queries), k), neighbors.row_type(len(ids)))  # [Q, K]
     distances = work.array("distances", rows.shape, "float32")  # [Q, K]
     with stopping.noted_signals() as signals:
-        for start in progress(range(0, len(queries), BLOCK), f"search {work.folder.name}", unit="block"):
+        for start in progress(range(0, len(queries), BLOCK), f"search {work.folder}", unit="block"):
             block = slice(start, start + BLOCK)
             if work.is_done(str(start), rows[block], distances[block]):
                 continue

@@ -21,11 +21,11 @@ def blocks(
     chosen = windows.evaluation(tokens, sizes, lm.eos)
     chosen = chosen.take(np.flatnonzero(chosen.start < count))
     step = max(1, LOGITS // lm.config.vocab_size)
-    with progress(None, "LM", count, "tok") as bar:
+    with progress(None, "LM", count, "token") as bar:
         for block in features.stream(lm, tokens, chosen, sizes.length, (features.HEAD_INPUT,), batch_tokens):
             for start in range(0, len(block.ids), step):
                 ids = block.ids[start : start + step]
                 output = torch.from_numpy(block.keys[features.HEAD_INPUT][start : start + step]).to(features.device())
                 wanted = ids < count
                 yield ids[wanted], lm.logprob(output).cpu()[torch.from_numpy(wanted)]
-                bar.update(len(ids))
+                bar.update(int(wanted.sum()))

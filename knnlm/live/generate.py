@@ -4,6 +4,7 @@ With `--json` each prompt gives one line of JSON:
 
     prompt      the text that was continued, as it was read
     text        the prompt and its continuation
+    unknown     words of the prompt that the vocabulary does not have
     ended       whether the end of a text was drawn
     words       of each token drawn: {"token", "logprob", "from_knn", "neighbors"}
                 logprob     {"mixture", "lm", "knn"} of the token, nats, before temperature and top_p; null for p = 0
@@ -12,6 +13,7 @@ With `--json` each prompt gives one line of JSON:
     mode, lmbda, temperature, top_p, seed    how it was drawn; lmbda is the weight of kNN in the mixture
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,6 @@ import numpy as np
 
 from knnlm.artifacts.cli import progress
 from knnlm.artifacts.files import UserError
-from knnlm.corpora import vocab
 from knnlm.live import layout, passages, sampling, terminal
 from knnlm.live.retrieval import Retriever
 from knnlm.live.sampling import Step
@@ -34,7 +35,7 @@ class GenerateConfig:
     study: Path
     """folder of a finished study, as results/smoke"""
     prompt: str | None = None
-    """what the text begins with; without it, each line of standard input is a prompt"""
+    """what the text begins with; without it, each line that is typed or piped is a prompt"""
     json: bool = False
     """print one line of JSON for each prompt; the module's docstring names its fields"""
     mode: str = "mixture"
@@ -53,12 +54,15 @@ class GenerateConfig:
     """print for each word its probabilities, and the LM or the stored context that contributed most"""
     neighbors: int = 3
     """stored contexts of each word in JSON"""
+    threads: int | None = None
+    """threads; by default OMP_NUM_THREADS, else one for a small model and every core for a large one"""
     output: str = "table1"
     """the experiment that has the row"""
     row: str = "knn"
     """a row with a datastore"""
 
     def __post_init__(self) -> None:
+        terminal.check_threads(self.threads)
         if self.mode not in MODES:
             raise UserError(f"--mode {self.mode}: expected one of {', '.join(MODES)}")
         if self.lmbda is not None and not 0 <= self.lmbda <= 1:
@@ -76,31 +80,34 @@ def main(config: GenerateConfig) -> None:
     tuned = source.lmbda if config.lmbda is None else config.lmbda
     lmbda = {"mixture": tuned, "lm": 0.0, "knn": 1.0}[config.mode]
     train = passages.Passages(source, before=8, after=0)
-    retriever, end = Retriever(source), end_of_text(train.vocab)
-    terminal.one_thread_if_small(retriever.lm)
-    for prompt in terminal.prompts(config.prompt):
-        tokens = passages.encode(train.vocab, prompt)
-        drawn = sampling.draw(
-            retriever, tokens, lmbda, config.words, config.top_p, config.temperature, config.seed, end
-        )
-        steps = list(progress(drawn, "generate", config.words, "word"))
+    retriever = Retriever(source)
+    terminal.choose_threads(retriever.lm, config.threads)
+    for prompt in terminal.prompts(config.prompt, "--prompt"):
+        tokens, unknown = passages.encode(train.vocab, prompt), passages.unknown(train.vocab, prompt)
+        terminal.show_unknown(unknown)
+        drawn = sampling.draw(retriever, tokens, lmbda, config.words, config.top_p, config.temperature, config.seed)
+        steps = list(progress(until_end(drawn, train), "generate", config.words, "word"))
+        begun = train.vocab.detokenize(tokens)
         text = train.vocab.detokenize([*tokens, *(step.word for step in steps)]).rstrip("\n")
         if config.json:
-            ended = steps[-1].word == end
+            ended = bool(steps) and train.ends(steps[-1].word, steps[-1].next.nearest)
             terminal.show_json(
-                {"prompt": train.vocab.detokenize(tokens), "text": text, "ended": ended}
-                | facts(steps, train, config, lmbda)
+                {"prompt": begun, "unknown": unknown, "text": text, "ended": ended} | facts(steps, train, config, lmbda)
             )
             continue
-        print(text, flush=True)
+        same = len(begun) if text.startswith(begun) else 0
+        print(terminal.painted(text[:same], "faint") + text[same:], flush=True)
         if config.explain:
-            print(f"\n{'word':<16} {'mixture':>9} {'p_LM':>9} {'p_kNN':>9}  from")
+            print("\n" + terminal.painted(f"{'word':<16} {'mixture':>9} {'p_LM':>9} {'p_kNN':>9}  from", "faint"))
             print("\n".join(explained(step, train) for step in steps), flush=True)
 
 
-def end_of_text(words: vocab.Vocab) -> int | None:
-    """The token that ends a text; None for a vocabulary of words, whose `</s>` ends every line."""
-    return None if isinstance(words, vocab.WordVocab) else words.eos
+def until_end(drawn: Iterator[Step], train: passages.Passages) -> Iterator[Step]:
+    """The words up to the end of the text, if one is drawn."""
+    for step in drawn:
+        yield step
+        if train.ends(step.word, step.next.nearest):
+            return
 
 
 def facts(steps: list[Step], train: passages.Passages, config: GenerateConfig, lmbda: float) -> dict:
@@ -123,9 +130,9 @@ def explained(step: Step, train: passages.Passages) -> str:
     numbers = [probability[step.word] for probability in (step.next.mixed(step.lmbda), step.next.lm, step.next.knn)]
     line = f"{name:<16.16} " + " ".join(f"{number:9.2g}" for number in numbers)
     if step.from_knn < 0.5:
-        return f"{line}  the LM ({1 - step.from_knn:.0%})"
+        return f"{line}  {terminal.painted(f'the LM ({1 - step.from_knn:.0%})', 'lm')}"
     heaviest = int(np.argmax(np.where(near.values == step.word, near.weights, -1)))
     passage = train.at(int(near.ids[heaviest]))
     count = int((near.values == step.word).sum())
     who = f"kNN ({step.from_knn:.0%}, {count} of {len(near.ids)} neighbors)"
-    return f"{line}  {who}: … {passage.before} [{name}]  ({passage.title})"
+    return f"{line}  {terminal.painted(who, 'knn')}: … {passage.before} [{name}]  ({passage.title})"

@@ -143,11 +143,24 @@ def _made_from(artifact: Path, name: str) -> Path:
     return sources[name][0]
 
 
+def _lacks(folder: Path, output: str) -> str:
+    """Why an experiment is not in the folder of a study."""
+    if not folder.is_dir():
+        others = sorted(str(path.parent) for path in folder.parent.glob("*/experiments"))
+        return f"no such folder; {'studies beside it: ' + ', '.join(others) if others else 'give results/STUDY'}"
+    lacking = f"no experiments/{output}.json in it"
+    if made := sorted(path.stem for path in folder.glob("experiments/*.json") if not path.stem.endswith(".meta")):
+        return f"{lacking}; --output may be {', '.join(made)}, or run the study's remaining stages"
+    if any((folder / stage).is_dir() for stage in ("corpora", "tokens", "models")):
+        return f"{lacking} yet: the study is not finished; run its remaining stages"
+    return f"{lacking}; give a finished study, as results/smoke"
+
+
 def find(folder: Path, output: str = "table1", name: str = "knn", seed: int | None = None) -> KnnLM:
     """A row of the study in `folder`, by default Table 1's kNN-LM and its first seed; UserError where it has none."""
     path = Path(folder) / "experiments" / f"{output}.json"
     if not path.is_file():
-        raise UserError(f"--study {folder}: no experiments/{output}.json in it; give a finished study")
+        raise UserError(f"--study {folder}: {_lacks(Path(folder), output)}")
     try:
         study = experiments.load([path])
         row = study.row(output, name)

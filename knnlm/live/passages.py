@@ -8,6 +8,7 @@ import numpy as np
 from knnlm.artifacts import lineage, npy
 from knnlm.corpora import vocab
 from knnlm.corpora.pretrained_vocab import PART
+from knnlm.corpora.wikitext import tokenize_lines
 from knnlm.live.layout import KnnLM
 
 if TYPE_CHECKING:
@@ -57,6 +58,18 @@ class Passages:
             for i in np.argsort(-near.weights, kind="stable")[:count]
         ]
 
+    def ends(self, step: int, near: "Nearest") -> bool:
+        """Whether a text ends with the token `step`, which was drawn with these neighbors.
+
+        In a vocabulary of words `</s>` ends every line. A text is at its end where most of the neighbors with that
+        target, by weight, are the last lines of their documents.
+        """
+        if step != self.vocab.eos or not isinstance(self.vocab, vocab.WordVocab):
+            return step == self.vocab.eos
+        lines = near.values == step
+        last = np.isin(near.ids + 1, [*self.documents, len(self.stream)])
+        return bool(near.weights[lines & last].sum() > near.weights[lines & ~last].sum())
+
     def text(self, start: int, stop: int) -> str:
         """The tokens from `start` to `stop` in one line, each end of a line as `line_end`.
 
@@ -65,6 +78,18 @@ class Passages:
         tokens = self.stream[start:stop].tolist()
         text = self.vocab.detokenize(tokens).strip(PART) or "".join(self.vocab.tokens(tokens))
         return " ".join(text.replace("\n", f" {self.line_end} ").split())
+
+
+UNKNOWN = {"<unk>", "[UNK]"}
+
+
+def unknown(words: vocab.Vocab, text: str) -> list[str]:
+    """The words of a text, each once, that the vocabulary does not have, wholly or in part."""
+    if isinstance(words, vocab.WordVocab):
+        found = [word for line in tokenize_lines(text, words.pretokenized) for word in line if word not in words.ids]
+    else:
+        found = [word for word in text.split() if UNKNOWN & set(words.tokens(words.encode(word)))]
+    return list(dict.fromkeys(found))
 
 
 def encode(words: vocab.Vocab, text: str) -> list[int]:

@@ -4,6 +4,7 @@ With `--json` each context gives one line of JSON:
 
     context     the text as it was read
     tokens      its tokens, as the vocabulary prints them
+    unknown     words of the context that the vocabulary does not have
     next        {"mixture", "lm", "knn"}: the most probable next tokens, [{"token", "logprob"}], nats
     lmbda       the weight of kNN in the mixture
     distance    which one: "exact" (from the stored keys), "quantized" (the index's own) or "quantized_sqrt" (its root);
@@ -32,7 +33,7 @@ class QueryConfig:
     study: Path
     """folder of a finished study, as results/smoke"""
     context: str | None = None
-    """the beginning of a sentence; without it, each line of standard input is one"""
+    """the beginning of a sentence; without it, each line that is typed or piped is one"""
     json: bool = False
     """print one line of JSON for each context; the module's docstring names its fields"""
     output: str = "table1"
@@ -45,8 +46,11 @@ class QueryConfig:
     """number of contexts shown"""
     words: int = 8
     """number of next words shown"""
+    threads: int | None = None
+    """threads; by default OMP_NUM_THREADS, else one for a small model and every core for a large one"""
 
     def __post_init__(self) -> None:
+        terminal.check_threads(self.threads)
         if self.neighbors < 0 or self.words < 0:
             raise UserError(f"found --neighbors {self.neighbors} and --words {self.words}; expected numbers from 0")
 
@@ -54,17 +58,18 @@ class QueryConfig:
 def main(config: QueryConfig) -> None:
     source = layout.find(config.study, config.output, config.row, config.seed)
     retriever, train = Retriever(source), passages.Passages(source)
-    terminal.one_thread_if_small(retriever.lm)
+    terminal.choose_threads(retriever.lm, config.threads)
     retriever.next(passages.encode(train.vocab, "a"))  # compiles functions, so that no query waits for it
-    for context in terminal.prompts(config.context):
+    for context in terminal.prompts(config.context, "--context"):
         started = time.perf_counter()
-        tokens = passages.encode(train.vocab, context)
+        tokens, unknown = passages.encode(train.vocab, context), passages.unknown(train.vocab, context)
+        terminal.show_unknown(unknown)
         following = retriever.next(tokens)
         if config.json:
             answer = facts(following, source, train, tokens, config)
-            terminal.show_json(answer | {"seconds": time.perf_counter() - started})
+            terminal.show_json(answer | {"unknown": unknown, "seconds": time.perf_counter() - started})
             continue
-        print(f"\n{train.vocab.detokenize(tokens)} …\n")
+        print(f"\n{terminal.painted(f'{train.vocab.detokenize(tokens)} …', 'bold')}\n")
         print(expected(following, source.lmbda, train, config.words))
         print(nearest(following.nearest, train, config.neighbors))
         print(f"{len(following.nearest.ids):,} neighbors in {time.perf_counter() - started:.2f} s", file=sys.stderr)
@@ -96,7 +101,7 @@ def facts(
 def expected(following: Next, lmbda: float, train: passages.Passages, count: int) -> str:
     """The most probable next words of the LM, kNN and their mixture, side by side."""
     columns = {"LM": following.lm, "kNN": following.knn, f"mixture, λ = {lmbda:.3f}": following.mixed(lmbda)}
-    lines = ["  ".join(f"{name:<26}" for name in columns)]
+    lines = [terminal.painted("  ".join(f"{name:<26}" for name in columns).rstrip(), "faint")]
     orders = [np.argsort(-p, kind="stable")[:count] for p in columns.values()]
     for words in zip(*orders, strict=True):
         cells = [
@@ -109,9 +114,10 @@ def expected(following: Next, lmbda: float, train: passages.Passages, count: int
 
 def nearest(near: Nearest, train: passages.Passages, count: int) -> str:
     """One line a neighbor, heaviest first: weight, distance, context with its target in brackets, title."""
-    lines = [" weight  distance  context [target]"]
+    lines = [terminal.painted(" weight  distance  context [target]", "faint")]
     for i in np.argsort(-near.weights, kind="stable")[:count]:
         passage = train.at(int(near.ids[i]))
-        shown = f"… {passage.before} [{passage.target or '↵'}] {passage.after}"
-        lines.append(f"{near.weights[i]:7.4f} {near.distances[i]:9.3f}  {shown}  ({passage.title})")
+        target = terminal.painted(f"[{passage.target or '↵'}]", "knn")
+        shown = f"… {passage.before} {target} {passage.after}  {terminal.painted(f'({passage.title})', 'faint')}"
+        lines.append(f"{near.weights[i]:7.4f} {near.distances[i]:9.3f}  {shown}")
     return "\n".join(lines) + "\n"

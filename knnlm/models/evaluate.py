@@ -87,7 +87,7 @@ def evaluate(
         blocks = features.stream(
             lm, tokens, chosen, sizes.length, config.keytypes, config.batch_tokens, bool(scores), config.precision
         )
-        with progress(None, f"LM on {path}", len(tokens), "tok") as bar:
+        with progress(None, f"LM on {path}", len(tokens), "token") as bar:
             fill(keys, logprob, blocks, bar)
         for folder, name in zip(folders, config.keytypes, strict=True):
             npy.save_array(folder / "values.npy", np.asarray(tokens, dtype=np.uint32))

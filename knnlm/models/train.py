@@ -161,16 +161,16 @@ def _train(state: Progress, tokens: np.ndarray, dev: np.ndarray, recipe: Trainin
     A SLURM job that is stopped at its time limit is queued again: it has made an update, so the last one will come.
     """
     saved = time.monotonic()
-    total = recipe.updates * recipe.tokens_per_update
-    with stopping.noted_signals() as signals, progress(None, "training", total, "tok") as bar:
-        bar.update(state.update * recipe.tokens_per_update)
+    done, total = (updates * recipe.tokens_per_update for updates in (state.update, recipe.updates))
+    with stopping.noted_signals() as signals, progress(None, "training", total, "token", done) as bar:
         while state.update < recipe.updates and not (state.curve and state.curve[-1]["train_loss"] < recipe.stop_loss):
             update(state, tokens, recipe, seed)
             state.update += 1
             bar.update(recipe.tokens_per_update)
             if state.update % recipe.evaluate_every == 0 or state.update == recipe.updates:
                 _evaluate(state, dev, recipe, len(tokens))
-                bar.set_postfix(train=state.curve[-1]["train_loss"], dev=state.curve[-1]["dev_loss"])
+                losses = state.curve[-1]["train_loss"], state.curve[-1]["dev_loss"]
+                bar.set_postfix_str("loss {:.3f} (train), {:.3f} (dev)".format(*losses), refresh=False)
             stop, due = distributed.any_of(bool(signals), time.monotonic() - saved > recipe.save_every)
             if stop or due:
                 save()

@@ -49,7 +49,7 @@ def main(config: ScoreCacheConfig) -> None:
             for c in sizes
             for t in thetas
         }
-        for start, end in progress(zip(documents, ends, strict=True), "cache", len(documents), unit="doc"):
+        for start, end in progress(zip(documents, ends, strict=True), "cache", len(documents), unit="document"):
             document = queries[start:end], targets[start:end], np.zeros(1, int)
             grid = continuous_cache.target_logprobs(*document, sizes, thetas)  # [sizes, thetas, tokens]
             for (c, t), array in out.items():

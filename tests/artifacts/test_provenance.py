@@ -77,5 +77,96 @@ def test_a_moved_study_shows_its_new_paths(tokens, tmp_path):
 def test_a_path_without_a_description_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         provenance.main(provenance.ProvenanceConfig(tmp_path / "nothing"))
-    with pytest.raises(UserError, match=r"experiments/OUTPUT.json"):
-        provenance.main(provenance.ProvenanceConfig(tmp_path))
+    (tmp_path / "notes.txt").write_text("no part of a study")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(UserError, match="no table, figure or page of a study") as error:
+            provenance.main(provenance.ProvenanceConfig(path))
+        assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+SNAKEFILE = """
+rule table:
+    input: "study/tokens/words/small/dev.npy", "config.yaml", "knnlm/tables.py"
+    output: "study/tables/table1.md", "study/tables/{long}.csv"
+    log: "logs/table.log"
+    shell: "cp {{input[1]}} {{output[0]}}; cp {{input[1]}} {{output[1]}} 2> {{log}}"
+
+rule page:
+    input: "study/tables/table1.md"
+    output: "study/report.html"
+    shell: "cat {{input}} > {{output}}"
+"""
+
+
+@pytest.fixture
+def tables(tokens, tmp_path) -> Path:
+    """A study in which Snakemake made a table, of which one file has a long name, and a page."""
+    (tmp_path / "Snakefile").write_text(SNAKEFILE.format(long="n" * 210))
+    (tmp_path / "config.yaml").write_text("study: small\n")
+    (tmp_path / "knnlm").mkdir()
+    (tmp_path / "knnlm/tables.py").write_text("")
+    command = [sys.executable, "-m", "snakemake", "--quiet", "all", "--cores", "1", "study/report.html"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    return tmp_path / "study"
+
+
+def test_tables_and_pages_go_back_to_the_raw_texts_by_the_workflow_s_record(tables, tmp_path, monkeypatch):
+    config = f"sha256:{description.sha256(tmp_path / 'config.yaml')}"
+    for name in ("report.html", "tables/table1.md", f"tables/{'n' * 210}.csv"):
+        lines = [line.strip() for line in provenance.history(tables / name)]
+        assert lines[0].startswith(f"{tables / name}  [workflow, rule {'page' if name == 'report.html' else 'table'}]")
+        assert f"{tmp_path / 'config.yaml'}  [{config}]" in lines and "and 1 file of the software" in lines
+        assert any(line.startswith(f"{tables / 'tokens/words/small/dev.npy'}  [binarize, ") for line in lines)
+        assert any(f"[raw, sha256 {description.sha256(tmp_path / 'texts')}]" in line for line in lines)
+        assert not any("2> " in line or "missing" in line for line in lines)
+    monkeypatch.chdir(tables)
+    assert next(provenance.history(Path("report.html"))).startswith("report.html  [workflow, rule page]")
+    (tmp_path / "config.yaml").write_text("study: another\n")
+    changed = [
+        line for line in provenance.history(Path("tables/table1.md")) if "config.yaml" in line and "$" not in line
+    ]
+    assert changed == [f"  ../config.yaml  [{config}] missing: another file is in its place"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tables/table1.csv", ["table1"]),
+        ("figures/figure2b.pdf", ["figure2"]),
+        ("explorer.html", ["figure2", "table1"]),
+        ("tables/claims.md", ["figure2", "table1"]),
+        ("logs/table1.log", []),
+        ("notes.md", []),
+    ],
+)
+def test_without_a_record_a_table_or_page_is_of_its_study_s_experiments(tmp_path, name, expected):
+    for experiment in ("table1", "figure2"):
+        path = tmp_path / f"experiments/{experiment}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+        description.write_meta(path, "interpolate", {}, {})
+    shown = tmp_path / name
+    shown.parent.mkdir(exist_ok=True)
+    shown.write_text("")
+    assert [path.stem for path in provenance.experiments_of(shown)] == expected
+    if expected:
+        lines = list(provenance.history(shown))
+        assert "no record of the workflow" in lines[0]
+        assert [Path(line.split("  [")[0].strip()).stem for line in lines[1::2]] == expected
+
+
+def test_long_settings_and_lists_are_folded_unless_asked_for(tmp_path, capsys, monkeypatch):
+    values = [f"a{i}.npy" for i in range(6)]
+    long, short = json.dumps({"key": "x" * 60}), '{"key": 1}'
+    command = shlex.join(["knnlm", "mix", "--lm", *values, "--rows", long, "--settings", short, "--title=two words"])
+    folded = f"knnlm mix --lm a0.npy a1.npy a2.npy … --rows '{{…}}' --settings '{short}' '--title=two words'"
+    assert provenance.folded(f"    $ {command}") == f"    $ {folded}"
+    for line in (f"{values}  [mix, 1, commit 2]", "  $ (made within another program: no command is recorded)"):
+        assert provenance.folded(line) == line
+    (tmp_path / "made.txt").write_text("")
+    monkeypatch.setattr(description, "_command", lambda: command)
+    description.write_meta(tmp_path / "made.txt", "mix", {}, {})
+    for full, expected in ((False, folded), (True, command)):
+        provenance.main(provenance.ProvenanceConfig(tmp_path / "made.txt", full))
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1] == f"  $ {expected}" and ("--full" in lines[-1]) is not full

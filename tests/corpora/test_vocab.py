@@ -68,6 +68,7 @@ def test_tokens_read_as_text_again() -> None:
         ("began @,@ creating", "began, creating"),
         ("in 2004 @,@ creating @,@ 500 @,@ ( all ) @.@", "in 2004, creating, 500, (all)."),
         ("3 @,@ @,@ the @-@ end", "3,, the-end"),
+        ("they , @-@ they ( @-@ 5 @-@ x )", "they, - they (- 5-x)"),
         ("a @.@ </s> The", "a.\nThe"),
     ],
 )

@@ -2,17 +2,23 @@
 
 import io
 import json
+import os
+import pty
+import select
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tinystudy
+from conftest import ROOT
 
 from knnlm.artifacts import files, npy
 from knnlm.datastores import ann, neighbors
 from knnlm.live import generate, layout, passages, query, sampling, terminal
-from knnlm.live.retrieval import Next, Retriever
+from knnlm.live.retrieval import Nearest, Next, Retriever
 from knnlm.outputs import illustrate, scored
 from knnlm.settings import IndexSettings
 
@@ -157,7 +163,117 @@ def test_a_text_stops_after_the_token_that_ends_it(study, retriever):
     end = words[7]
     stopped = [step.word for step in sampling.draw(retriever, prompt, 0.3, 40, top_p=1.0, end=end)]
     assert stopped == words[: words.index(end) + 1]
-    assert generate.end_of_text(train.vocab) is None  # a vocabulary of words, whose </s> ends every line
+
+
+def near(stream, ids, weights):
+    ids = np.array(ids)
+    return Nearest(ids, stream[ids], np.ones(len(ids)), np.array(weights))
+
+
+def test_a_text_of_words_ends_where_its_neighbors_lines_end_their_documents(study):
+    train = passages.Passages(layout.find(study))
+    eos, word = train.vocab.eos, 7
+    train.stream = np.array([5, eos, 6, eos, 7, eos, 8, eos, 9, eos], np.uint32)
+    train.documents = np.array([0, 4, 8])  # of two lines each, the last of one
+    inner, last = (1, 5), (3, 7, 9)
+    for ids, weights, ended in (
+        (last, (0.1, 0.1, 0.1), True),
+        (inner, (0.5, 0.5), False),
+        ((*inner, *last), (0.1, 0.1, 0.1, 0.1, 0.1), True),
+        ((*inner, *last), (0.2, 0.2, 0.1, 0.1, 0.1), False),
+        ((0, 2, 4), (0.4, 0.3, 0.3), False),
+    ):
+        assert train.ends(eos, near(train.stream, ids, weights)) is ended
+        assert not train.ends(word, near(train.stream, ids, weights))
+    train.vocab = SimpleNamespace(eos=eos)  # of subwords, where the token ends documents only
+    assert train.ends(eos, near(train.stream, inner, (0.5, 0.5)))
+
+
+def test_generate_stops_at_the_end_of_a_text(study, capsys):
+    """The stories have one line each, so that every end of a line is one of a text."""
+    ended = []
+    for seed in range(1, 7):
+        drawn = {"mode": "knn", "words": 60, "top_p": 1.0, "seed": seed}
+        generate.main(generate.GenerateConfig(study=study, prompt="the", json=True, **drawn))
+        answer = json.loads(capsys.readouterr().out)
+        words = [word["token"] for word in answer["words"]]
+        assert answer["ended"] == ("</s>" in words) and "</s>" not in words[:-1]
+        assert "\n" not in answer["text"] and (answer["ended"] or len(words) == 60)
+        ended.append(answer["ended"])
+    assert any(ended)
+
+
+def test_words_that_the_vocabulary_lacks_are_named(study, capsys):
+    query.main(query.QueryConfig(study=study, context="the zorgian fox, and zorgian bears", json=True))
+    out, err = capsys.readouterr()
+    assert json.loads(out)["unknown"] == ["zorgian", ",", "and", "bears"]
+    assert "not in the vocabulary, read as unknown: zorgian , and bears\n" in err
+    generate.main(generate.GenerateConfig(study=study, prompt="the quick fox", words=2, json=True))
+    out, err = capsys.readouterr()
+    assert json.loads(out)["unknown"] == [] and "vocabulary" not in err
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "caf\udce9"])
+def test_a_prompt_without_text_is_one_clear_line(study, monkeypatch, text):
+    with pytest.raises(files.UserError, match=r"^--prompt: (empty; give|'caf.*' is not UTF-8)"):
+        list(terminal.prompts(text, "--prompt"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    with pytest.raises(files.UserError, match=r"^standard input: (no line with text|'caf.*' is not UTF-8)"):
+        list(terminal.prompts(None, "--prompt"))
+
+
+def test_colors_are_for_terminals_without_no_color(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert terminal.painted("fox", "knn") == "fox"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert terminal.painted("fox", "knn") == "\x1b[33mfox\x1b[0m"
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            assert terminal.painted("fox", "knn") == "fox"
+
+
+class Typed:
+    """A verb in a pseudo-terminal, as someone uses it who types."""
+
+    def __init__(self, *arguments, **environment):
+        self.main, follower = pty.openpty()
+        command = [sys.executable, "-m", "knnlm", *map(str, arguments)]
+        environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT), **environment}
+        self.process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=environment)
+        os.close(follower)
+        self.seen = ""
+
+    def until(self, sign):
+        """What came on the screen up to `sign`, since the last one."""
+        while sign not in self.seen:
+            assert select.select([self.main], [], [], 600)[0], self.seen
+            try:
+                self.seen += os.read(self.main, 4096).decode(errors="replace")
+            except OSError:  # Linux's end of a pseudo-terminal
+                raise AssertionError(self.seen) from None
+        found, _, self.seen = self.seen.partition(sign)
+        return found
+
+    def type(self, keys):
+        os.write(self.main, keys.encode())
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_without_a_prompt_someone_types_with_a_history_and_color(study, no_color):
+    typed = Typed("query", "--study", study, "--neighbors", "2", NO_COLOR=no_color, OMP_NUM_THREADS="1")
+    assert "Type a context" in typed.until("> ")
+    typed.type("the quick brown\n")
+    first = typed.until("neighbors in")
+    assert "the quick brown …" in first and ("\x1b[33m[" in first) is (not no_color)
+    typed.until("> ")
+    typed.type("\x1b[A\x7f\x7f\x7f\x7f\x7flazy\n")  # arrow up, backspaces
+    assert "the quick lazy …" in typed.until("neighbors in")
+    typed.until("> ")
+    typed.type("\x04")  # Ctrl-D
+    assert typed.process.wait(600) == 0
+    os.close(typed.main)
 
 
 def test_a_word_costs_one_step_and_a_full_window_is_refilled_with_its_last_half(retriever, monkeypatch):
@@ -190,8 +306,19 @@ def test_step_by_step_is_as_at_once(retriever):
         assert stepped.nearest.ids.tolist() == whole.nearest.ids.tolist()
 
 
-@pytest.mark.parametrize(("environment", "size", "expected"), [("", 10, 1), ("2", 10, None), ("", 10**9, None)])
-def test_small_models_take_one_thread(monkeypatch, environment, size, expected):
+@pytest.mark.parametrize(
+    ("environment", "size", "asked", "expected"),
+    [
+        ("", 10, None, 1),
+        ("2", 10, None, 2),
+        ("", 10**9, None, None),
+        ("2", 10**9, None, 2),
+        ("", 10, 2, 2),
+        ("1", 10, 2, 2),
+        ("2", 10**9, 1, 1),
+    ],
+)
+def test_small_models_take_one_thread_unless_the_user_says_how_many(monkeypatch, environment, size, asked, expected):
     chosen = []
     monkeypatch.setattr(terminal.torch, "set_num_threads", chosen.append)
     monkeypatch.setattr(terminal.numba, "set_num_threads", chosen.append)
@@ -200,13 +327,37 @@ def test_small_models_take_one_thread(monkeypatch, environment, size, expected):
     if environment:
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
     model = SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: size)])
-    terminal.one_thread_if_small(model)
+    monkeypatch.setattr(terminal.numba.config, "NUMBA_NUM_THREADS", 4)
+    terminal.choose_threads(model, asked)
     assert chosen == ([expected] * 3 if expected else [])
+
+
+def test_a_number_of_threads_below_one_is_refused(tmp_path):
+    for config in (generate.GenerateConfig, query.QueryConfig):
+        with pytest.raises(files.UserError, match="--threads 0: expected a number from 1"):
+            config(study=tmp_path, threads=0)
 
 
 def test_a_folder_that_is_no_study_is_one_clear_line(tmp_path):
     with pytest.raises(files.UserError, match="no experiments"):
         layout.find(tmp_path)
+
+
+def test_what_a_study_lacks_is_said(tmp_path):
+    def said(folder, output="table1"):
+        with pytest.raises(files.UserError) as error:
+            layout.find(folder, output)
+        assert "\n" not in str(error.value) and str(error.value).startswith(f"--study {folder}: ")
+        return str(error.value).removeprefix(f"--study {folder}: ")
+
+    unfinished, made = tmp_path / "unfinished", tmp_path / "made"
+    assert said(tmp_path / "typo") == "no such folder; give results/STUDY"
+    (unfinished / "models").mkdir(parents=True)
+    assert said(unfinished).startswith("no experiments/table1.json in it yet: the study is not finished")
+    for name in ("figure4.json", "figure4.json.meta.json", "table2.json"):
+        files.write_json(made / "experiments" / name, {})
+    assert said(made).startswith("no experiments/table1.json in it; --output may be figure4, table2, or run")
+    assert said(tmp_path / "typo") == f"no such folder; studies beside it: {made}"
 
 
 def test_a_study_that_was_moved_is_read_where_it_lies_now(study, tmp_path):
@@ -320,4 +471,4 @@ def test_the_flags_of_generate_say_how_words_are_drawn(study, monkeypatch, mode,
     monkeypatch.setattr(generate.sampling, "draw", lambda *given: asked.append(given[2:]) or [])
     flags = {"words": 7, "temperature": 0.4, "top_p": 0.6, "seed": 9, "lmbda": 0.1, "mode": mode}
     generate.main(generate.GenerateConfig(study=study, prompt="the", **flags))
-    assert asked == [(weight, 7, 0.6, 0.4, 9, None)]
+    assert asked == [(weight, 7, 0.6, 0.4, 9)]
