@@ -76,6 +76,7 @@ class Lines(tqdm):
     """Progress for a log file: a line every ten seconds, and one at the end of what took more than two."""
 
     EVERY, SHORT = 10, 2  # seconds
+    disable: bool
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if self.n != self.total:  # the last line says it

@@ -98,7 +98,7 @@ def main(config: CompareTextsConfig) -> None:
         config = shortened(config, source)
     prompts = beginnings(config, source)
     retriever, second = Retriever(source), second_model(source, config.output)
-    terminal.one_thread_if_small(retriever.lm)
+    terminal.choose_threads(retriever.lm)
     judge = model.load(second, features.device()) if second else None
     measured: dict[str, list[dict]] = {name: [] for name in LABELS}
     examples, words = [], vocab.load(source.vocab)
