@@ -164,7 +164,7 @@ def significant(value: float, digits: int) -> str:
     """A number with so many significant digits, in scientific notation below a thousandth."""
     if value == 0 or value >= 10 ** (digits - 1):
         return f"{value:.0f}"
-    return powers(value, digits - 1) if value < 0.001 else f"{value:#.{digits}g}"
+    return powers(value, digits - 1) if value < 0.001 else f"{value:#.{digits}g}".rstrip(".")
 
 
 def short(text: str, length: int = 13) -> str:

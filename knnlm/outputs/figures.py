@@ -169,7 +169,7 @@ def figure5(study: Study, paper: Mapping) -> dict[str, Drawn]:
         factor = base / printed["base"]
         axes.plot(*zip(*curve, strict=True), color=color)
         axes.plot(*tuned, "o", color=color, **WHOLE)
-        whiskers.draw(axes, tuned[1:], [ends], color, across=True)
+        whiskers.band(axes, ends, color, upright=True)
         scaled, _, _ = muted(axes, "", printed["dev"] * factor, printed["lmbda"])
         gain = max(base - min(tuned[1], scaled), 0.01 * base)
         axes.set_ylim(base - 1.5 * gain, base + 0.7 * gain)

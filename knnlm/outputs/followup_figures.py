@@ -27,7 +27,7 @@ def draw_traded(numbers: pd.DataFrame, trade: Trade) -> figures.Drawn:
         axes.plot(points[trade.key], points["test"], "o-", color=color, label=label, **figures.WHOLE)
         whiskers.draw(axes, points[trade.key], differences(points, "test"), color)
     figure.legend(loc="outside right upper", fontsize=7, frameon=False)
-    explain(figure, numbers, "the first point")
+    explain(figure, numbers, "the whole datastore" if trade is BYTES else "searching for every token")
     return figure, numbers
 
 
@@ -82,4 +82,7 @@ def draw_helped(diagnostics: list[dict]) -> figures.Drawn:
         axes.set(xlabel=diagnostic["x"], ylabel=diagnostic["y"])
     for axes in list(panels.flat)[len(diagnostics) :]:
         axes.set_visible(False)
-    return figure, diagnosed(diagnostics)[0]
+    numbers = diagnosed(diagnostics)[0]
+    hollow = "; hollow: too few documents for one" * bool(numbers["low"].isna().any())
+    figure.supxlabel(f"lines: 95% intervals over documents{hollow}", **figures.CAPTION)
+    return figure, numbers

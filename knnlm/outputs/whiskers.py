@@ -43,18 +43,15 @@ def of_weight(row: dict) -> Ends:
     return tuple(np.quantile(resampled, [0.025, 0.975]).tolist()) if resampled else NONE
 
 
-def draw(axes: Axes, places: Iterable[float], ends: Iterable[Ends], color: str, across: bool = False) -> None:
-    """A whisker at each place along x that has an interval, or `across` at each height.
-
-    It is drawn whole at the edge of the axes too.
-    """
+def draw(axes: Axes, places: Iterable[float], ends: Iterable[Ends], color: str) -> None:
+    """A whisker at each place along x that has an interval; it is drawn whole at the edge of the axes too."""
     known = [(x, *both) for x, both in zip(places, ends, strict=True) if math.isfinite(both[0])]
     if known:
-        lines = axes.hlines if across else axes.vlines
-        lines(*zip(*known, strict=True), color=color, linewidth=1, alpha=0.6, clip_on=False, zorder=2.5)
+        axes.vlines(*zip(*known, strict=True), color=color, linewidth=1, alpha=0.6, clip_on=False, zorder=2.5)
 
 
-def band(axes: Axes, ends: Ends, color: str) -> None:
-    """The interval of a level line, as a pale band behind it."""
+def band(axes: Axes, ends: Ends, color: str, upright: bool = False) -> None:
+    """The interval of a level line, or of a place along x (`upright`), as a pale band behind it."""
     if math.isfinite(ends[0]):
-        axes.axhspan(*ends, color=color, alpha=0.12, linewidth=0)
+        span = axes.axvspan if upright else axes.axhspan
+        span(*ends, color=color, alpha=0.12, linewidth=0)
