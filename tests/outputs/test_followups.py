@@ -248,7 +248,7 @@ def test_whiskers_are_the_differences_that_the_table_has_around_each_perplexity(
         skipping={"methods": [method_of], "tokens": TOKENS},
         frontier=frontier,
     )
-    figure, numbers = drawn[f"beyond-{name}"]
+    figure, _ = drawn[f"beyond-{name}"]
     (axes,) = figure.axes
     gains = nats(0.1, 0.3, 4)
     resampled = np.random.default_rng(3).integers(0, 20, (4000, 20))
