@@ -69,7 +69,7 @@ class Point(NamedTuple):
     """A line of a figure's CSV file: a point of ours, or the paper's own number, drawn `factor` times as high."""
 
     series: str
-    x: float | str | None
+    x: Any
     dev: float
     ends: Ends = NONE
     factor: float = 1.0
@@ -86,9 +86,9 @@ def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
 def figure2a(study: Study, paper: Mapping) -> Drawn:
     """Perplexity against entries, from the LM alone on; the paper's whole datastore is drawn where ours is whole."""
     entries, rows = zip(*experiments.sizes(study), strict=True)
-    named = {"base-small": "small LM", "base-large": "large LM"}
-    levels = {name: study.perplexity("figure2", name) for name in named if name in study.rows("figure2")}
-    small, large = study.perplexity("figure2", "base-small"), levels.get("base-large")
+    small, large = study.perplexity("figure2", "base-small"), None
+    if "base-large" in study.rows("figure2"):
+        large = study.perplexity("figure2", "base-large")
     printed = {name: row["dev"] for name, row in paper["rows"].items()}
     measured, factor = [row["dev"]["perplexity"] for row in rows], small / printed["base-small"]
     between = [whiskers.paired(study, "figure2", row["name"], "base-small") for row in rows]
@@ -276,7 +276,7 @@ def caption(figure: Figure, rows: Iterable[dict], factor: float | None, interval
 
     Without a `factor` nothing is said of the paper: each panel says it.
     """
-    rows, lines = list(rows), []
+    rows, lines = list(rows), list[str]()
     drawn = [line for axes in figure.axes for line in axes.lines if line.get_color() == MUTED]
     marks = ["◇"] * any(line.get_marker() == "D" for line in drawn)
     marks += ["- -"] * any(line.get_linestyle() == "--" for line in drawn)

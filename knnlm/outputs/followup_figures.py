@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from knnlm.outputs import figures, whiskers
 from knnlm.outputs.followup_tables import BYTES, Trade, diagnosed, indexes
-from knnlm.scores.stats import FEWEST
+from knnlm.scores import stats
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222", "#999999")  # Okabe and Ito's
 
@@ -59,7 +59,7 @@ def differences(points: pd.DataFrame, perplexity: str) -> list[whiskers.Ends]:
 def explain(figure: Figure, numbers: pd.DataFrame, first: str) -> None:
     """Write below the figure what its whiskers are, or that there are none."""
     few = numbers["gain"].isna().all()
-    text = f"too few documents for intervals (at least {FEWEST})" if few else ""
+    text = f"too few documents for intervals (at least {stats.FEWEST})" if few else ""
     text = text or f"whiskers: 95% intervals of the difference from {first}, of the same documents"
     figure.supxlabel(text, **figures.CAPTION)
 

@@ -211,7 +211,7 @@ def seeds_of_each(study: experiments.Study) -> str:
         for seeds in dict.fromkeys(experiments.seeds(row["seeds"]) for row in trained):
             outputs.setdefault(seeds, []).append(name)
     parts = [f"{seeds} in {', '.join(names)}" for seeds, names in outputs.items()]
-    return f"Perplexities are of {'; of '.join(parts)}." if parts else ""
+    return f"Perplexities: {'; '.join(parts)}." if parts else ""
 
 
 def without_interval(rows: list[dict], splits: tuple[str, ...]) -> str:

@@ -39,8 +39,10 @@ def around(perplexity: float, low: float, high: float) -> Ends:
 
 def of_weight(row: dict) -> Ends:
     """The interval of a tuned λ: it was tuned again on each resample of the documents of dev."""
-    resampled = row["dev"]["documents"] >= FEWEST and row.get("lmbda_resampled")
-    return tuple(np.quantile(resampled, [0.025, 0.975]).tolist()) if resampled else NONE
+    if row["dev"]["documents"] < FEWEST or not row.get("lmbda_resampled"):
+        return NONE
+    low, high = np.quantile(row["lmbda_resampled"], [0.025, 0.975])
+    return float(low), float(high)
 
 
 def draw(axes: Axes, places: Iterable[float], ends: Iterable[Ends], color: str) -> None:

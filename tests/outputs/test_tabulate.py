@@ -410,8 +410,8 @@ def test_the_note_says_of_which_seeds_and_index_the_numbers_are(tmp_path: Path, 
     others = [path.stem for path in paths["experiments"] if path.stem != "table2"]
     for text in dict.fromkeys(experiments.seeds(row["seeds"]) for row in experiment["rows"]):
         where = [name for name in sorted([*others, "table2"]) if name == "table2" or text == "seed 1"]
-        assert f"of {text} in {', '.join(where)}" in note
-    assert ("of seed 1 in" in note) and note.count("table2") == len({tuple(row["seeds"]) for row in experiment["rows"]})
+        assert f"{text} in {', '.join(where)}" in note
+    assert "seed 1 in" in note and note.count("table2") == len({tuple(row["seeds"]) for row in experiment["rows"]})
 
 
 def test_of_a_pretrained_lm_no_seed_is_named(tmp_path: Path):
