@@ -1,5 +1,6 @@
 """Figures 1 and 3: how the kNN-LM predicts one word of the study, and where in a layer the key types are taken."""
 
+import re
 from collections.abc import Callable
 
 import pandas as pd
@@ -9,8 +10,10 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from knnlm.outputs.claims import KEYTYPES
 from knnlm.outputs.figures import BLUE, COLUMN, INK, MUTED, VERMILION, Drawn
+from knnlm.outputs.tables import powers
 
 PAGE = 7.0  # inches: both columns of a page
+WORDS = 4  # of each distribution in Figure 1
 CONTEXT = 44  # characters of a context shown
 LEFT, TARGETS = 0.335, 0.35  # right edge of the contexts in Figure 1, left edge of their targets
 HEADINGS = {  # of Figure 1: x, y and alignment
@@ -34,7 +37,7 @@ def figure1(query: dict) -> dict[str, Drawn]:
         axes.text(x, y, heading, ha=align, color=MUTED, fontsize=7)
     heights = [0.87 - 0.09 * i for i in range(len(query["neighbors"]))]
     for y, neighbor in zip(heights, query["neighbors"], strict=True):
-        draw_neighbor(axes, y, neighbor, neighbor["target"] == query["target"])
+        draw_neighbor(axes, y, neighbor, readable(neighbor["target"]) == readable(query["target"]))
     draw_test_context(axes, query)
     for name, (x, top) in DISTRIBUTIONS.items():
         draw_distribution(axes, x, top, query, name)
@@ -47,8 +50,8 @@ def figure1(query: dict) -> dict[str, Drawn]:
 def draw_neighbor(axes: Axes, y: float, neighbor: dict, hit: bool) -> None:
     """One line: a training context, its target, its distance and its weight; in blue if the target is right."""
     axes.text(LEFT, y, ending(neighbor["context"]), ha="right", fontsize=7)
-    axes.text(TARGETS, y, short(neighbor["target"]), color=BLUE if hit else INK, weight="bold", fontsize=7)
-    axes.text(0.485, y, f"{neighbor['distance']:.1f}", ha="right", fontsize=7)
+    axes.text(TARGETS, y, short(readable(neighbor["target"])), color=BLUE if hit else INK, weight="bold", fontsize=7)
+    axes.text(0.485, y, significant(neighbor["distance"], 3), ha="right", fontsize=7)
     bar(axes, 0.505, y, neighbor["weight"], BLUE if hit else MUTED)
 
 
@@ -57,15 +60,24 @@ def draw_test_context(axes: Axes, query: dict) -> None:
     axes.text(LEFT, 0.12, ending(query["context"]), ha="right", fontsize=7)
     axes.text(LEFT, 0.21, "test context", ha="right", color=MUTED, fontsize=7)
     axes.text(TARGETS, 0.12, "?", weight="bold", fontsize=8)
-    axes.text(TARGETS, 0.035, f"was: {short(query['target'])}", color=BLUE, fontsize=6.5)
+    axes.text(TARGETS, 0.035, f"was: {short(readable(query['target']))}", color=BLUE, fontsize=6.5)
 
 
 def draw_distribution(axes: Axes, x: float, top: float, query: dict, name: str) -> None:
-    """The next words and their probabilities by `name` (knn, lm or mixture), from `top` downwards."""
-    for i, word in enumerate(query["words"]):
+    """The likeliest next words by `name` (knn, lm or mixture) with their probabilities, from `top` downwards."""
+    for i, word in enumerate(likeliest(query, name)):
         y, color = top - 0.085 * i, BLUE if word["word"] == query["target"] else MUTED
-        axes.text(x, y, short(word["word"], 10), fontsize=7, color=INK)
-        bar(axes, x + 0.08, y, word[name], color, 0.035)
+        axes.text(x, y, short(readable(word["word"]), 9), fontsize=7, color=INK)
+        bar(axes, x + 0.085, y, word[name], color, 0.035)
+
+
+def likeliest(query: dict, name: str) -> list[dict]:
+    """The words that `name` gives the largest probabilities; the target is the last of them if it is less likely."""
+    ordered = sorted(query["words"], key=lambda word: -word[name])
+    shown = [word for word in ordered[:WORDS] if word[name] > 0 or word["word"] == query["target"]]
+    if all(word["word"] != query["target"] for word in shown):
+        shown[WORDS - 1 :] = [word for word in ordered if word["word"] == query["target"]]
+    return shown
 
 
 def draw_flow(axes: Axes, query: dict, lowest: float) -> None:
@@ -76,7 +88,7 @@ def draw_flow(axes: Axes, query: dict, lowest: float) -> None:
     arrow(axes, (0.38, 0.14), (0.61, 0.24))
     arrow(axes, (0.30, 0.27), (0.30, lowest - 0.04))
     axes.text(0.29, 0.34, f"k = {query['k']} nearest by squared L2", ha="right", color=MUTED, fontsize=6.5)
-    axes.text(0.80, 0.72, f"λ = {query['lmbda']:.2f}", color=INK, fontsize=6.5)
+    axes.text(0.80, 0.72, f"λ = {significant(query['lmbda'], 2)}", color=INK, fontsize=6.5)
     axes.text(0.815, 0.245, "1 − λ", color=INK, fontsize=6.5)
 
 
@@ -120,7 +132,7 @@ def canvas(width: float, height: float) -> tuple[plt.Figure, Axes]:
 def bar(axes: Axes, x: float, y: float, value: float, color: str, width: float = 0.05) -> None:
     """A horizontal bar that shows a probability, with its number; `width` is the length of probability 1."""
     axes.barh(y + 0.018, width * value, 0.05, left=x, color=color)
-    axes.text(x + width * value + 0.006, y, f"{value:.2f}" if value >= 0.005 else "0.00", fontsize=6.5)
+    axes.text(x + width * value + 0.006, y, significant(value, 2), fontsize=6.5)
 
 
 def box(x: float, y: float, width: float, height: float, line: str = "-") -> FancyBboxPatch:
@@ -141,6 +153,18 @@ def ending(text: str) -> str:
     while words and len(words[-1]) + len(kept) < CONTEXT:
         kept = f"{words.pop()} {kept}"
     return ("… " if words else "") + kept.strip()
+
+
+def readable(token: str) -> str:
+    """A token without the sign of a space before it, and WikiText's @-@ as the hyphen that it stands for."""
+    return re.sub(r"^@(.)@$", r"\1", token.lstrip("▁")) or token
+
+
+def significant(value: float, digits: int) -> str:
+    """A number with so many significant digits, in scientific notation below a thousandth."""
+    if value == 0 or value >= 10 ** (digits - 1):
+        return f"{value:.0f}"
+    return powers(value, digits - 1) if value < 0.001 else f"{value:#.{digits}g}".rstrip(".")
 
 
 def short(text: str, length: int = 13) -> str:

@@ -2,16 +2,18 @@
 
 The paper's values are hollow grey diamonds and dashed grey lines. Its perplexities are of another scale than ours, so
 they are multiplied by the factor that makes the paper's base LM coincide with ours. Heights then show relative gains.
+The factor stands below the figure, and the paper's own numbers beside it in the CSV file.
 """
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -19,8 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from knnlm.artifacts import files
+from knnlm.outputs import whiskers
+from knnlm.outputs.whiskers import NONE, Ends
 from knnlm.scores import experiments
 from knnlm.scores.experiments import Study
+from knnlm.scores.stats import FEWEST
 
 BLUE, VERMILION, INK, MUTED = (
     "#0072B2",
@@ -52,11 +57,22 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "knnlm",
     "figure.constrained_layout.use": True,
 }
-SCALED = "the paper, scaled so that its base LM and ours coincide"
+CAPTION: dict[str, Any] = {"x": 0.02, "ha": "left", "fontsize": 6, "color": MUTED}
+PAIRED, TUNED = "of the difference from the base LM", "of the λ that is best on dev"
 WHOLE: dict[str, Any] = {"clip_on": False, "zorder": 3}  # a marker on an axis is not cut in half
 HOLLOW: dict[str, Any] = {"color": MUTED, "markerfacecolor": "none", "markersize": 5, **WHOLE}
 Drawn = tuple[Figure, pd.DataFrame]
 End = tuple[float, str, str]  # height of a line's right end, label, color
+
+
+class Point(NamedTuple):
+    """A line of a figure's CSV file: a point of ours, or the paper's own number, drawn `factor` times as high."""
+
+    series: str
+    x: Any
+    dev: float
+    ends: Ends = NONE
+    factor: float = 1.0
 
 
 def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
@@ -64,103 +80,143 @@ def figure2(study: Study, paper: Mapping) -> dict[str, Drawn]:
 
     A study of one LM has no level line of a larger one.
     """
+    return {"figure2a": figure2a(study, paper), "figure2b": figure2b(study)}
+
+
+def figure2a(study: Study, paper: Mapping) -> Drawn:
+    """Perplexity against entries, from the LM alone on; the paper's whole datastore is drawn where ours is whole."""
     entries, rows = zip(*experiments.sizes(study), strict=True)
     small, large = study.perplexity("figure2", "base-small"), None
     if "base-large" in study.rows("figure2"):
         large = study.perplexity("figure2", "base-large")
-    measured, weights = [row["dev"]["perplexity"] for row in rows], [median(row["lmbda"]["knn"]) for row in rows]
     printed = {name: row["dev"] for name, row in paper["rows"].items()}
-    scale = small / printed["base-small"]
+    measured, factor = [row["dev"]["perplexity"] for row in rows], small / printed["base-small"]
+    between = [whiskers.paired(study, "figure2", row["name"], "base-small") for row in rows]
     figure, axes = panel("entries in the datastore", "perplexity, dev", entries)
     axes.plot((0, *entries), (small, *measured), "o-", color=BLUE, **WHOLE)
-    ends = [
-        (measured[-1], "LM + kNN" if large is None else "small LM + kNN", BLUE),
-        muted(axes, "kNN", printed["knn"], scale, entries[-1]),
-    ]
+    whiskers.draw(axes, entries, between, BLUE)
+    ends = [(measured[-1], "LM + kNN" if large is None else "small LM + kNN", BLUE)]
+    ends.append(muted(axes, "kNN", printed["knn"] * factor, entries[-1]))
+    points = [Point("base-small", 0, small)]
     if large is not None:
+        level = whiskers.paired(study, "figure2", "base-large", "base-small")
         axes.axhline(large, color=VERMILION)
-        ends += [(large, "large LM", VERMILION), muted(axes, "large LM", printed["base-large"], scale)]
+        whiskers.band(axes, level, VERMILION)
+        ends += [(large, "large LM", VERMILION), muted(axes, "large LM", printed["base-large"] * factor)]
+        points.append(Point("base-large", 0, large, level))
     margin(figure, ends)
-    second, right = panel("entries in the datastore", "λ tuned on dev", entries)
-    right.plot(entries, weights, "o-", color=BLUE, **WHOLE)
-    right.set_ylim(0, max(1.15 * max(weights), 0.1))
-    numbers = [
-        ("base-small", 0, small),
-        *([] if large is None else [("base-large", 0, large)]),
-        *(("knn", *at) for at in zip(entries, measured, strict=True)),
-    ]
-    return {
-        "figure2a": (figure, pd.DataFrame(numbers, columns=["series", "entries", "dev"])),
-        "figure2b": (second, pd.DataFrame({"entries": entries, "lmbda": weights})),
-    }
+    caption(figure, study.rows("figure2").values(), factor, "of the difference from the small LM" if large else PAIRED)
+    points += [Point("knn", *point) for point in zip(entries, measured, between, strict=True)]
+    at = {"knn": paper["entries"]}
+    points += [Point(f"paper-{name}", at.get(name, 0), dev, NONE, factor) for name, dev in printed.items()]
+    return figure, table("entries", points)
+
+
+def figure2b(study: Study) -> Drawn:
+    """The tuned λ against entries."""
+    entries, rows = zip(*experiments.sizes(study), strict=True)
+    weights, ends = [median(row["lmbda"]["knn"]) for row in rows], [whiskers.of_weight(row) for row in rows]
+    figure, axes = panel("entries in the datastore", "λ tuned on dev", entries)
+    axes.plot(entries, weights, "o-", color=BLUE, **WHOLE)
+    whiskers.draw(axes, entries, ends, BLUE)
+    axes.set_ylim(0, max(1.1 * max(*weights, *np.nan_to_num(ends).flat), 0.1))
+    caption(figure, rows, None, TUNED)
+    low, high = zip(*ends, strict=True)
+    return figure, pd.DataFrame({"entries": entries, "lmbda": weights, "lmbda_low": low, "lmbda_high": high})
 
 
 def figure4(study: Study, paper: Mapping) -> dict[str, Drawn]:
     """Figure 4: perplexity against the number of neighbors, on a logarithmic axis."""
     ks, measured = zip(*experiments.neighbors(study), strict=True)
     base, printed = study.perplexity("figure4", "base"), paper["rows"]
+    factor, between = base / printed["base"]["dev"], [whiskers.paired(study, "figure4", f"k{k}", "base") for k in ks]
     figure, axes = panel("k, neighbors for each query", "perplexity, dev")
     axes.set_xscale("log", base=2)
     axes.plot(ks, measured, "o-", color=BLUE, **WHOLE)
+    whiskers.draw(axes, ks, between, BLUE)
     axes.axhline(base, color=INK)
-    paper_end = muted(axes, "", printed["k1024"]["dev"], base / printed["base"]["dev"], 1024)
+    paper_end = muted(axes, "kNN-LM", printed["k1024"]["dev"] * factor, 1024)
     margin(figure, [(measured[-1], "kNN-LM", BLUE), (base, "base LM", INK), paper_end])
     axes.set_xticks(sorted({*ks, 1024}))
     axes.tick_params(axis="x", rotation=45)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:.0f}"))
-    return {"figure4": (figure, pd.DataFrame({"k": (0, *ks), "dev": (base, *measured)}))}
+    caption(figure, study.rows("figure4").values(), factor)
+    points = [Point("base", 0, base), *(Point("knn", *point) for point in zip(ks, measured, between, strict=True))]
+    for k, name in ((0, "base"), (1024, "k1024")):
+        points.append(Point(f"paper-{'knn' if k else name}", k, printed[name]["dev"], NONE, factor))
+    return {"figure4": (figure, table("k", points))}
 
 
 def figure5(study: Study, paper: Mapping) -> dict[str, Drawn]:
     """Figure 5: perplexity against λ, in domain above and out of domain below, each on its own axis.
 
-    A study of one corpus has the first panel only.
+    The curve is that of the row's first seed, with the λ tuned for it. A study of one corpus has the first panel only.
     """
     shown = [name for name in ("in-domain", "out-of-domain") if name in ("in-domain", *study.rows("figure5"))]
     figure, axes_of = plt.subplots(len(shown), 1, figsize=(COLUMN, 1.8 * len(shown)), sharex=True, squeeze=False)
-    panels = axes_of[:, 0]
-    numbers = []
+    panels, points = axes_of[:, 0], list[Point]()
     for axes, name, color in zip(panels, shown, (BLUE, VERMILION), strict=False):
-        curve, printed = study.row("figure5", name)["curve"], paper["rows"][name]
-        points = [
-            (x, y) for x, y in zip(curve["lmbda"], curve["dev"], strict=True) if y is not None and math.isfinite(y)
+        row, printed = study.row("figure5", name), paper["rows"][name]
+        curve = [
+            (x, y)
+            for x, y in zip(row["curve"]["lmbda"], row["curve"]["dev"], strict=True)
+            if y is not None and math.isfinite(y)
         ]
-        (_, base), best = points[0], min(points, key=lambda point: point[1])
-        axes.plot(*zip(*points, strict=True), color=color)
-        axes.plot(*best, "o", color=color, **WHOLE)
-        scaled, _, _ = muted(axes, "", printed["dev"], base / printed["base"], printed["lmbda"])
-        gain = max(base - min(best[1], scaled), 0.01 * base)
+        (_, base), tuned = curve[0], (row["lmbda"]["knn"][0], row["dev"]["per_seed"][0])
+        # λ was resampled for the seed in the middle, whose curve this need not be
+        ends = whiskers.of_weight(row) if row["best_seed"] == row["seeds"][0] else NONE
+        factor = base / printed["base"]
+        axes.plot(*zip(*curve, strict=True), color=color)
+        axes.plot(*tuned, "o", color=color, **WHOLE)
+        whiskers.band(axes, ends, color, upright=True)
+        scaled, _, _ = muted(axes, "", printed["dev"] * factor, printed["lmbda"])
+        gain = max(base - min(tuned[1], scaled), 0.01 * base)
         axes.set_ylim(base - 1.5 * gain, base + 0.7 * gain)
-        axes.set_title(f"{name.replace('-', ' ')}, best λ {best[0]:g}", loc="left", fontsize=8, color=color)
-        axes.set_title(f"◇ paper {printed['lmbda']:g}", loc="right", fontsize=7, color=MUTED)
+        axes.set_title(f"{name.replace('-', ' ')}, λ {tuned[0]:.2g}", loc="left", fontsize=8, color=color)
+        axes.set_title(f"◇ paper × {factor:.3g}, λ {printed['lmbda']:g}", loc="right", fontsize=7, color=MUTED)
         axes.set_ylabel("perplexity, dev")
-        numbers += [(name, *point) for point in points]
+        points += [Point(name, *point) for point in curve] + [Point(f"{name}-tuned", *tuned, ends)]
+        of_paper = ((0, printed["base"]), (printed["lmbda"], printed["dev"]))
+        points += [Point(f"paper-{name}", *point, NONE, factor) for point in of_paper]
     panels[-1].set(xlabel="λ, weight of kNN", xlim=(-0.02, 1.02))
-    return {"figure5": (figure, pd.DataFrame(numbers, columns=["series", "lmbda", "dev"]))}
+    caption(figure, [study.row("figure5", name) for name in shown], None, TUNED)
+    return {"figure5": (figure, table("lmbda", points, "lmbda"))}
 
 
 def figure7(study: Study, paper: Mapping) -> dict[str, Drawn]:
     """Figure 7: perplexity of the LM mixed with n-gram LMs, against their order."""
-    ngrams = [(row["ngram"], row["dev"]["perplexity"]) for row in study.rows("figure7").values() if row["ngram"]]
-    orders = sorted(point for point in ngrams if point[0] != "infinite")
-    infinite = [point for point in ngrams if point[0] == "infinite"]
+    between = {name: whiskers.paired(study, "figure7", name, "base") for name in study.rows("figure7")}
+    ngrams = [
+        Point("n-gram", row["ngram"], row["dev"]["perplexity"], between[name])
+        for name, row in study.rows("figure7").items()
+        if row["ngram"]
+    ]
+    orders = sorted(point for point in ngrams if point.x != "infinite")
+    infinite = [point for point in ngrams if point.x == "infinite"]
     if not orders:
         raise experiments.Missing("figure7 has no n-gram order")
     base, knn = (study.perplexity("figure7", name) for name in ("base", "knn"))
     printed = {name: row["dev"] for name, row in paper["rows"].items()}
+    factor = base / printed["base"]
     figure, axes = panel("n, order of the n-gram LM", "perplexity, dev")
-    axes.plot(*zip(*orders, strict=True), "o-", color=VERMILION, **WHOLE)
+    places = [point.x for point in orders]
+    axes.plot(places, [point.dev for point in orders], "o-", color=VERMILION, **WHOLE)
+    whiskers.draw(axes, places, [point.ends for point in orders], VERMILION)
     axes.axhline(base, color=INK)
     axes.axhline(knn, color=BLUE)
-    ends = [(orders[-1][1], "LM + n-gram", VERMILION), (base, "base LM", INK), (knn, "kNN-LM", BLUE)]
-    for _, dev in infinite:
-        axes.axhline(dev, color=VERMILION, linestyle=":")
-        ends.append((dev, "LM + ∞-gram", VERMILION))
-    margin(figure, [*ends, muted(axes, "kNN-LM", printed["knn"], base / printed["base"])])
-    axes.set_xticks([n for n, _ in orders])
-    numbers = [("base", None, base), ("knn", None, knn), *(("n-gram", n, dev) for n, dev in [*orders, *infinite])]
-    return {"figure7": (figure, pd.DataFrame(numbers, columns=["series", "order", "dev"]))}
+    whiskers.band(axes, between["knn"], BLUE)
+    ends = [(orders[-1].dev, "LM + n-gram", VERMILION), (base, "base LM", INK), (knn, "kNN-LM", BLUE)]
+    for point in infinite:
+        axes.axhline(point.dev, color=VERMILION, linestyle=":")
+        whiskers.band(axes, point.ends, VERMILION)
+        ends.append((point.dev, "LM + ∞-gram", VERMILION))
+    margin(figure, [*ends, muted(axes, "kNN-LM", printed["knn"] * factor)])
+    axes.set_xticks(places)
+    caption(figure, study.rows("figure7").values(), factor)
+    points = [Point("base", None, base), Point("knn", None, knn, between["knn"]), *orders, *infinite]
+    points += [Point(f"paper-{name}", None, printed[name], NONE, factor) for name in ("base", "knn")]
+    return {"figure7": (figure, table("order", points))}
 
 
 def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
@@ -168,8 +224,9 @@ def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
     if len(study.curves) != 2:
         raise experiments.Missing(f"found {len(study.curves)} learning curves, expected 2")
     figure, axes = panel("epoch", "loss, nats a token")
+    printed = paper["rows"]["without-dropout"]["train_loss"]
     numbers: list[tuple] = []
-    ends: list[End] = [(0, "paper → 0", MUTED)]
+    ends: list[End] = [(printed, "paper, train", MUTED)]
     for name, curve, color in zip(("base LM", "memorizing LM"), study.curves.values(), (BLUE, VERMILION), strict=True):
         for split, line in (("train", "-"), ("dev", ":")):
             points = [(point["epoch"], point[f"{split}_loss"]) for point in curve if point[f"{split}_loss"] is not None]
@@ -179,13 +236,14 @@ def figure8(study: Study, paper: Mapping) -> dict[str, Drawn]:
             numbers += [(name, split, *point) for point in points]
     sizes = [round(curve[-1]["tokens"] / curve[-1]["epoch"]) for curve in study.curves.values()]
     if sizes[1] < sizes[0]:
-        figure.supxlabel(f"memorizing LM: trained on the first {sizes[1]:,} tokens only", fontsize=6, color=MUTED)
+        figure.supxlabel(f"memorizing LM: trained on the first {sizes[1]:,} tokens only", **CAPTION)
     longest = [curve[-1]["epoch"] for curve in study.curves.values()]
     if max(longest) > 5 * min(longest):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.axhline(paper["rows"]["without-dropout"]["train_loss"], color=MUTED, linewidth=0.8, linestyle="--")
+    axes.axhline(printed, color=MUTED, linewidth=0.8, linestyle="--")
     margin(figure, ends)
+    numbers.append(("paper", "train", None, printed))
     return {"figure8": (figure, pd.DataFrame(numbers, columns=["series", "split", "epoch", "loss"]))}
 
 
@@ -204,21 +262,41 @@ def panel(x: str, y: str, entries: tuple[int, ...] = ()) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def muted(axes: Axes, name: str, value: float, scale: float, x: float | None = None) -> End:
-    """Draw the paper's value, scaled: a diamond at `x` or else a level line. Returns its label for `margin`.
-
-    Below the figure stands what its diamonds and level lines are, those that it has.
-    """
+def muted(axes: Axes, name: str, height: float, x: float | None = None) -> End:
+    """Draw the paper's value, scaled to `height`: a diamond at `x` or else a level line. Returns its label."""
     if x is None:
-        axes.axhline(value * scale, color=MUTED, linewidth=0.8, linestyle="--")
+        axes.axhline(height, color=MUTED, linewidth=0.8, linestyle="--")
     else:
-        axes.plot(x, value * scale, "D", **HOLLOW)
-    figure = axes.get_figure(root=True)
-    lines = [line for one in figure.axes for line in one.lines if line.get_color() == MUTED]
-    marks = ["◇"] * any(line.get_marker() == "D" for line in lines)
-    marks += ["- -"] * any(line.get_linestyle() == "--" for line in lines)
-    figure.supxlabel(f"{' '.join(marks)}  {SCALED}", fontsize=6, color=MUTED)
-    return value * scale, f"paper{', ' + name if name else ''} {value:.2f}", MUTED
+        axes.plot(x, height, "D", **HOLLOW)
+    return height, f"paper, {name}", MUTED
+
+
+def caption(figure: Figure, rows: Iterable[dict], factor: float | None, intervals: str = PAIRED) -> None:
+    """Write below the figure what is drawn of the paper and as intervals, and what the numbers of `rows` are of.
+
+    Without a `factor` nothing is said of the paper: each panel says it.
+    """
+    rows, lines = list(rows), list[str]()
+    drawn = [line for axes in figure.axes for line in axes.lines if line.get_color() == MUTED]
+    marks = ["◇"] * any(line.get_marker() == "D" for line in drawn)
+    marks += ["- -"] * any(line.get_linestyle() == "--" for line in drawn)
+    if factor and marks:
+        lines.append(f"{' '.join(marks)}  the paper × {factor:.3g}, so that its base LM coincides with ours")
+    found = ["whiskers"] * any(len(axes.collections) for axes in figure.axes)
+    found += ["bands"] * any(len(axes.patches) for axes in figure.axes)
+    if found:
+        lines.append(f"{', '.join(found)}: 95% intervals {intervals}")
+    if any(row["dev"].get("documents", FEWEST) < FEWEST for row in rows):
+        lines.append(f"no interval where dev has fewer than {FEWEST} documents")
+    if of := experiments.of_what(rows):
+        lines.append(of)
+    figure.supxlabel("\n".join(lines), **CAPTION)
+
+
+def table(x: str, points: list[Point], bounded: str = "dev") -> pd.DataFrame:
+    """The numbers of a figure: series, x, perplexity on dev, the interval of `bounded`, and the factor drawn."""
+    columns = ["series", x, "dev", f"{bounded}_low", f"{bounded}_high", "factor"]
+    return pd.DataFrame([(*point[:3], *point.ends, point.factor) for point in points], columns=columns)
 
 
 def margin(figure: Figure, ends: list[End]) -> None:

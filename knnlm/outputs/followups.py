@@ -47,6 +47,7 @@ HELPED = (
     "share of tokens that it makes more probable."
 )
 
+SEED = "Of a row with several seeds the first one is taken."
 FEW = f"Where brackets are missing, no interval can be drawn: {stats.FEWEST} documents are the fewest for one."
 WRITTEN = (
     "Means over {prompts} prompts, each the first {prompt_tokens} tokens of a test document, of what follows: {words} "
@@ -123,7 +124,7 @@ def main(config: FollowupsConfig) -> None:
         "beyond-rows": ("Who is helped, by row", HELPED, *by_row(helped), ""),
     }
     for name, (title, legend, numbers, shown, below) in tables.items():
-        note = " ".join(filter(None, (config.note, legend, FEW if without_interval(numbers) else "")))
+        note = " ".join(filter(None, (config.note, legend, SEED, FEW if without_interval(numbers) else "")))
         forms = {
             "csv": numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
             "md": markdown(title, note, shown, {}, []) + below,

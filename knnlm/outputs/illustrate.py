@@ -30,7 +30,7 @@ class IllustrateConfig:
     neighbors: int = 5
     """neighbors written down"""
     words: int = 4
-    """next words written down"""
+    """likeliest next words of kNN, of the LM and of their mixture written down"""
 
 
 def main(config: IllustrateConfig) -> None:
@@ -98,17 +98,13 @@ def neighbors(nearest: Nearest, train: Passages, count: int) -> list[dict]:
 
 
 def words(predicted: Next, lmbda: float, train: Passages, count: int, target: int) -> list[dict]:
-    """The target and the most probable words of kNN and the LM in turn, with their three probabilities."""
-    shown = [target]
-    orders = (np.argsort(-p, kind="stable").tolist() for p in (predicted.knn, predicted.lm))
-    for pair in zip(*orders, strict=True):
-        shown += [word for word in dict.fromkeys(pair) if word not in shown and is_word(spelled(train, word))]
-        if len(shown) >= count:
-            break
+    """The target and the `count` likeliest words of kNN, of the LM and of their mixture, with all probabilities."""
     mixed = predicted.mixed(lmbda)
+    likeliest = (np.argsort(-p, kind="stable")[:count].tolist() for p in (predicted.knn, predicted.lm, mixed))
+    shown = dict.fromkeys([target, *(word for few in likeliest for word in few)])
     return [
         {"word": spelled(train, word), "knn": predicted.knn[word], "lm": predicted.lm[word], "mixture": mixed[word]}
-        for word in sorted(shown[:count], key=lambda word: -mixed[word])
+        for word in sorted(shown, key=lambda word: -mixed[word])
     ]
 
 

@@ -15,7 +15,7 @@ LEFT = {"Model", "Measure", "LM trained on", "Datastore", "Stage", "Writes", "Be
 FINDINGS = "Findings of the paper, here:"
 ADDED = "What each adds to the others (an extra; nats a token, with 95% intervals):"
 Added = Mapping[str, str]  # of a row's label: the differences as text
-RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def markdown(title: str, note: str, shown: pd.DataFrame, added: Added, findings: list[Verdict]) -> str:
@@ -53,7 +53,12 @@ def scientific(text: str) -> str:
 
 
 def _powers(match: re.Match) -> str:
-    digits, power = f"{float(match[0].replace(',', '')):.2e}".split("e")
+    return powers(float(match[0].replace(",", "")), 2)
+
+
+def powers(value: float, decimals: int) -> str:
+    """A number in scientific notation, as 9.03×10⁷ with two decimals."""
+    digits, power = f"{value:.{decimals}e}".split("e")
     return f"{digits}×10{str(int(power)).translate(RAISED)}"
 
 

@@ -54,9 +54,12 @@ CLAIM_HEADINGS = {
     "finding": "Finding",
     "criterion": "Held when",
 }
-LEGEND = "Perplexities; λ tuned on dev; medians over seeds; in brackets 95% bootstrap intervals over documents."
-
-SEEDS_LEGEND = "In parentheses the lowest and the highest of several seeds."
+LEGEND = "Perplexities; λ tuned on dev; in brackets 95% bootstrap intervals over documents."
+ONE_SEED = "A table of several seeds shows medians and says so."
+SEEDS_LEGEND = (
+    "In parentheses the lowest and the highest of several seeds; intervals are of the seed in the middle on dev, "
+    "differences of the means over seeds."
+)
 CLAIMS_LEGEND = (
     "In parentheses by how much a perplexity changed; differences of log-likelihoods, or of λ, with 95% bootstrap "
     "intervals over documents in brackets."
@@ -104,11 +107,9 @@ def main(config: TabulateConfig) -> None:
         note = pages.about_models(note, study.experiments[config.table]["rows"])
     findings = [verdict for verdict in claims.judge(paper, study) if verdict.output == config.table]
     rows = study.experiments[config.table]["rows"] if config.table in study.experiments else []
-    if any(len(row["seeds"]) > 1 for row in rows):
-        note = f"{note} {SEEDS_LEGEND}"
-    if differ(rows):
-        note = f"{note} {UNITS_LEGEND}"
-    note = " ".join(filter(None, (note, without_interval(rows, REPORTED.get(config.table, ())))))
+    units, few = UNITS_LEGEND if differ(rows) else "", without_interval(rows, REPORTED.get(config.table, ()))
+    each = seeds_of_each(study) if config.table == "claims" else ""
+    note = " ".join(filter(None, (note, each, about(rows), units, few)))
     added = extras(study, config.table) if config.table in study.experiments else {}
     texts = {
         "csv": numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
@@ -190,6 +191,27 @@ def extras(study: experiments.Study, output: str) -> dict[str, str]:
         if texts := [with_interval(one) for one in comparisons if one.difference]:
             found[label] = f"on {split}, {'; '.join(texts)}"
     return found
+
+
+def about(rows: list[dict]) -> str:
+    """Of which seeds and index the numbers are, and what stands beside medians; "" where no row has either."""
+    found = experiments.of_what(rows)
+    if not found:
+        return ""
+    several = {len(row["seeds"]) > 1 for row in rows if experiments.is_trained(row)}
+    legend = SEEDS_LEGEND if True in several else ONE_SEED if several else ""
+    return f"{found[0].upper()}{found[1:]}. {legend}".strip()
+
+
+def seeds_of_each(study: experiments.Study) -> str:
+    """Of which seeds the numbers of each table and figure are, for the claims, which rest on all of them."""
+    outputs: dict[str, list[str]] = {}
+    for name, experiment in study.experiments.items():
+        trained = filter(experiments.is_trained, experiment["rows"])
+        for seeds in dict.fromkeys(experiments.seeds(row["seeds"]) for row in trained):
+            outputs.setdefault(seeds, []).append(name)
+    parts = [f"{seeds} in {', '.join(names)}" for seeds, names in outputs.items()]
+    return f"Perplexities: {'; '.join(parts)}." if parts else ""
 
 
 def without_interval(rows: list[dict], splits: tuple[str, ...]) -> str:

@@ -80,12 +80,12 @@ def disagreement(name: str, column: str, before: str | None, after: str | None, 
         return ""
     if before is None or after is None:
         return "other columns"
-    read_cell = weights if column == "lmbda" else numbers
+    read_cell = weights if column.startswith("lmbda") else numbers
     expected, found = read_cell(before), read_cell(after)
     if expected is None or found is None or len(expected) != len(found):
         return "" if before == after else "other text"
     for x, y in zip(expected, found, strict=True):
-        if column == "lmbda":
+        if column.startswith("lmbda"):
             excess, allowed = abs(x - y), config.lmbda_tolerance
         else:
             excess = 0.0 if x == y else abs(x - y) / max(abs(x), 1e-9)

@@ -147,6 +147,33 @@ def neighbors(study: Study) -> list[tuple[int, float]]:
     return sorted((int(name[1:]), study.perplexity("figure4", name)) for name in names)
 
 
+def of_what(rows: Iterable[Mapping]) -> str:
+    """Of which seeds and which index the numbers of rows are, as in "medians over seeds 1, 2 and 3; index fast".
+
+    A number of one seed may differ from the median of several, and of one index from that of another. A pretrained LM
+    has no seed. Where rows have different indexes, their labels or a column say so, and none is named here.
+    """
+    rows = list(rows)
+    labels: dict[str, list[str]] = {}
+    for row in filter(is_trained, rows):
+        labels.setdefault(seeds(row["seeds"]), []).append(row["label"])
+    ordered = sorted(labels, key=lambda text: -len(labels[text]))
+    parts = ordered[:1] + [f"{text}: {', '.join(labels[text])}" for text in ordered[1:]]
+    indexes = {store["index"] for row in rows if (store := row.get("datastore")) and store.get("index")}
+    return "; ".join([*parts, *(f"index {index}" for index in indexes if len(indexes) == 1)])
+
+
+def is_trained(row: Mapping) -> bool:
+    """Whether the study trained the row's LM, so that its seed matters; a pretrained one has a description."""
+    return bool(row.get("training_tokens") or not row.get("description"))
+
+
+def seeds(numbers: Iterable[int]) -> str:
+    """As in "seed 1" or "medians over seeds 1, 2 and 3"."""
+    *most, last = map(str, numbers)
+    return f"medians over seeds {', '.join(most)} and {last}" if most else f"seed {last}"
+
+
 def per_word(measured: Mapping) -> dict:
     """What a row measured on a split with perplexities per word, exp(nats / words), in place of those per token.
 

@@ -221,3 +221,61 @@ def test_a_number_lacks_an_interval_where_it_is_there_and_the_bound_is_not(low, 
     for value, bound in (("test", "test_low"), ("value", "low")):
         assert followup_tables.without_interval(pd.DataFrame({value: [2.0, 3.0], bound: low})) == expected
         assert not followup_tables.without_interval(pd.DataFrame({value: [None, None], bound: [None, None]}))
+
+
+@pytest.mark.parametrize("name", ["skipping", "frontier"])
+def test_whiskers_are_the_differences_that_the_table_has_around_each_perplexity(tmp_path, monkeypatch, name):
+    drawn = {}
+
+    def keep(figure, numbers, out):
+        drawn[out.name] = figure, numbers
+        followups.figures.plt.close(figure)
+
+    monkeypatch.setattr(followups.figures, "save", keep)
+    base = nats(3.0, 0.5)
+    points = [{"skipped": 0.5, "perplexity": 20.0, "facts": {}, "nats": (base + nats(0.1, 0.3, 4)).tolist()}]
+    first = {"skipped": 0.0, "perplexity": 19.0, "facts": {}, "nats": base.tolist()}
+    method_of = {"name": "random", "label": "at random", "paper": None, "points": [first, *points]}
+    case = {"nprobe": 0, "build": 1.0, "bytes": 9.0, "recall": 1.0, "search": 5.0, "perplexity_index": 20.1}
+    cases = [
+        case | {"factory": factory, "with_exact": rate, "perplexity_exact": one["perplexity"], "nats": one["nats"]}
+        for factory, rate, one in (("Flat", 4.0, first), ("SQ8", 9.0, points[0]))
+    ]
+    frontier = {"cases": cases, "tokens": TOKENS, "queries": 2048, "entries": 9000, "k": 8}
+    write(
+        tmp_path,
+        [method("lm", nats(3.2)), method("constant", nats(3))],
+        skipping={"methods": [method_of], "tokens": TOKENS},
+        frontier=frontier,
+    )
+    figure, _ = drawn[f"beyond-{name}"]
+    (axes,) = figure.axes
+    gains = nats(0.1, 0.3, 4)
+    resampled = np.random.default_rng(3).integers(0, 20, (4000, 20))
+    spread = np.quantile((gains[resampled].sum(1) - gains.sum()) / 2000, [0.975, 0.025])
+    segments = [part[:, 1] for lines in axes.collections for part in lines.get_segments()]
+    (whisker,) = (part for part in segments if part[0] < part[1])
+    assert np.log(whisker / 20) == pytest.approx(-spread, rel=0.15)
+    assert [part.tolist() for part in segments if part[0] == part[1]] == [[19, 19]]
+    assert "95% intervals of the difference from" in figure.get_supxlabel()
+    assert name != "frontier" or axes.get_ylabel() == "perplexity, 2,048 tokens of dev"
+
+
+def test_a_figure_without_intervals_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(followups.stats, "FEWEST", 21)
+    said = {}
+    monkeypatch.setattr(
+        followups.figures, "save", lambda figure, _, out: said.update({out.name: figure.get_supxlabel()})
+    )
+    write(tmp_path, [method("lm", nats(3.2)), method("constant", nats(3))])
+    followups.figures.plt.close("all")
+    assert {said[f"beyond-{name}"] for name in ("skipping", "smaller", "frontier")} == {
+        "too few documents for intervals (at least 21)"
+    }
+    assert "hollow" in said["beyond-helped"]
+
+
+@pytest.mark.parametrize("table", ["beyond", "beyond-skipping", "beyond-smaller", "beyond-frontier", "beyond-rows"])
+def test_every_note_says_which_seed_is_taken(tmp_path, table):
+    written = write(tmp_path, [method("lm", nats(3.2)), method("constant", nats(3))])
+    assert "Of a row with several seeds the first one is taken." in written[f"{table}.md"].read_text(encoding="utf-8")

@@ -379,3 +379,48 @@ def test_the_note_says_what_brackets_are(tmp_path: Path, table: str):
     assert "[" in page and re.search(
         r"in brackets 95% bootstrap|95% bootstrap intervals over documents in brackets", note
     )
+
+
+SEEDS = {
+    "one": ({}, "Seed 1; index ivfpq. A table of several seeds shows medians and says so."),
+    "several": (
+        {"base": [3, 1, 8], "knn": [3, 1, 8]},
+        "Medians over seeds 3, 1 and 8; index ivfpq. In parentheses the lowest and the highest of several seeds;",
+    ),
+    "both": (
+        {"knn": [1, 2]},
+        "Seed 1; medians over seeds 1 and 2: Any LM + kNN; index ivfpq. In parentheses the lowest and the highest",
+    ),
+}
+
+
+@pytest.mark.parametrize(("seeds", "said"), SEEDS.values(), ids=SEEDS)
+def test_the_note_says_of_which_seeds_and_index_the_numbers_are(tmp_path: Path, seeds: dict, said: str):
+    paths = {name: tuple(found) for name, found in synthetic.write(tmp_path / "study").items()}
+    (path,) = (path for path in paths["experiments"] if path.stem == "table2")
+    experiment = json.loads(path.read_text())
+    for row in experiment["rows"]:
+        row |= {"label": {"knn": "Any LM + kNN"}.get(row["name"], row["name"])}
+        row["seeds"] = seeds.get(row["name"], row["seeds"])
+    path.write_text(json.dumps(experiment))
+    for table in ("table2", "claims"):
+        tabulate.main(tabulate.TabulateConfig(table=table, paper=PAPER, out=tmp_path, note="Any.", **paths))
+    assert said in (tmp_path / "table2.md").read_text().split("\n\n")[1]
+    note = (tmp_path / "claims.md").read_text().split("\n\n")[1]
+    others = [path.stem for path in paths["experiments"] if path.stem != "table2"]
+    for text in dict.fromkeys(experiments.seeds(row["seeds"]) for row in experiment["rows"]):
+        where = [name for name in sorted([*others, "table2"]) if name == "table2" or text == "seed 1"]
+        assert f"{text} in {', '.join(where)}" in note
+    assert "seed 1 in" in note and note.count("table2") == len({tuple(row["seeds"]) for row in experiment["rows"]})
+
+
+def test_of_a_pretrained_lm_no_seed_is_named(tmp_path: Path):
+    paths = {name: tuple(found) for name, found in synthetic.write(tmp_path / "study").items()}
+    (path,) = (path for path in paths["experiments"] if path.stem == "table2")
+    experiment = json.loads(path.read_text())
+    for row in experiment["rows"]:
+        row |= {"description": "of others", "training_tokens": None}
+    path.write_text(json.dumps(experiment))
+    tabulate.main(tabulate.TabulateConfig(table="table2", paper=PAPER, out=tmp_path, note="Any.", **paths))
+    note = (tmp_path / "table2.md").read_text().split("\n\n")[1]
+    assert "Index ivfpq." in note and "seed" not in note.lower()

@@ -62,3 +62,9 @@ def test_cost_need_only_be_there(tmp_path: Path):
 def test_a_reference_without_tables_is_one_clear_line(tmp_path: Path):
     with pytest.raises(UserError, match="no tables"):
         verify.main(verify.VerifyConfig(run=tmp_path, reference=tmp_path))
+
+
+@pytest.mark.parametrize(("column", "differ"), [("lmbda", False), ("lmbda_low", False), ("dev_low", True)])
+def test_the_interval_of_a_weight_is_compared_as_the_weight_is(tmp_path: Path, column: str, differ: bool):
+    config = verify.VerifyConfig(run=tmp_path, reference=tmp_path)
+    assert bool(verify.disagreement("figures/figure2b.csv", column, "0.02", "0.05", config)) == differ

@@ -186,7 +186,7 @@ rule followups:
         helped=rules.diagnose.output,
         texts=rules.compare_texts.output,
         published=FINDINGS,
-        code=code_of(*FOLLOWED, "outputs/figures.py", *TABULATED[1:]),
+        code=code_of(*FOLLOWED, "outputs/figures.py", "outputs/whiskers.py", *TABULATED[1:]),
     output:
         tables=[f"{RESULTS}/tables/{name}.{end}" for name in FOLLOWUPS for end in ("md", "tex", "csv")],
         figures=[f"{RESULTS}/figures/{name}.{end}" for name in DRAWN for end in ("pdf", "png", "csv")],

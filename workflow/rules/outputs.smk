@@ -144,7 +144,10 @@ for NAME in FIGURES:
             curves=CURVES if NAME == "figure8" else [],
             query=[RESULTS / "figures/figure1.json"] if NAME == "figure1" else [],
             paper=PAPER,
-            code=code_of("outputs/plot.py", "outputs/figures.py", "outputs/diagrams.py", "scores/experiments.py"),
+            code=code_of(
+                *(f"outputs/{name}.py" for name in ("plot", "figures", "whiskers", "diagrams", "tables")),
+                "scores/experiments.py",
+            ),
         output:
             drawn_figure(NAME),
         log:
