@@ -1,14 +1,19 @@
-"""The documents agree with the repository: links, names, numbers, the tree, the version."""
+"""The documents agree with the repository: links, names, numbers, the tree, the version; and they become a site."""
 
 import ast
 import csv
+import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 import yaml
 from conftest import ROOT
+from markdown_it import MarkdownIt
 
 import knnlm
 from knnlm.__main__ import verbs
@@ -38,7 +43,7 @@ def test_relative_links_lead_somewhere(page):
     for link in LINK.findall(without_code(page.read_text(encoding="utf-8"))):
         if not re.match(r"[a-z]+:|#", link):
             assert (page.parent / link.partition("#")[0]).is_file(), (
-                f"{link}"
+                f"{link}: a link to a folder leads nowhere on the site"
             )
 
 
@@ -204,6 +209,43 @@ def test_model_cards_have_the_references_numbers():
                     assert shown[column] == f"{float(value):.{digits}f}{ends}", (shown["model"], column)
             rows += 1
     assert rows >= 10
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The documentation as `make docs` builds it: a broken link or anchor fails."""
+    if not importlib.util.find_spec("material"):
+        pytest.skip("mkdocs-material is not installed (the extra `docs`)")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)]
+    built = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_every_page_is_on_the_site_and_fetches_nothing(site):
+    pages = {path.relative_to(site): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    assert len(pages) > 40
+    for name, page in pages.items():
+        for tag in re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page):
+            assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag), f"{name}: {tag}"
+
+
+def test_a_page_has_the_same_parts_on_the_site_as_on_github(site):
+    """GitHub's dialect of Markdown and the site's differ in nested lists and in lines before a list."""
+    github = MarkdownIt("commonmark").enable("table")
+    for page in PAGES:
+        source = page.relative_to(ROOT)
+        built = site / (source.parent / "index.html" if source.name == "README.md" else source.with_suffix(".html"))
+        if not built.exists():
+            continue
+        here = built.read_text(encoding="utf-8").partition("<article")[2].partition("</article>")[0]
+        there = github.render(page.read_text(encoding="utf-8"))
+        for part in ("h1", "h2", "h3", "li", "pre", "code", "table", "tr", "td", "img", "strong", "em"):
+            counts = [len(re.findall(rf"<{part}[\s>]", text)) for text in (there, here)]
+            assert counts[0] == counts[1], f"{source}: {counts[0]} <{part}> on GitHub, {counts[1]} on the site"
 
 
 def test_the_version_stands_in_one_place():
