@@ -8,10 +8,10 @@ ROOM ?= scores
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help smoke mini pretrained finetuned rehearsal report crate test test-faults test-slurm test-gpu mutants bench lint lint-schemas clean
+.PHONY: help smoke mini pretrained finetuned rehearsal report crate test test-faults test-slurm test-gpu mutants bench docs lint lint-schemas clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "Each target first sets up .venv. FAISS=gpu installs FAISS for GPUs; PYTHON=… chooses the interpreter."
 
@@ -62,6 +62,9 @@ mutants: .venv/ready ## put errors into a room of knnlm, one at a time: do its t
 bench: .venv/ready ## measure each expensive step beside an alternative (BENCH=… picks cases by their first letters)
 	python -m benchmarks $(BENCH)
 
+docs: .venv/ready ## make a site of the documentation, site/index.html; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+
 lint: .venv/ready ## check style, types and schemas; changes nothing
 	ruff check .
 	ruff format --check .
@@ -79,8 +82,8 @@ lint-schemas: .venv/ready ## check the configuration files, CITATION.cff and the
 	check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
 	check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-clean: ## remove the environment and Snakemake's records; results and downloads stay
-	rm -rf .venv .snakemake
+clean: ## remove the environment, Snakemake's records and the site; results and downloads stay
+	rm -rf .venv .snakemake site
 
 # faiss-cpu and faiss-gpu install the same folder: one is removed before the other is installed.
 ifneq ($(FAISS),$(INSTALLED))

@@ -1,4 +1,4 @@
-"""Who may import whom (the layout in README.md)."""
+"""Who may import whom (the layout in docs/code.md)."""
 
 import ast
 import re

@@ -26,7 +26,7 @@ def splits(source: layout.KnnLM) -> list[signals.Signals]:
 
 
 def example(name: str) -> dict:
-    (code,) = re.findall(rf"^```python {name}\n(.*?)^```", PAGE, re.M | re.S)
+    (code,) = re.findall(rf'^```python title="{name}"\n(.*?)^```', PAGE, re.M | re.S)
     names: dict = {"__name__": name}
     exec(compile(code, f"docs/extend.md, {name}", "exec"), names)
     return names

@@ -55,7 +55,7 @@ def any_lm(tmp_path, monkeypatch):
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert len(lines) <= 10
     page = (ROOT / "docs/any-lm.md").read_text(encoding="utf-8")
-    assert "".join(f"   {line}\n" for line in lines) in page
+    assert "".join(f"    {line}\n" for line in lines) in page
     config = yaml.safe_load(
         text.replace("my-texts", f"{tmp_path}/my-texts").replace("my-model", f"{tmp_path}/my-model")
     )

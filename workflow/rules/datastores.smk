@@ -272,7 +272,7 @@ rule search:
 
 
 use rule search as search_dev with:
-    """Likewise, where no output shows test."""
+    """Find the nearest entries of one shard for dev alone, where no output shows test."""
     output:
         passing(artifacts(dev_alone(SEARCHED / SHARD), *SEARCHED_FILES)),
 
@@ -295,13 +295,13 @@ use rule search as search_quantized with:
 if KEEP_NEEDED:
 
     use rule search_quantized as search_quantized_passing with:
-        """Likewise, of neighbors that are deleted once they are scored."""
+        """Do what search_quantized does, where the neighbors are deleted once they are scored."""
         output:
             passing(artifacts(tested(NEIGHBORS / "quantized/shard0of1", but=KEPT_NEIGHBORS), *SEARCHED_FILES)),
 
 
 use rule search_quantized as search_quantized_dev with:
-    """Likewise, where no output shows test."""
+    """Find the nearest entries of the only shard for dev alone, where no output shows test."""
     output:
         passing(artifacts(dev_alone(NEIGHBORS / "quantized/shard0of1"), *SEARCHED_FILES)),
 
@@ -329,7 +329,7 @@ rule merge:
 
 
 use rule merge as merge_dev with:
-    """Likewise, where no output shows test."""
+    """Keep the nearest neighbors of several shards for dev alone, where no output shows test."""
     output:
         passing(artifacts(dev_alone(SEARCHED / "first{first}of{shards}"), *SEARCHED_FILES)),
 
@@ -348,7 +348,7 @@ use rule merge as merge_quantized with:
 if KEEP_NEEDED:
 
     use rule merge_quantized as merge_quantized_passing with:
-        """Likewise, of neighbors that are deleted once they are scored."""
+        """Do what merge_quantized does, where the neighbors are deleted once they are scored."""
         output:
             passing(
                 artifacts(tested(NEIGHBORS / "quantized/first{first}of{shards}", but=KEPT_NEIGHBORS), *SEARCHED_FILES)
@@ -356,7 +356,7 @@ if KEEP_NEEDED:
 
 
 use rule merge_quantized as merge_quantized_dev with:
-    """Likewise, where no output shows test."""
+    """Do what merge_quantized does for dev alone, where no output shows test."""
     output:
         passing(artifacts(dev_alone(NEIGHBORS / "quantized/first{first}of{shards}"), *SEARCHED_FILES)),
 
@@ -396,12 +396,12 @@ rule rerank:
 if KEEP_NEEDED:
 
     use rule rerank as rerank_passing with:
-        """Likewise, of neighbors that are deleted once they are scored."""
+        """Do what rerank does, where the neighbors are deleted once they are scored."""
         output:
             passing(artifacts(tested(NEIGHBORS / "exact/first{first}of{shards}", but=KEPT_NEIGHBORS), *RERANKED_FILES)),
 
 
 use rule rerank as rerank_dev with:
-    """Likewise, where no output shows test."""
+    """Compute the exact distances of the nearest neighbors of dev alone, where no output shows test."""
     output:
         passing(artifacts(dev_alone(NEIGHBORS / "exact/first{first}of{shards}"), *RERANKED_FILES)),

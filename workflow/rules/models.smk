@@ -74,6 +74,7 @@ rule import_pretrained:
 
 
 use rule import_pretrained as import_initial with:
+    """Turn the published model that will be trained further into a model of this project."""
     output:
         artifact(INITIAL, *MODEL_FILES),
     log:

@@ -36,7 +36,7 @@ rule score_knn:
 
 
 use rule score_knn as score_knn_dev with:
-    """Likewise, where no output shows test."""
+    """Turn neighbors into the log-probabilities of dev's tokens alone, where no output shows test."""
     output:
         artifacts(dev_alone(KNN_LOGPROBS)),
 
