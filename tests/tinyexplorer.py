@@ -49,6 +49,9 @@ def write(study: Path) -> Path:
 def page(study: Path, name: str = "explorer.html", tokens: int = 8000) -> Path:
     """The explorer of a study that `write` made."""
     out = study / name
-    shown = {"compare": ("temperature",), "tokens": tokens, "neighbors": 4, "words": 5, "note": "A test."}
-    explore.main(explore.ExploreConfig(study=study, out=out, **shown))
+    compared = ("temperature",)
+    config = explore.ExploreConfig(
+        study=study, out=out, compare=compared, tokens=tokens, neighbors=4, words=5, note="A test."
+    )
+    explore.main(config)
     return out
