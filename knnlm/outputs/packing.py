@@ -32,6 +32,20 @@ def packed(array: np.ndarray) -> dict[str, object]:
     return {"type": ARRAYS[array.dtype.name], "data": base64.b64encode(gzip.compress(raw, 9, mtime=0)).decode("ascii")}
 
 
+class Pool:
+    """The arrays of a page, each packed once however many rows share it."""
+
+    def __init__(self) -> None:
+        self.arrays: list[dict[str, object]] = []
+
+    def add(self, array: np.ndarray) -> int:
+        """The place of this array in `arrays`."""
+        made = packed(array)
+        if made not in self.arrays:
+            self.arrays.append(made)
+        return self.arrays.index(made)
+
+
 def smallest(array: np.ndarray) -> np.ndarray:
     """Whole numbers from 0 on as uint16 if all fit, else as uint32."""
     return array.astype(np.uint16 if array.max(initial=0) < 1 << 16 else np.uint32)

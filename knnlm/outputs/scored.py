@@ -1,4 +1,4 @@
-"""The test text of a kNN-LM row with what the study measured for each token: probabilities and neighbors."""
+"""Held-out text of a kNN-LM row with what the study measured for each token: probabilities and neighbors."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class ScoredText:
         if len(set(counts)) > 1:
             tokens, lm, knn, queries = (f"{count:,}" for count in counts)
             raise UserError(
-                f"the {SPLIT} text: found {tokens} tokens, {lm} LM and {knn} kNN log-probabilities and {queries} "
+                f"the held-out text: found {tokens} tokens, {lm} LM and {knn} kNN log-probabilities and {queries} "
                 "queries, expected as many of each; score the text again with the same windows"
             )
 
@@ -49,21 +49,21 @@ class ScoredText:
             return np.nan_to_num(log_softmax(logits, axis=-1), nan=-np.inf)
 
 
-def load(source: KnnLM) -> ScoredText:
-    """The test text of a row; raises UserError where text, scores, neighbors and datastore do not fit together."""
-    source.check(SPLIT)
-    _check_datastore(source)
+def load(source: KnnLM, split: str = SPLIT) -> ScoredText:
+    """The text of a row's split; raises UserError where text, scores, neighbors and datastore do not fit together."""
+    source.check(split)
+    _check_datastore(source, split)
     kind = knn.DISTANCES[source.store["distance"]]
-    found = neighbors.load(source.neighbors(SPLIT), {kind}, source.store["k"])
-    tokens = npy.open_array(source.tokens(source.row["corpus"], SPLIT), "integer", 1)
-    scores = (npy.open_array(path, "float32", 1) for path in (source.lm(SPLIT), source.knn(SPLIT)))
+    found = neighbors.load(source.neighbors(split), {kind}, source.store["k"])
+    tokens = npy.open_array(source.tokens(source.row["corpus"], split), "integer", 1)
+    scores = (npy.open_array(path, "float32", 1) for path in (source.lm(split), source.knn(split)))
     distance, temperature = source.store["distance"], float(source.store["temperature"])
     return ScoredText(tokens, *scores, found.ids, found.values, found.stored(kind), distance, temperature)
 
 
-def _check_datastore(source: KnnLM) -> None:
+def _check_datastore(source: KnnLM, split: str = SPLIT) -> None:
     """Raise UserError where the neighbors were found in another text than the datastore's."""
-    corpus, near = source.store["corpus"], source.neighbors(SPLIT)
+    corpus, near = source.store["corpus"], source.neighbors(split)
     train = source.tokens(corpus, "train")
     stored = lineage.agree((train, source.documents(corpus, "train"), source.vocab), "vocab", "text").get("text")
     if lineage.of(near).get("datastore", stored) != stored:

@@ -1,53 +1,45 @@
-"""The explorer as a reader has it: a page from a file, in a real browser."""
+"""What the explorer's page holds; test_explorer_page.py reads it in a browser."""
 
-import shutil
+import base64
+import gzip
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tinystudy
+import tinyexplorer
 import torch
 
 from knnlm.artifacts import files, npy
-from knnlm.datastores import neighbors
 from knnlm.live import layout
 from knnlm.outputs import candidates, explore, packing, scored, spacing
-from knnlm.scores import knn
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return tinystudy.write(tmp_path_factory.mktemp("results") / "tiny")
+    return tinyexplorer.write(tmp_path_factory.mktemp("results") / "tiny")
 
 
 @pytest.fixture(scope="module")
 def page_path(study):
-    explore.main(explore.ExploreConfig(study=study, out=study / "explorer.html", neighbors=4, words=5, note="A test."))
-    return study / "explorer.html"
+    return tinyexplorer.page(study)
 
 
 def test_the_page_has_the_same_bytes_twice_and_no_address_of_another_file(study, page_path: Path):
-    again = study / "again.html"
-    explore.main(explore.ExploreConfig(study=study, out=again, neighbors=4, words=5, note="A test."))
     page = page_path.read_text()
-    assert page == again.read_text()
+    assert page == tinyexplorer.page(study, "again.html").read_text()
     assert "http" not in page and "src=" not in page and "@import" not in page
     assert page.count("</script>") == 2  # the corpus has the word </script><b>&amp;
 
 
 def test_the_page_shows_of_a_token_what_the_study_measured(study):
     source = layout.find(study)
-    text = scored.load(source)
-    words, lm, near = candidates.candidates(source, text, 100, words=5, batch_tokens=12288)
+    text = scored.load(source, "dev")
+    ((words, lm, near),) = candidates.candidates(source, [text], 100, words=5, batch_tokens=12288)
     for position in range(100):
         seen = dict(zip(words[position].tolist(), zip(lm[position], near[position], strict=True), strict=True))
         if (target := int(text.tokens[position])) in seen:
             shown = packing.restored(np.array(seen[target]))
-            measured = [npy.open_array(path)[position] for path in (source.lm("test"), source.knn("test"))]
+            measured = [npy.open_array(path)[position] for path in (source.lm("dev"), source.knn("dev"))]
             assert np.exp(shown) == pytest.approx(np.exp(measured), abs=1e-3)
 
 
@@ -84,126 +76,6 @@ def test_pieces_of_three_vocabularies_join():
     assert spacing.subword("▁fox") == ("fox", 0) and spacing.subword("es") == ("es", 1)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="the explorer is tested with playwright: install it")
-    if not CHROMIUM:
-        pytest.skip("the explorer is tested in chromium: apt-get install chromium")
-    with playwright.sync_playwright() as tools:
-        running = tools.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield running
-        running.close()
-
-
-@pytest.fixture(params=[(1366, 820), (390, 844)], ids=["desktop", "phone"])
-def page(request, browser, page_path):
-    width, height = request.param
-    opened = browser.new_page(viewport={"width": width, "height": height})
-    complaints: list[str] = []
-    opened.on(
-        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
-    )
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.goto(page_path.as_uri())
-    opened.wait_for_selector("body[data-ready]")
-    yield opened
-    assert complaints == []
-    opened.close()
-
-
-def chosen(page) -> int:
-    return int(page.locator("#text .chosen").get_attribute("data-i"))
-
-
-def test_every_token_stands_there_and_nothing_is_wider_than_the_screen(page, study):
-    stream = npy.open_array(layout.find(study).tokens("fox", "test"))
-    assert page.locator("#text span").count() == len(stream)
-    assert page.locator("#text").inner_text().count("</script><b>&amp;") > 0
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-
-def test_a_click_shows_neighbors_and_top_words(page, study):
-    page.locator("#text span").nth(50).click()
-    assert chosen(page) == 50
-    assert page.locator("#panel .neighbors li").count() == 4
-    assert page.locator("#panel .neighbors mark").count() == 4
-    assert page.locator("#panel .tops ol").count() == 3
-    first = page.locator("#panel .tops div").nth(1).locator("li").first.inner_text().split("\n")
-    words, shares = explore_words(study, 50)
-    assert float(first[-1]) == pytest.approx(shares[0], abs=0.006)
-    assert first[0] == words[0]
-
-
-def explore_words(study: Path, position: int) -> tuple[list[str], np.ndarray]:
-    source = layout.find(study)
-    found = neighbors.load(source.neighbors("test"))
-    words, shares = knn.distribution(found.stored("exact")[position], found.values[position])
-    return explore.vocab.load(source.vocab).tokens(words.tolist()), shares
-
-
-def test_the_slider_recomputes_the_mixture(page, study):
-    source = layout.find(study)
-    lm, near = (npy.open_array(path).astype(float) for path in (source.lm("test"), source.knn("test")))
-    page.locator("#lambda").fill("0.4")
-    page.wait_for_function("document.getElementById('lambda-value').textContent === '0.40'")
-    expected = np.exp(-np.log(0.6 * np.exp(lm) + 0.4 * np.exp(near)).mean())
-    assert float(page.locator("#ppl-mix").inner_text()) == pytest.approx(expected, rel=1e-3)
-    assert float(page.locator("#ppl-lm").inner_text()) == pytest.approx(np.exp(-lm.mean()), rel=1e-3)
-    page.locator("#tuned").click()
-    page.wait_for_function(f"document.getElementById('lambda').value == {source.lmbda:.2f}")
-
-
-def test_colors_switch(page):
-    before = page.locator("#text span").nth(10).get_attribute("style")
-    for number, name in enumerate(("gain of kNN-LM", "p kNN", "p LM", "p cache"), start=1):
-        page.keyboard.press(str(number))
-        assert page.locator("#modes [aria-checked=true]").inner_text() == name
-    page.locator("#modes button").first.click()
-    assert page.locator("#text span").nth(10).get_attribute("style") == before
-
-
-@pytest.mark.parametrize("font", ["14px monospace", "17px serif", "23px sans-serif"])
-def test_a_line_down_and_up_again_leads_back_whatever_the_font(page, font):
-    page.add_style_tag(content=f"#text {{ font: {font} }}")
-    for start in (45, 60, 75):
-        page.locator("#text span").nth(start).click()
-        page.keyboard.press("ArrowDown")
-        page.keyboard.press("ArrowDown")
-        assert chosen(page) > start
-        page.keyboard.press("ArrowUp")
-        page.keyboard.press("ArrowUp")
-        assert chosen(page) == start
-
-
-def test_the_page_works_from_the_keyboard(page):
-    page.locator("#text span").nth(60).click()
-    page.keyboard.press("ArrowRight")
-    assert chosen(page) == 61
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("ArrowDown")
-    assert chosen(page) > 60
-    page.keyboard.press("ArrowUp")
-    assert chosen(page) == 60
-    page.keyboard.press("]")
-    page.keyboard.press("b")
-    page.keyboard.press("?")
-    assert page.locator("#help").is_visible()
-
-
-def test_search_finds_words_in_order(page):
-    page.keyboard.press("/")
-    page.keyboard.type("fox")
-    found = page.locator("#text .match").count()
-    assert found and f"{found} found" in page.locator("#matches").text_content()
-    page.keyboard.press("Enter")
-    first = chosen(page)
-    page.keyboard.press("Enter")
-    assert page.locator("#text .chosen").inner_text() == "fox" and chosen(page) != first
-    page.keyboard.press("Escape")
-    page.keyboard.press("N")
-    assert chosen(page) == first
-
-
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
 def test_the_words_and_weights_of_each_token_are_of_the_rows_temperature(temperature, monkeypatch):
     """Six tokens, of which five are shown, with three neighbors each in no order of distance; six words."""
@@ -216,7 +88,7 @@ def test_the_words_and_weights_of_each_token_are_of_the_rows_temperature(tempera
     logprob = torch.from_numpy(np.log(probabilities).astype(np.float32))
     blocks = [(np.arange(3), logprob[:3]), (np.arange(3, 5), logprob[3:5])]
     monkeypatch.setattr(candidates.distributions, "blocks", lambda *_: blocks)
-    words, lm, knn_logprob = candidates.candidates(None, text, 5, words=2, batch_tokens=1)
+    ((words, lm, knn_logprob),) = candidates.candidates(None, [text], 5, words=2, batch_tokens=1)
     entries, distances, weights = explore.nearest(text, 5, shown=2)
     for position in range(5):
         shares = np.exp(-near[position].astype(float) / temperature)
@@ -243,13 +115,72 @@ def test_the_first_entry_is_shown_and_a_missing_one_is_not(study):
     assert near.places.tolist() == [[1, 0], [5, 1]] and near.documents.tolist() == [0]
 
 
-def test_every_token_and_no_document_behind_the_last_is_on_the_page(study):
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_every_token_and_no_document_behind_the_last_is_on_the_page(study, split):
     source = layout.find(study)
-    starts = npy.open_array(source.documents("fox", "test")).tolist()
-    everything = explore.collect(explore.ExploreConfig(study=study, out=study / "x.html"), source)
-    assert (
-        everything["shown"]["tokens"] == everything["shown"]["of"] == len(npy.open_array(source.tokens("fox", "test")))
-    )
+    starts = npy.open_array(source.documents("fox", split)).tolist()
+    everything = explore.collect(explore.ExploreConfig(study=study, out=study / "x.html", split=split), source)
+    total = len(npy.open_array(source.tokens("fox", split)))
+    assert everything["shown"]["tokens"] == everything["shown"]["of"] == total
     assert [start for start, _ in everything["documents"]] == starts
     for count, expected in ((starts[2], starts[:2]), (starts[2] + 1, starts[:3])):
-        assert [start for start, _ in explore.documents(source, count)] == expected
+        assert [start for start, _ in explore.documents(source, split, count)] == expected
+
+
+def unpacked(packed: dict) -> np.ndarray:
+    types = {name: kind for kind, name in packing.ARRAYS.items()}
+    return np.frombuffer(gzip.decompress(base64.b64decode(packed["data"])), types[packed["type"]])
+
+
+def test_rows_of_other_experiments_are_held_each_once(study):
+    config = explore.ExploreConfig(study=study, out=study / "x.html", compare=("temperature",), neighbors=4)
+    page = explore.collect(config, layout.find(study))
+    rows = {row["name"]: row for row in page["rows"]}
+    assert list(rows) == ["knn", "t3", "quantized", "lost"]  # its row "same" has the scores of "knn"
+    for name, row in rows.items():
+        output = "table1" if name == "knn" else "temperature"
+        source = layout.find(study, output, name)
+        held = {part: unpacked(page["arrays"][place]) for part, place in row["arrays"].items()}
+        assert held["knn"].tolist() == npy.open_array(source.knn("dev")).tolist()
+        assert row["lmbda"] == source.lmbda and row["store"]["temperature"] == source.store["temperature"]
+        if name == "lost":
+            assert list(held) == ["knn"]  # its neighbors are deleted
+        else:
+            text = scored.load(source, "dev")
+            entries, _, weights = explore.nearest(text, len(text.tokens), 4)
+            assert held["weight"].tolist() == weights.ravel().tolist()
+            assert (held["neighbor"].reshape(entries.shape) > 0).tolist() == (entries >= 0).tolist()
+
+
+def test_what_two_rows_share_is_stored_once(study):
+    config = explore.ExploreConfig(study=study, out=study / "x.html", compare=("temperature",))
+    page = explore.collect(config, layout.find(study))
+    first, other = (row["arrays"] for row in page["rows"][:2])
+    assert {part for part in first if first[part] == other[part]} == {"neighbor", "distance"}
+    data = [array["data"] for array in page["arrays"]]
+    assert len(set(data)) == len(data)
+
+
+@pytest.mark.parametrize("key, value", [("model", "owl"), ("corpus", "owl"), ("seeds", [2]), ("datastore", None)])
+def test_a_row_of_another_model_text_seed_or_without_a_datastore_is_not_compared(study, key, value):
+    source = layout.find(study)
+    row = layout.find(study, "temperature", "t3").row
+    assert explore.comparable(source, row) and not explore.comparable(source, row | {key: value})
+    assert not explore.comparable(source, row | {"lmbda": {"knn": [0.1], "cache": [0.1]}})
+    assert not explore.comparable(source, row | {"datastore": row["datastore"] | {"shards": 1}})
+
+
+def test_an_experiment_that_was_not_run_is_named(study):
+    config = explore.ExploreConfig(study=study, out=study / "x.html", compare=("precision",))
+    with pytest.raises(files.UserError, match=r"precision\.json: no such file"):
+        explore.collect(config, layout.find(study))
+
+
+def test_fewer_tokens_make_a_smaller_page(study):
+    sizes = [tinyexplorer.page(study, f"{tokens}.html", tokens=tokens).stat().st_size for tokens in (40, 120, 240)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[2] - 5000
+
+
+def test_the_page_has_no_absolute_path(study, page_path):
+    page = page_path.read_text()
+    assert str(study) not in page and str(study.parent) not in page and str(Path.home()) + "/" not in page

@@ -31,6 +31,7 @@ PICTURES = [file for files in FIGURES.values() for file in files]
 TABULATED = ("outputs/tabulate.py", "outputs/tables.py", "outputs/typeset.py", "outputs/markdown.py")
 SHOWN = ("live/layout.py", "live/passages.py", "outputs/scored.py")
 PAGE = ("outputs/pages.py", "outputs/markdown.py")
+COMPARED = [name for name in ("temperature", "precision") if name in STUDY["sheet"]]  # their rows are in the explorer
 TABULATE = code_of(*TABULATED, "outputs/claims.py", "outputs/verdicts.py", "scores/experiments.py")
 
 
@@ -190,14 +191,14 @@ rule examples_pages:
 rule explore:
     """Write the explorer: a page that shows each token's neighbors and what they did to its probability."""
     input:
-        experiment=RESULTS / "experiments/table1.json",
+        experiments=expand(EXPERIMENT, output=["table1", *COMPARED]),
         code=code_of(
             "outputs/explore.py",
             *SHOWN,
             *PAGE,
             *(f"outputs/{name}.py" for name in ("candidates", "packing", "spacing")),
         ),
-        templates=code_of(*(f"outputs/templates/explorer.{end}" for end in ("html.j2", "css", "js"))),
+        templates=code_of(*(f"outputs/templates/explorer.{end}" for end in (".html.j2", ".css", ".js", "-panel.js"))),
     output:
         in_report("explorer.html", "page.rst", "Pages", page="neighbor explorer"),
     log:
@@ -207,10 +208,12 @@ rule explore:
     localrule: True
     params:
         study=study_folder,
+        compare=["--compare", *COMPARED] if COMPARED else "",
         note=study_note,
     shell:
         "workflow/launch 0 explore"
         " --study {params.study:q}"
+        " {params.compare:q}"
         " --note={params.note:q}"
         " --out {output:q}"
         " 2> {log:q}"

@@ -1,28 +1,32 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const { steps, zero, neighbors, before, after } = data.shown, width = 2 * data.shown.words, TOP = 8;
+const { steps, zero, neighbors, before, after } = data.shown, width = 2 * data.shown.words;
 const NO_SPACE_BEFORE = 1, NO_SPACE_AFTER = 2, QUOTE = 4, LINE_END = 8;
-const COLORS = { knn: "#0072b2", lm: "#767676", mixture: "#222222", cache: "#009e73" };
 const GAIN_STEPS = [0.02, 0.1, 0.3, 1, 3];
-const GAIN = ["#c25100", "#dd7a36", "#eda574", "#f6c9aa", "#fce6d8", "transparent", "#dfeef7", "#b5d7ec", "#7fb9dd", "#3e94c7", "#00619a"];
 const CHANCE_STEPS = [0.001, 0.01, 0.05, 0.2, 0.5, 0.8];
-const CHANCE = ["transparent", "#e4eef5", "#c3dbea", "#93c0dd", "#569fca", "#1f7ab2", "#00507f"];
+const shared = {}, spans = [], shade = [], element = (id) => document.getElementById(id);
 const MODES = [
-  { id: "gain", label: "gain of kNN-LM", of: (i) => mixed(i) - array.lm[i] },
-  { id: "knn", label: "p kNN", of: (i) => Math.exp(array.knn[i]) },
-  { id: "lm", label: "p LM", of: (i) => Math.exp(array.lm[i]) },
-  ...(data.arrays.cache ? [{ id: "cache", label: "p cache", of: (i) => Math.exp(array.cache[i]) }] : []),
+  { id: "gain", label: "gain of kNN-LM", of: (i) => gain(i) },
+  { id: "knn", label: "p kNN", of: (i) => Math.exp(row.knn[i]) },
+  { id: "lm", label: "p LM", of: (i) => Math.exp(shared.lm[i]) },
+  ...("cache" in data.shared ? [{ id: "cache", label: "p cache", of: (i) => Math.exp(shared.cache[i]) }] : []),
 ];
-const array = {}, spans = [], shade = [], element = (id) => document.getElementById(id);
-let lambda = data.lmbda, mode = MODES[0], chosen = -1, matches = [], best = [], goal = null;
+let row = data.rows[0], against = null, lambda = row.lmbda; // against: another row, or null for the LM alone
+let mode = MODES[0], view = "token", chosen = -1, matches = [], words = [], goal = null;
 
 const nats = (step) => (step === zero ? -Infinity : -step / steps);
 const chance = (step) => Math.exp(nats(step));
-const mix = (lm, knn) => (1 - lambda) * chance(lm) + lambda * chance(knn);
-const mixed = (i) => Math.log((1 - lambda) * Math.exp(array.lm[i]) + lambda * Math.exp(array.knn[i]));
+const mixture = (of, weight, i) => Math.log((1 - weight) * Math.exp(shared.lm[i]) + weight * Math.exp(of.knn[i]));
+const mixed = (i) => mixture(row, lambda, i);
+const rival = (i) => (against ? mixture(against, against.lmbda, i) : shared.lm[i]);
 const text = (word) => data.words[2 * word], flags = (word) => data.words[2 * word + 1];
 const percent = (p) => (p >= 0.0995 ? p.toFixed(2) : p >= 0.00095 ? p.toFixed(3) : p > 0 ? p.toExponential(0) : "0");
 const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
+
+function gain(i) {
+  const [ours, theirs] = [mixed(i), rival(i)];
+  return ours === theirs ? 0 : ours - theirs; // equal infinities differ by nothing
+}
 
 function make(tag, className, content) {
   const made = document.createElement(tag);
@@ -52,11 +56,11 @@ async function unpack({ type, data: encoded }) {
 function write() {
   const page = document.createDocumentFragment(), starts = new Map(data.documents);
   let line = null, space = null;
-  array.token.forEach((word, i) => {
+  shared.token.forEach((word, i) => {
     if (starts.has(i)) page.append(make("h2", "", starts.get(i))), (line = null);
     if (!line) page.append((line = make("p"))), (space = spacing());
     if (space(word)) line.append(" ");
-    const span = make("span", flags(word) & LINE_END ? "end" : "", text(word));
+    const span = make("span", flags(word) & LINE_END ? "end" : text(word) === "<unk>" ? "unk" : "", text(word));
     span.dataset.i = i;
     spans.push(span);
     line.append(span);
@@ -71,39 +75,44 @@ function bin(value) {
   return GAIN_STEPS.length + (value < 0 ? -size : size);
 }
 
+/* A token's shade is a number; the style sheet has the colors of each, for light and dark. */
 function paint() {
-  const palette = mode.id === "gain" ? GAIN : CHANCE;
-  const dark = mode.id === "gain" ? [0, 9, 10] : [5, 6];
-  let lm = 0, both = 0;
   for (let i = 0; i < spans.length; i++) {
-    lm += array.lm[i], (both += mixed(i));
-    const shown = bin(mode.of(i)), key = palette[shown];
-    if (shade[i] !== key) {
-      shade[i] = key;
-      spans[i].style.backgroundColor = key;
-      spans[i].style.color = dark.includes(shown) ? "#fff" : "";
-    }
+    const shown = bin(mode.of(i));
+    if (shade[i] !== shown) spans[i].dataset.s = shade[i] = shown;
   }
-  element("ppl-lm").textContent = Math.exp(-lm / spans.length).toFixed(2);
-  element("ppl-mix").textContent = Math.exp(-both / spans.length).toFixed(2);
-  element("lambda-value").textContent = lambda.toFixed(lambda === data.lmbda ? 3 : 2);
+  element("text").dataset.mode = mode.id === "gain" ? "gain" : "chance";
+  element("lambda-value").textContent = lambda.toFixed(lambda === row.lmbda ? 3 : 2);
+  measure();
+}
+
+function perplexity(logprob) {
+  let sum = 0, missing = 0;
+  for (let i = 0; i < spans.length; i++) logprob(i) === -Infinity ? missing++ : (sum += logprob(i));
+  if (missing) return `infinite (no neighbor has ${missing.toLocaleString("en")} of the words)`;
+  return Math.exp(-sum / spans.length).toFixed(2);
+}
+
+function measure() {
+  const value = (id, logprob) => Object.assign(make("b", "", perplexity(logprob)), { id });
+  const parts = ["perplexity ", value("ppl-lm", (i) => shared.lm[i]), " LM → ", value("ppl-mix", mixed), against ? ` ${row.label}` : " mixture"];
+  if (against) parts.push(" against ", value("ppl-against", rival), ` ${against.label}`);
+  element("perplexity").replaceChildren(...parts);
 }
 
 function legend() {
-  const parts = [], swatch = (color) => {
+  const isGain = mode.id === "gain", steps = isGain ? GAIN_STEPS : CHANCE_STEPS;
+  const swatches = Array.from({ length: isGain ? 2 * steps.length + 1 : steps.length + 1 }, (_, s) => {
     const made = make("i");
-    made.style.backgroundColor = color;
-    if (color === "transparent") made.style.boxShadow = "inset 0 0 0 1px #ccc";
+    made.dataset.s = s;
     return made;
-  };
-  if (mode.id === "gain") {
-    parts.push(make("span", "", "LM better"), ...GAIN.map(swatch), make("span", "", "kNN-LM better"));
-    parts.push(make("span", "", `log p kNN-LM − log p LM; steps at ±${GAIN_STEPS.join(", ")} nats`));
-  } else {
-    parts.push(make("span", "", "0"), ...CHANCE.map(swatch), make("span", "", "1"));
-    parts.push(make("span", "", `${mode.label} of each token; steps at ${CHANCE_STEPS.join(", ")}`));
-  }
-  element("legend").replaceChildren(...parts);
+  });
+  const [low, high] = isGain ? [`${against ? against.label : "LM"} better`, `${against ? row.label : "kNN-LM"} better`] : ["0", "1"];
+  const told = isGain
+    ? `log p ${against ? row.label : "kNN-LM"} − log p ${against ? against.label : "LM"}; steps at ±${steps.join(", ")} nats`
+    : `${mode.label} of each token; steps at ${steps.join(", ")}`;
+  element("legend").dataset.mode = isGain ? "gain" : "chance";
+  element("legend").replaceChildren(make("span", "", low), ...swatches, make("span", "", high), make("span", "", told));
 }
 
 function switchTo(next) {
@@ -122,8 +131,27 @@ function setLambda(value) {
   requestAnimationFrame(() => {
     waiting = false;
     paint();
-    if (chosen >= 0) describe(chosen);
+    refresh();
+    writeAddress();
   });
+}
+
+/* Compare two rows, or one with the LM where `second` is null; λ stays at the tuned one if it was there. */
+function compare(first, second) {
+  const tuned = lambda === row.lmbda;
+  row = first;
+  against = second === first ? null : second;
+  element("row").value = row.name;
+  element("against").value = against ? against.name : "";
+  element("modes").firstChild.textContent = MODES[0].label = against ? "difference" : "gain of kNN-LM";
+  legend();
+  setLambda(tuned ? row.lmbda : lambda);
+  if (chosen >= 0) requestAnimationFrame(() => reveal(spans[chosen])); // the panel may have another width
+}
+
+function dim() {
+  const dimmed = element("text").classList.toggle("dim");
+  element("dim").setAttribute("aria-pressed", dimmed);
 }
 
 function choose(i, scroll = "nearest") {
@@ -132,113 +160,18 @@ function choose(i, scroll = "nearest") {
   chosen = i;
   goal = null;
   spans[i].classList.add("chosen");
+  element("notice").hidden = true;
+  show("token");
   reveal(spans[i], scroll);
-  describe(i);
-  element("panel").scrollTop = 0;
+  writeAddress();
 }
 
 /* Scroll so that the token is neither below the header nor, on a phone, below the panel. */
 function reveal(span, where) {
-  const { top, bottom } = span.getBoundingClientRect(), head = element("text").previousHeader;
-  const panel = element("panel"), floor = getComputedStyle(panel).position === "fixed" ? panel.getBoundingClientRect().top : innerHeight;
+  const { top, bottom } = span.getBoundingClientRect(), head = document.querySelector("header").offsetHeight;
+  const panel = element("panel"), style = getComputedStyle(panel);
+  const floor = style.position === "fixed" && style.display !== "none" ? panel.getBoundingClientRect().top : innerHeight;
   if (where === "center" || top < head + 24 || bottom > floor - 24) scrollBy(0, top - (head + (floor - head) / 3));
-}
-
-function bar(name, p, color) {
-  const made = make("i");
-  made.style.cssText = `background:${color};width:${100 * Math.min(1, p)}%`;
-  return [make("span", "", name), made, make("span", "", percent(p))];
-}
-
-/* Words whose place in the order is certain: any word outside both lists has at most `bound`. */
-function ranked(i, probability, bound) {
-  const words = [];
-  for (let j = width * i; j < width * (i + 1); j++) {
-    if (array.wordLm[j] === zero && array.wordKnn[j] === zero) continue;
-    const p = probability(j);
-    if (p > 0 && p >= bound) words.push([array.word[j], p]);
-  }
-  return words.sort((a, b) => b[1] - a[1]).slice(0, TOP);
-}
-
-function least(steps, i) {
-  const all = Array.from(steps.subarray(width * i, width * (i + 1))).map(chance).sort((a, b) => b - a);
-  return all[data.shown.words - 1];
-}
-
-function column(name, color, words, target) {
-  const made = make("div"), head = make("h4", "", name), list = make("ol");
-  head.style.borderColor = color;
-  for (const [word, p] of words) {
-    const item = make("li", word === target ? "target" : ""), fill = make("i");
-    fill.style.cssText = `background:${color};width:${100 * p}%`;
-    item.append(fill, make("span", "", text(word)), make("span", "", percent(p)));
-    list.append(item);
-  }
-  if (!words.length) list.append(make("li", "", "–"));
-  made.append(head, list);
-  return made;
-}
-
-function tops(i) {
-  const made = make("div", "tops"), target = array.token[i];
-  const lowLm = least(array.wordLm, i), lowKnn = least(array.wordKnn, i);
-  const bound = (1 - lambda) * lowLm + lambda * lowKnn;
-  made.append(
-    column("LM", COLORS.lm, ranked(i, (j) => chance(array.wordLm[j]), lowLm), target),
-    column("kNN", COLORS.knn, ranked(i, (j) => chance(array.wordKnn[j]), lowKnn), target),
-    column("mixture", COLORS.mixture, ranked(i, (j) => mix(array.wordLm[j], array.wordKnn[j]), bound), target),
-  );
-  return made;
-}
-
-/* The last document of the packed training text that starts at or before `place`. */
-function documentAt(place) {
-  let low = 0, high = array.trainDocument.length;
-  while (high - low > 1) {
-    const middle = (low + high) >> 1;
-    if (array.trainDocument[middle] <= place) low = middle;
-    else high = middle;
-  }
-  return low;
-}
-
-function neighbor(j, target) {
-  const place = array.neighbor[j] - 1, document_ = documentAt(place), word = array.train[place];
-  const first = Math.max(place - before, array.trainDocument[document_]);
-  const end = document_ + 1 < array.trainDocument.length ? array.trainDocument[document_ + 1] : array.train.length;
-  const item = make("li", word === target ? "hit" : ""), line = make("p"), space = spacing();
-  const pieces = { left: "", target: "", right: "" };
-  for (let k = first; k < Math.min(place + after + 1, end); k++) {
-    const part = k < place ? "left" : k === place ? "target" : "right";
-    const gap = space(array.train[k]);
-    if (gap) pieces[part === "target" ? "left" : part] += " ";
-    pieces[part] += text(array.train[k]);
-  }
-  line.append(first > array.trainDocument[document_] ? "… " : "", pieces.left, make("mark", "", pieces.target), make("span", "after", pieces.right));
-  const facts = `weight ${percent(chance(array.weight[j]))} · distance ${array.distance[j].toPrecision(3)} · ${data.titles[document_]}`;
-  item.append(line, make("small", "", facts));
-  return item;
-}
-
-function describe(i) {
-  const target = array.token[i], gain = mixed(i) - array.lm[i], panel = document.createDocumentFragment();
-  panel.append(make("h2", "", text(target)));
-  const verdict = make("p", "verdict"), said = gain > 0 ? "kNN makes it more likely" : gain < 0 ? "kNN makes it less likely" : "kNN changes nothing";
-  verdict.append(make("b", "", `${signed(gain)} nats`), ` ${said} · token ${(i + 1).toLocaleString("en")} of ${spans.length.toLocaleString("en")}`);
-  const bars = make("div", "bars");
-  bars.append(...bar("LM", Math.exp(array.lm[i]), COLORS.lm), ...bar("kNN", Math.exp(array.knn[i]), COLORS.knn));
-  bars.append(...bar("mixture", Math.exp(mixed(i)), COLORS.mixture));
-  if (array.cache) bars.append(...bar("cache", Math.exp(array.cache[i]), COLORS.cache));
-  const list = make("ol", "neighbors");
-  let found = 0;
-  for (let j = neighbors * i; j < neighbors * (i + 1); j++) {
-    if (array.neighbor[j]) list.append(neighbor(j, target)), found++;
-  }
-  if (!found) list.append(make("li", "", "No neighbor was found."));
-  panel.append(verdict, bars, make("h3", "", "Most probable next words"), tops(i));
-  panel.append(make("h3", "", `Nearest training contexts (${found} of k = ${data.store.k})`), list);
-  element("panel").replaceChildren(panel);
 }
 
 function search(query) {
@@ -289,8 +222,67 @@ function vertical(direction) {
 }
 
 function largest(direction) {
-  const place = best.indexOf(chosen);
-  choose(best[place < 0 ? 0 : Math.min(best.length - 1, Math.max(0, place + direction))], "center");
+  const best = extremes(1, 200), place = best.indexOf(chosen);
+  if (best.length) choose(best[place < 0 ? 0 : Math.min(best.length - 1, Math.max(0, place + direction))], "center");
+}
+
+function showList(which) {
+  show(which);
+  element("details").querySelector("button")?.focus();
+}
+
+function clearSearch() {
+  element("query").value = "";
+  search("");
+  element("query").blur();
+}
+
+const held = (name) => data.rows.find((other) => other.name === name);
+const names = data.rows.map((other) => other.name).join(", ");
+
+/* What the address may name: functions that take a value over, or return what was expected in its place. */
+const ADDRESS = {
+  row(name) {
+    if (!held(name)) return `no such row, expected one of ${names}`;
+    compare(held(name), against);
+  },
+  against(name) {
+    if (name !== "lm" && !held(name)) return `no such row, expected lm or one of ${names}`;
+    compare(row, held(name) ?? null);
+  },
+  lambda(value) {
+    if (!value.trim() || !(Number(value) >= 0 && Number(value) <= 1)) return "expected a number from 0 to 1";
+    setLambda(Number(value));
+  },
+  t(value) {
+    if (!/^\d+$/.test(value) || value < 1 || value > spans.length) return `expected a token from 1 to ${spans.length}`;
+    paint(); // so that the header has its height
+    choose(value - 1, "center");
+  },
+};
+
+function readAddress() {
+  const asked = new URLSearchParams(location.hash.slice(1)), wrong = [];
+  if (location.hash.length > 1) compare(row, null), setLambda(row.lmbda); // what a link leaves out is as tuned
+  for (const key of Object.keys(ADDRESS).filter((key) => asked.has(key))) {
+    const fault = ADDRESS[key](asked.get(key));
+    if (fault) wrong.push(`${key}=${asked.get(key)}: ${fault}`);
+  }
+  for (const key of asked.keys()) if (!ADDRESS[key]) wrong.push(`${key}: expected ${Object.keys(ADDRESS).join(", ")}`);
+  element("notice").textContent = `Ignored in the address: ${wrong.join("; ")}.`;
+  element("notice").hidden = !wrong.length;
+}
+
+let writing = 0;
+function writeAddress() {
+  clearTimeout(writing); // browsers allow few changes a second, and a slider makes many
+  writing = setTimeout(() => {
+    const parts = [`t=${chosen + 1}`];
+    if (lambda !== row.lmbda) parts.push(`lambda=${Number(lambda.toFixed(3))}`);
+    parts.push(`row=${encodeURIComponent(row.name)}`);
+    if (against) parts.push(`against=${encodeURIComponent(against.name)}`);
+    history.replaceState(null, "", `#${parts.join("&")}`);
+  }, 150);
 }
 
 const KEYS = {
@@ -300,11 +292,14 @@ const KEYS = {
   ArrowUp: () => vertical(-1),
   b: () => largest(1),
   B: () => largest(-1),
+  h: () => showList("helps"),
+  H: () => showList("hurts"),
+  u: () => element("dim").click(),
   n: () => match(1),
   N: () => match(-1),
   "[": () => setLambda(Math.round(100 * lambda - 1) / 100),
   "]": () => setLambda(Math.round(100 * lambda + 1) / 100),
-  "0": () => setLambda(data.lmbda),
+  "0": () => setLambda(row.lmbda),
   "/": () => element("query").focus(),
   "?": () => element("help-button").click(),
 };
@@ -312,31 +307,38 @@ MODES.forEach((entry, i) => (KEYS[i + 1] = () => switchTo(entry)));
 
 function listen() {
   addEventListener("keydown", (event) => {
-    const typing = document.activeElement === element("query");
-    if (event.key === "Escape") element("query").blur();
-    if (typing || event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
+    if (event.key === "Escape") clearSearch();
+    if (event.target.matches("select, #query") || event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
     if (document.activeElement === element("lambda") && event.key.startsWith("Arrow")) return;
     event.preventDefault();
     KEYS[event.key]();
   });
   element("text").addEventListener("click", (event) => event.target.dataset.i && choose(Number(event.target.dataset.i)));
   element("lambda").addEventListener("input", (event) => setLambda(Number(event.target.value)));
-  element("tuned").addEventListener("click", () => setLambda(data.lmbda));
+  element("tuned").addEventListener("click", () => setLambda(row.lmbda));
   element("query").addEventListener("input", (event) => search(event.target.value));
   element("search").addEventListener("submit", (event) => (event.preventDefault(), match(1)));
   element("help-button").addEventListener("click", ({ currentTarget }) => {
     element("help").hidden = !element("help").hidden;
     currentTarget.setAttribute("aria-expanded", !element("help").hidden);
   });
+  element("row").addEventListener("change", (event) => compare(held(event.target.value), against));
+  element("against").addEventListener("change", (event) => compare(row, held(event.target.value) ?? null));
+  element("dim").addEventListener("click", dim);
+  element("panel").addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button?.dataset.view) show(button.dataset.view);
+    if (button?.dataset.i) choose(Number(button.dataset.i), "center");
+  });
+  element("close").addEventListener("click", () => document.body.classList.add("closed"));
+  addEventListener("hashchange", readAddress);
   addEventListener("resize", () => (goal = null));
   new ResizeObserver(([{ target }]) => {
-    element("text").previousHeader = target.offsetHeight;
     document.documentElement.style.setProperty("--header", `${target.offsetHeight}px`);
   }).observe(document.querySelector("header"));
 }
 
-async function start() {
-  await Promise.all(Object.entries(data.arrays).map(async ([name, packed]) => (array[name] = await unpack(packed))));
+function controls() {
   for (const entry of MODES) {
     const button = make("button", "", entry.label);
     button.type = "button";
@@ -345,16 +347,31 @@ async function start() {
     button.addEventListener("click", () => switchTo(entry));
     element("modes").append(button);
   }
-  element("text").previousHeader = document.querySelector("header").offsetHeight;
-  write();
-  listen();
-  setLambda(data.lmbda);
-  switchTo(MODES[0]);
-  best = spans.map((_, i) => i).filter((i) => /\p{L}/u.test(spans[i].textContent) && !spans[i].textContent.startsWith("<"));
-  const gain = spans.map((_, i) => mixed(i) - array.lm[i]);
-  best.sort((a, b) => gain[b] - gain[a]).splice(200);
-  choose(best[0], "center");
-  document.body.dataset.ready = "true";
+  element("against").append(new Option("the LM", ""));
+  for (const { name, label } of data.rows) {
+    element("row").append(new Option(label, name));
+    element("against").append(new Option(label, name));
+  }
+  element("pair").hidden = data.rows.length < 2;
+  element("dim").hidden = !element("text").querySelector(".unk");
 }
 
-start();
+async function start() {
+  const arrays = await Promise.all(data.arrays.map(unpack));
+  for (const [name, place] of Object.entries(data.shared)) shared[name] = arrays[place];
+  for (const held of data.rows) for (const [name, place] of Object.entries(held.arrays)) held[name] = arrays[place];
+  write();
+  controls();
+  listen();
+  words = spans.map((_, i) => i).filter((i) => /\p{L}/u.test(spans[i].textContent) && !spans[i].textContent.startsWith("<"));
+  switchTo(MODES[0]);
+  compare(row, null);
+  readAddress();
+  paint(); // so that the header has its height
+  if (chosen < 0) {
+    const { hidden } = element("notice");
+    choose(extremes(1, 1)[0] ?? 0, "center");
+    element("notice").hidden = hidden;
+  }
+  document.body.dataset.ready = "true";
+}
