@@ -3,8 +3,8 @@
     python -m benchmarks.own_corpus results/mini/corpora/*/train.txt --out results/own
 
 For each number of words a folder of text files is made and `snakemake table1 cost` is run with config/your-corpus.yaml,
-changed as the document says for that size. The texts are the lines of the files given, in a seeded order and again where
-there are too few: what they say matters to perplexities, not to time and disk. Nothing else should run meanwhile.
+changed as the document says for that size. The texts are the lines of the files given, in a seeded order and again
+where there are too few: what they say matters to perplexities, not to time and disk. Nothing else should run meanwhile.
 """
 
 import argparse
