@@ -135,7 +135,7 @@ def test_recipes_say_what_is_missing_or_no_setting(tmp_path):
         recipes.recipe({"lr": -1}, 100)
 
 
-@pytest.mark.parametrize(("words", "documents"), [(1, 1), (1999, 1), (2001, 2), (9000, 5)])
+@pytest.mark.parametrize(("words", "documents"), [(1, 1), (1999, 1), (2010, 2), (9000, 5)])
 def test_texts_of_so_many_words_are_made_of_all_lines_before_one_comes_again(words, documents):
     lines = [f"word{number} and {'more ' * (number % 5)}" for number in range(600)]  # 2,400 words in all
     texts = list(own_corpus.documents(lines, words))
