@@ -270,7 +270,7 @@ def test_an_automatic_index_is_that_of_all_entries_and_is_described_as_it_was_ma
         ann.add(index, keys)
         _, found = ann.search(ann.visiting(index, 1024), queries, 50, np.arange(len(keys)))
         shares.append(np.mean([np.isin(*pair).mean() for pair in zip(found, nearest, strict=True)]))
-    assert shares[0] > shares[1] - 0.03 and shares[1] > 0.4, shares  # of codes of random keys; by chance, 0.02
+    assert shares[0] > shares[1] - 0.05 and shares[1] > 0.4, shares  # of codes of random keys; by chance, 0.02
 
 
 def test_an_automatic_index_counts_the_entries_of_all_shards(tmp_path, monkeypatch):
