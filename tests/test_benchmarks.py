@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import recipes
+from benchmarks import own_corpus, recipes
 from benchmarks.harness import Sides, columns, load_cases, timed
 from benchmarks.published import run
 from knnlm.artifacts import files, npy
@@ -132,3 +133,27 @@ def test_recipes_say_what_is_missing_or_no_setting(tmp_path):
         recipes.recipe({"lrate": 1}, 100)
     with pytest.raises(UserError, match=r"training: .*lr"):
         recipes.recipe({"lr": -1}, 100)
+
+
+@pytest.mark.parametrize(("words", "documents"), [(1, 1), (1999, 1), (2010, 2), (9000, 5)])
+def test_texts_of_so_many_words_are_made_of_all_lines_before_one_comes_again(words, documents):
+    lines = [f"word{number} and {'more ' * (number % 5)}" for number in range(600)]  # 2,400 words in all
+    texts = list(own_corpus.documents(lines, words))
+    assert texts == list(own_corpus.documents(lines, words)) != list(own_corpus.documents(lines, words, seed=2))
+    used = [line for text in texts for line in text.removesuffix("\n").split("\n")]
+    assert len(texts) == documents and 0 <= sum(len(line.split()) for line in used) - words < 6
+    assert set(used[:600]) <= set(lines) and len(set(used[:600])) == len(used[:600])
+    assert used[:600] == used[600:1200][: len(used[:600])] or len(used) < 1200
+
+
+@pytest.mark.parametrize(
+    ("words", "updates", "held_out"), [(199_999, 600, 0), (200_000, 3400, 0), (2_000_001, 3400, 200_000)]
+)
+def test_a_corpus_is_measured_with_what_the_document_says_of_its_size(tmp_path, words, updates, held_out):
+    made = own_corpus.study(tmp_path / "results/mine", words)
+    assert Path(made["results"]) / made["study"] == tmp_path / "results/mine"
+    assert made["models"]["mine"]["training"]["updates"] == updates
+    assert made["corpora"]["mine"].get("dev_words", 0) == made["corpora"]["mine"].get("test_words", 0) == held_out
+    text = (own_corpus.ROOT / "docs/your-corpus.md").read_text()
+    assert ", ".join(f"`{key}: {value}`" for key, value in own_corpus.FEWER_UPDATES.items()) in text
+    assert ", ".join(f"`{key}: {value}`" for key, value in own_corpus.HELD_OUT.items()) in text

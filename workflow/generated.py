@@ -99,4 +99,4 @@ def _shown(default: Any, least: float | None) -> str:
     if default is PydanticUndefined:
         return "needed"
     unset = default in (None, (), "") or (least is not None and not isinstance(default, tuple) and default < least)
-    return "" if unset else f"`{json.dumps(default)}`"
+    return "" if unset else f"`{json.dumps(default, default=lambda entry: entry.model_dump(exclude_unset=True))}`"

@@ -63,7 +63,7 @@ def check_study(study: Study, catalogue: Mapping[str, Archive]) -> None:
             check_words(f"models.{name}", model, vocab)
     for name in study.datastores:
         named("corpora", study.corpora, name, f"datastores.{name}")
-    named("indexes", study.indexes, study.retrieval.index, "retrieval.index")
+    named("indexes", study.indexes, study.index, "retrieval.index")
     check_file("paper", study.paper)
     check_file("published", study.published)
     check_folders(study)

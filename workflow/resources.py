@@ -12,7 +12,7 @@ from machines import Machines
 from sizes import BYTES_PER_WORD, Sizes
 from study import other_keytypes, rows, scores_needed, splits_wanted
 
-from knnlm.settings import KEY_BYTES, TrainingSettings
+from knnlm.settings import KEY_BYTES, IndexSettings, TrainingSettings
 
 MOST_KEYS_GB = 64
 MOST_CPUS, CPUS_PER_GPU, MOST_GPUS = 16, 4, 8
@@ -74,6 +74,11 @@ class Formulas(Sizes):
 
     def shard_entries(self, w: Mapping) -> float:
         return self.entries(w["model"], w["datastore"], self.study["datastores"][w["datastore"]]["shards"])
+
+    def index(self, w: Mapping, name: str = "") -> IndexSettings:
+        """The settings of an index of that name, or the job's, with the factory of so many entries."""
+        settings = IndexSettings.model_validate(self.study["indexes"][name or w["index"]])
+        return settings.chosen(int(self.entries(w["model"], w["datastore"], 1)), self.dim(w))
 
     def core_hours(self, work: float, rate: str) -> float:
         """Of so much work at a rate of one core."""
@@ -198,16 +203,16 @@ class Formulas(Sizes):
         return self.extract(w, min(self.keytypes_together(), len(self.other_keytypes)))
 
     def train_index(self, w: Mapping) -> Needs:
-        index = self.study["indexes"][w["index"]]
-        sample = min(index["sample"], self.tokens(self.study["models"][w["model"]]["vocab"], w["datastore"]))
-        flops = 50 * sample * (self.factory(w["index"]).lists + 256) * self.dim(w)  # 25 iterations
+        index = self.index(w)
+        sample = min(index.sample, self.tokens(self.study["models"][w["model"]]["vocab"], w["datastore"]))
+        flops = 50 * sample * (index.parsed.lists + 256) * self.dim(w)  # 25 iterations
         keys = sample * self.key_gb(w)
-        trained = (self.factory(w["index"]).lists + 256) * self.dim(w) * 4e-9  # centroids
+        trained = (index.parsed.lists + 256) * self.dim(w) * 4e-9  # centroids
         return self.work(self.core_hours(flops, "matrix"), 6 * keys, trained, read=2 * keys)  # whole pages
 
     def adding(self, w: Mapping) -> tuple[float, float]:
         """Operations to add a shard's keys to an index, and the index's GB."""
-        factory, entries = self.factory(w["index"]), self.shard_entries(w)
+        factory, entries = self.index(w).parsed, self.shard_entries(w)
         flops = 2 * entries * (factory.lists + 256) * self.dim(w)
         return flops, entries * factory.entry_bytes(self.dim(w)) * 1e-9
 
@@ -231,14 +236,13 @@ class Formulas(Sizes):
         return self.work(hours, memory, indexes + values, indexes, gpus=1)
 
     def search(self, w: Mapping) -> Needs:
-        nprobe, factory = self.study["indexes"][w["index"]]["nprobe"], self.factory(w["index"])
+        index = self.index(w)
         queries, k = self.asked(w), self.study["retrieval"]["k"]
-        scanned = self.shard_entries(w) * min(1, nprobe / (factory.lists or nprobe))
-        scan = "scan_fast" if "fs" in self.study["indexes"][w["index"]]["factory"] else "scan"
+        scanned = self.shard_entries(w) * visited(index)
+        scan = "scan_fast" if "fs" in index.factory else "scan"
         hours = self.core_hours(queries * scanned, scan) + self.core_hours(queries * k, "neighbors")
-        index = self.shard_entries(w) * factory.entry_bytes(self.dim(w)) * 1e-9
-        ids = self.shard_entries(w) * 8e-9
-        return self.work(hours, 2 + index + ids, queries * k * 8e-9, read=index + ids)
+        held = self.shard_entries(w) * (index.parsed.entry_bytes(self.dim(w)) + 8) * 1e-9  # ids too
+        return self.work(hours, 2 + held, queries * k * 8e-9, read=held)
 
     def merge(self, w: Mapping) -> Needs:
         cells, first = self.asked(w) * self.study["retrieval"]["k"], int(w["first"])
@@ -302,14 +306,12 @@ class Formulas(Sizes):
         OPQ takes 200 iterations of k-means for each of two indexes.
         """
         entries, queries = self.entries(w["model"], w["datastore"], 1), self.queries(w["model"], w["corpus"])
-        retrieval = self.study["retrieval"]
-        index, factory, k = self.study["indexes"][retrieval["index"]], self.factory(retrieval["index"]), retrieval["k"]
-        visited = entries * min(1, index["nprobe"] / (factory.lists or index["nprobe"]))
-        hours = self.core_hours((16 * queries + entries) * visited, "scan")
+        k, index = self.study["retrieval"]["k"], self.index(w, self.study["retrieval"]["index"])
+        hours = self.core_hours((16 * queries + entries) * entries * visited(index), "scan")
         hours += self.core_hours(16 * queries * k, "neighbors") + self.core_hours(16 * 9 * queries * k, "score")
         hours += self.core_hours(11 * 2 * queries * k * self.dim(w), "gather")
-        hours += self.core_hours(16 * 2 * entries * (factory.lists + 256) * self.dim(w), "matrix")
-        hours += self.core_hours(2 * 2 * 200 * min(index["sample"], 65536) * 256 * self.dim(w), "matrix")
+        hours += self.core_hours(16 * 2 * entries * (index.parsed.lists + 256) * self.dim(w), "matrix")
+        hours += self.core_hours(2 * 2 * 200 * min(index.sample, 65536) * 256 * self.dim(w), "matrix")
         memory = 2 + entries * (self.dim(w) * 4 + 40) * 1e-9 + min(queries * k, 1 << 28) * 36e-9
         return self.work(hours, memory, 0.01)
 
@@ -329,18 +331,22 @@ class Formulas(Sizes):
 
         For a single word a model's weights are read once, which takes five times as long as its operations in batches.
         """
-        words, index = 40 * 64, self.study["retrieval"]["index"]
+        words, index = 40 * 64, self.index(w, self.study["retrieval"]["index"])
         steps = self.flops(w["model"], 100) * (5 * 2 * words + 3 * 2 * 1.5 * words)  # other words are read in batches
-        entries, factory = self.entries(w["model"], w["datastore"], 1), self.factory(index)
-        nprobe = self.study["indexes"][index]["nprobe"]
-        scanned = entries * min(1, nprobe / (factory.lists or nprobe))
+        entries = self.entries(w["model"], w["datastore"], 1)
+        scanned = entries * visited(index)
         hours = self.core_hours(steps, "matrix") + self.core_hours(3 * words * scanned, "scan")
         hours += self.core_hours(3 * words * self.study["retrieval"]["k"], "neighbors")
-        held = entries * (factory.entry_bytes(self.dim(w)) + 12) * 1e-9
+        held = entries * (index.parsed.entry_bytes(self.dim(w)) + 12) * 1e-9
         return self.work(hours, 2 + 2 * self.weights_gb(w["model"]) + held, 0.01, read=held)
 
     def interpolate(self, w: Mapping) -> Needs:
         return self.work(0.25, 2, serial=True)
+
+
+def visited(index: IndexSettings) -> float:
+    """The share of an index's lists that a query visits."""
+    return min(1, index.nprobe / (index.parsed.lists or index.nprobe))
 
 
 def directives(formulas: Formulas, rule: str, fixed: dict, machines: Machines) -> dict[str, Callable]:

@@ -9,7 +9,7 @@ import pretrained
 import yaml
 from references import has_splits
 
-from knnlm.settings import Architecture, Factory, PretrainedSizes, Source
+from knnlm.settings import Architecture, PretrainedSizes, Source
 
 UNKNOWN_WORDS = 2e6  # of an archive whose catalogue entry names none
 UNKNOWN_FOLDER = 1e9  # words of a folder that is not there yet
@@ -97,9 +97,6 @@ class Sizes:
 
     def architecture(self, model: str) -> Architecture:
         return Architecture.model_validate(self.study["models"][model]["architecture"])
-
-    def factory(self, index: str) -> Factory:
-        return Factory.parse(self.study["indexes"][index]["factory"])
 
     def flops(self, model: str, length: float, words: bool = True) -> float:
         """Operations of a forward pass for each token of a window of `length` tokens, with causal attention.

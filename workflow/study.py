@@ -66,7 +66,7 @@ def complete_row(study: Study, given: Row, where: str) -> dict:
     if row["datastore"]:
         datastore = named("datastores", study.datastores, row["datastore"], f"{where}.datastore")
         row.setdefault("keytype", MAIN_KEYTYPE)
-        row.setdefault("index", study.retrieval.index)
+        row.setdefault("index", study.index)
         row.setdefault("distance", datastore.distance)
         row.setdefault("k", study.retrieval.k)
         row.setdefault("temperature", 1)
@@ -93,6 +93,7 @@ def as_dict(study: Study, catalogue: Mapping[str, Archive]) -> dict:
     says of it too, and `training` is there only where it is trained on.
     """
     whole = study.model_dump(mode="json")
+    whole["retrieval"]["index"] = study.index
     written = study.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     for name, model in whole["models"].items():
         model |= {key: written["models"][name].get(key, {}) for key in ("architecture", "training")}

@@ -14,7 +14,7 @@ from knnlm.beyond import mixers
 from knnlm.beyond.signals import Signals
 from knnlm.datastores import ann, exact
 from knnlm.scores import knn
-from knnlm.settings import IndexSettings
+from knnlm.settings import IndexSettings, near_root
 
 SEARCHED = 1024  # queries, or entries, whose neighbors are searched together
 PAIRS = 1 << 28  # pairs of query and neighbor that are in memory at a time, of 24 bytes each
@@ -81,7 +81,7 @@ def datastore(split: Signals) -> Datastore:
 
 def lists_for(store: Datastore, entries: int) -> int:
     """Inverted lists of the row's index or, where it has none, a power of two near the root of so many entries."""
-    return min(store.settings.parsed.lists or 1 << round(np.log2(entries) / 2), entries)
+    return min(store.settings.parsed.lists or near_root(entries), entries)
 
 
 def build(store: Datastore, rows: np.ndarray) -> ann.Index:

@@ -25,14 +25,18 @@ class TrainIndexConfig:
 
 
 def main(config: TrainIndexConfig) -> None:
-    chosen = settings(IndexSettings, config.settings, "index settings")
+    asked = settings(IndexSettings, config.settings, "index settings")
     shared = lineage.agree(config.keys, "vocab", "model", "text", "keytype", "deal")
     lineage.differ(config.keys, "keys")
     shards = [npy.open_array(shard / "keys.npy", "floating", 2) for shard in config.keys]  # [n, d] each
-    keys = ann.sample(shards, chosen.sample, chosen.seed)
-    log.info("training %s on %s keys of %s", chosen.factory, f"{len(keys):,}", f"{sum(map(len, shards)):,}")
+    entries = sum(map(len, shards))
+    # Of a datastore whose keys are not stored, the shards hold a sample; their description knows all entries.
+    stored = description.described(config.keys[0]).get("entries_total", entries)
+    keys = ann.sample(shards, asked.sample, asked.seed)
+    chosen = asked.chosen(stored, keys.shape[1])
+    log.info("training %s on %s keys of %s", chosen.factory, f"{len(keys):,}", f"{entries:,}")
     index = ann.train(keys, chosen)
-    facts = {"dimension": keys.shape[1], "sampled": len(keys), "entries": sum(map(len, shards))}
+    facts = {"dimension": keys.shape[1], "sampled": len(keys), "entries": entries}
     ann.save(index, config.out)
     shared.pop("deal", None)  # the sample does not depend on how entries were dealt to shards
     inputs = {f"shard{i}": path for i, path in enumerate(config.keys)}

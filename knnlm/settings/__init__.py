@@ -6,7 +6,7 @@ them. Nothing here imports torch, NumPy or another part of the library, so a dry
 
 from knnlm.settings.base import Settings
 from knnlm.settings.errors import Mistake, explain, nearest
-from knnlm.settings.factory import Factory
+from knnlm.settings.factory import Factory, fitting, near_root
 from knnlm.settings.indexes import (
     DISTANCES,
     KEY_BYTES,
@@ -117,5 +117,7 @@ __all__ = [
     "VocabSettings",
     "WindowSettings",
     "explain",
+    "fitting",
+    "near_root",
     "nearest",
 ]

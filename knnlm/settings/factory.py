@@ -1,5 +1,9 @@
-"""Reads FAISS factory strings: how many lists an index has, how its keys are transformed, and how they are coded."""
+"""Reads FAISS factory strings: how many lists an index has, how its keys are transformed, and how they are coded.
 
+`auto` stands for the one that fits the number of entries (`fitting`).
+"""
+
+import math
 import re
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,6 +18,10 @@ ALLOWED = (
     "FAISS factory strings [OPQm | PCAd | RRd,][IVFn,]code with the code Flat, SQfp16, SQ8, PQmxb, PQmx4fs[r], "
     "RaBitQ[fs][b] or HNSWm"
 )
+AUTO = "auto"
+EXACT_BELOW = 200_000  # entries that are searched exactly: as fast as an index, and nothing is lost
+MOST_PARTS = 256  # of a product quantiser for fast scans, which adds up one byte a part in 16 bits
+WIDEST_PART = 16  # dimensions: a code of 4 bits says little of more
 SCALAR_BITS = {"4": 4, "6": 6, "8": 8, "fp16": 16, "bf16": 16}  # for each component of a key
 RABITQ_BYTES = {True: 8, False: 20}  # factors stored with each RaBitQ code, of one bit a component or of more
 ID_BYTES = 8  # an index holds a 64-bit row number with each code
@@ -68,3 +76,22 @@ class Factory(NamedTuple):
     def entry_bytes(self, keys: int) -> float:
         """Bytes of one entry of an index over keys of so many dimensions, its row number included."""
         return (self.parts or self.dimension(keys)) * self.bits / 8 + self.factors + 4 * self.links + ID_BYTES
+
+
+def near_root(entries: int) -> int:
+    """The power of two nearest to the square root of so many entries, which is how many lists fit them."""
+    return 1 << round(math.log2(entries) / 2)
+
+
+def fitting(entries: int, dimension: int) -> str:
+    """The factory string that `auto` stands for, for so many keys [entries, dimension].
+
+    Few keys are searched exactly. More are divided into lists and coded for fast scans, in parts of the fewest
+    dimensions from two on that divide a key evenly, or else with 8 bits for each dimension.
+    """
+    if entries < EXACT_BELOW:
+        return "Flat"
+    parts = range(2, min(dimension // 2, MOST_PARTS) + 1, 2)  # fast scans look up two parts at a time
+    most = max((part for part in parts if dimension % part == 0), default=0)
+    code = f"PQ{most}x4fsr" if most * WIDEST_PART >= dimension else "SQ8"
+    return f"IVF{near_root(entries)},{code}"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from knnlm.settings.base import Distinct, Matching, Positive, Seed, Settings, disagreement
-from knnlm.settings.factory import ALLOWED, PATTERN, Factory
+from knnlm.settings.factory import ALLOWED, AUTO, PATTERN, Factory, fitting
 
 Metric = Literal["l2", "ip"]
 METRICS: tuple[str, ...] = get_args(Metric)
@@ -15,6 +15,8 @@ DISTANCES: tuple[str, ...] = get_args(Distance)
 
 KeyPrecision = Literal["float16", "float32"]
 KEY_BYTES = {"float16": 2, "float32": 4}  # of one component
+FactoryText = Annotated[str, Matching(f"{PATTERN}|{AUTO}", f"{ALLOWED}, or {AUTO}")]
+FACTORY = f"FAISS factory string: Flat, SQfp16, IVF4096,PQ64x8, IVF1024,PQ64x4fs, …; {AUTO}: one that fits the entries"
 
 
 class Datastore(Settings):
@@ -42,9 +44,7 @@ class Datastore(Settings):
 class IndexSettings(Settings):
     """How keys are indexed and searched; the defaults are the paper's."""
 
-    factory: Annotated[str, Matching(PATTERN, ALLOWED)] = Field(
-        "IVF4096,PQ64x8", description="FAISS factory string: Flat, SQfp16, IVF4096,PQ64x8, IVF1024,PQ64x4fs, …"
-    )
+    factory: FactoryText = Field("IVF4096,PQ64x8", description=FACTORY)
     metric: Metric = Field("l2", description="l2 (squared L2 distance) or ip (inner product)")
     nprobe: int = Field(32, ge=1, description="lists visited for each query, at most the index's")
     sample: int = Field(1_000_000, ge=1, description="keys that the index is trained on")
@@ -52,7 +52,14 @@ class IndexSettings(Settings):
 
     @property
     def parsed(self) -> Factory:
-        return Factory.parse(self.factory)
+        """`auto` asks as little of keys and of other settings as an exact index."""
+        return self.chosen(0, 1).parsed if self.factory == AUTO else Factory.parse(self.factory)
+
+    def chosen(self, entries: int, dimension: int) -> "IndexSettings":
+        """The same with a factory string for keys [entries, dimension], where it is `auto`."""
+        if self.factory != AUTO:
+            return self
+        return self.model_copy(update={"factory": fitting(entries, dimension)})
 
     @model_validator(mode="after")
     def _fits_its_factory(self) -> "IndexSettings":
@@ -73,16 +80,16 @@ class IndexSettings(Settings):
 class Index(IndexSettings):
     """An index of a study."""
 
-    factory: Annotated[str, Matching(PATTERN, ALLOWED)] = Field(
-        description="FAISS factory string: Flat, SQfp16, IVF4096,PQ64x8, IVF1024,PQ64x4fs, …"
-    )
+    factory: FactoryText = Field(AUTO, description=FACTORY)
 
 
 class RetrievalSettings(Settings):
     """What is kept of each search."""
 
     k: int = Field(1024, ge=1, le=2048, description="neighbors kept for each query")
-    index: str = Field("ivfpq", description="the index of rows of the sheet that name none")
+    index: str | None = Field(
+        None, description="the index of rows of the sheet that name none; by default the first of `indexes`"
+    )
     temperatures: Distinct[Positive] = Field(
         (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
         min_length=1,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from knnlm.settings.base import Line, Name, PathText, Seed, Settings
+from knnlm.settings.factory import AUTO
 from knnlm.settings.indexes import Datastore, Index, RetrievalSettings
 from knnlm.settings.models import Model
 from knnlm.settings.sheet import CacheSettings, ExamplesSettings, MixtureSettings, NgramSettings, Output
@@ -49,9 +50,16 @@ class Study(Settings):
     datastores: dict[Name, Datastore] = Field(
         description="corpora whose training tokens are stored; the key is the corpus"
     )
-    indexes: dict[Name, Index] = Field(min_length=1, description="indexes, by name")
+    indexes: dict[Name, Index] = Field(
+        default_factory=lambda: {AUTO: Index(factory=AUTO)}, min_length=1, description="indexes, by name"
+    )
     retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings, description="what is kept of each search")
     cache: CacheSettings = Field(default_factory=CacheSettings, description="the continuous cache")
     ngram: NgramSettings = Field(default_factory=NgramSettings, description="n-gram models")
     mixture: MixtureSettings = Field(default_factory=MixtureSettings, description="tuning and intervals")
     examples: ExamplesSettings = Field(default_factory=ExamplesSettings, description="the page of examples")
+
+    @property
+    def index(self) -> str:
+        """The name of the index of rows that name none."""
+        return self.retrieval.index or next(iter(self.indexes))

@@ -236,3 +236,52 @@ def test_a_published_index_with_crafted_numbers_is_refused(tmp_path, at, value, 
     with pytest.raises(files.UserError, match=f"knn.index: ({message})"):
         ann.load(tmp_path / "knn.index")
     ann.load(PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("stored", "dimension", "factory"),
+    [
+        *((None, 16, "Flat"), (199_999, 16, "Flat"), (200_000, 16, "IVF512,PQ8x4fsr")),
+        *((1_000_000, 6, "IVF1024,PQ2x4fsr"), (200_000, 7, "IVF512,SQ8")),
+    ],
+)
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_an_automatic_index_is_that_of_all_entries_and_is_described_as_it_was_made(
+    data, tmp_path, stored, dimension, factory, metric
+):
+    """The shard is a sample of so many entries, as of a datastore whose keys are not stored."""
+    keys, queries = data[0][:, :dimension], data[1][:, :dimension]
+    (tmp_path / "keys").mkdir()
+    np.save(tmp_path / "keys/keys.npy", keys)
+    facts = {} if stored is None else {"entries_total": stored}
+    description.write_meta(tmp_path / "keys", "extract", {}, {}, **facts)
+    made, plain = [], factory.removesuffix("fsr")
+    for name in ("first", "again"):
+        out = tmp_path / f"{name}.faiss"
+        asked = f'{{"factory": "auto", "metric": "{metric}", "seed": 3}}'
+        train_index.main(train_index.TrainIndexConfig((tmp_path / "keys",), out, asked))
+        made.append(out.read_bytes())
+    assert made[0] == made[1]
+    assert description.described(out)["config"] == IndexSettings(factory=factory, metric=metric, seed=3).model_dump()
+    products = queries.astype(np.float64) @ keys.T.astype(np.float64)
+    nearest = brute(keys, queries, 50)[1] if metric == "l2" else np.argsort(-products, axis=1)[:, :50]
+    shares = []
+    for index in (ann.load(out), ann.train(keys.astype(np.float32), IndexSettings(factory=plain, metric=metric))):
+        ann.add(index, keys)
+        _, found = ann.search(ann.visiting(index, 1024), queries, 50, np.arange(len(keys)))
+        shares.append(np.mean([np.isin(*pair).mean() for pair in zip(found, nearest, strict=True)]))
+    assert shares[0] > shares[1] - 0.05 and shares[1] > 0.4, shares  # of codes of random keys; by chance, 0.02
+
+
+def test_an_automatic_index_counts_the_entries_of_all_shards(tmp_path, monkeypatch):
+    """Shards of a datastore that was imported do not say how many entries there are in all."""
+    monkeypatch.setattr("knnlm.settings.factory.EXACT_BELOW", 1000)
+    for number, entries in enumerate((600, 400)):
+        shard = tmp_path / f"shard{number}"
+        shard.mkdir()
+        np.save(shard / "keys.npy", np.random.default_rng(number).standard_normal((entries, 8)).astype(np.float16))
+        description.write_meta(shard, "import_datastore", {}, {})
+        shards = tuple(tmp_path / f"shard{done}" for done in range(number + 1))
+        train_index.main(train_index.TrainIndexConfig(shards, tmp_path / f"{number}.faiss", '{"factory": "auto"}'))
+    chosen = [description.described(tmp_path / f"{number}.faiss")["config"]["factory"] for number in (0, 1)]
+    assert chosen == ["Flat", "IVF32,PQ4x4fsr"]

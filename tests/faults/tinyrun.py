@@ -37,7 +37,7 @@ def configured(folder: Path, study: str = "mine", shards: int = 1, **changes: ob
     config["models"]["mine"]["architecture"] |= {"layers": 2, "dim": 16, "ffn_dim": 32, "heads": 2}
     config["models"]["mine"]["training"] |= {"updates": 20, "evaluate_every": 10, "warmup": 5}
     config["mixture"] = {"resamples": 10}
-    config["retrieval"]["k"] = 64
+    config["retrieval"] = {"k": 64}
     config["datastores"] = {"mine": {"shards": shards}}
     config |= changes
     path = folder / f"{study}.yaml"

@@ -9,6 +9,7 @@ from knnlm.artifacts import cli, files
 from knnlm.settings import (
     Architecture,
     CorpusSettings,
+    Factory,
     IndexSettings,
     InterpolateSettings,
     Model,
@@ -17,6 +18,7 @@ from knnlm.settings import (
     VocabSettings,
     WindowSettings,
     explain,
+    fitting,
 )
 
 
@@ -104,3 +106,32 @@ def test_a_list_is_not_called_too_short_where_an_entry_is_wrong():
 def test_an_index_with_fewer_lists_than_the_default_visits_them_all(nprobe):
     given = {} if nprobe is None else {"nprobe": nprobe}
     assert IndexSettings(factory="IVF8,Flat", **given).parsed.lists == 8
+
+
+@pytest.mark.parametrize(
+    ("entries", "dimension", "factory"),
+    [
+        *((0, 128, "Flat"), (199_999, 1024, "Flat"), (200_000, 128, "IVF512,PQ64x4fsr")),
+        *((1_730_123, 128, "IVF1024,PQ64x4fsr"), (10_000_000, 1024, "IVF4096,PQ256x4fsr")),
+        *((103_000_000, 576, "IVF8192,PQ192x4fsr"), (200_000, 4096, "IVF512,PQ256x4fsr")),
+        *((200_000, 8192, "IVF512,SQ8"), (200_000, 254, "IVF512,SQ8"), (200_000, 127, "IVF512,SQ8")),
+        *((200_000, 1, "IVF512,SQ8"), (200_000, 2, "IVF512,SQ8"), (200_000, 4, "IVF512,PQ2x4fsr")),
+    ],
+)
+def test_an_automatic_index_follows_from_entries_and_dimensions(entries, dimension, factory):
+    assert IndexSettings(factory="auto", seed=3).chosen(entries, dimension) == IndexSettings(factory=factory, seed=3)
+    assert IndexSettings(factory="IVF8,Flat").chosen(entries, dimension).factory == "IVF8,Flat"
+
+
+def test_parts_of_an_automatic_index_divide_every_dimension_evenly():
+    for dimension in range(1, 1100):
+        parsed = Factory.parse(fitting(300_000, dimension))
+        allowed = [n for n in range(2, 257, 2) if dimension % n == 0 and 2 <= dimension // n <= 16]
+        assert parsed.parts == max(allowed, default=0) and parsed.bits == (4 if allowed else 8), dimension
+
+
+@pytest.mark.parametrize("entries", [200_000, 362_038, 362_039, 1_448_154, 1_448_155, 10**8])
+def test_lists_of_an_automatic_index_are_a_power_of_two_nearest_to_the_root(entries):
+    lists, root = Factory.parse(fitting(entries, 128)).lists, entries**0.5
+    powers = [2**n for n in range(20)]
+    assert lists == min(powers, key=lambda power: max(power / root, root / power))

@@ -197,3 +197,26 @@ def test_a_row_that_tunes_its_temperature_is_scored_at_each_of_the_grid(smoke_co
     plain = workflow_study.scores_needed(before, "test", **where)
     found = [tuple(score) for score in workflow_study.scores_needed(after, "test", **where)]
     assert found == sorted({tuple(score) for score in plain + asked})
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "factory"),
+    [
+        ({}, "auto", "auto"),
+        ({"indexes": {"flat": {"factory": "Flat"}, "ivfpq": {}}}, "flat", "Flat"),
+        ({"indexes": {"flat": {"factory": "Flat"}, "mine": {}}, "retrieval": {"index": "mine"}}, "mine", "auto"),
+    ],
+)
+def test_a_study_without_an_index_has_one_that_fits_and_rows_take_the_first(monkeypatch, given, named, factory):
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load((ROOT / "config/your-corpus.yaml").read_text())
+    assert not {"indexes", "retrieval"} & set(config)
+    study = workflow_study.load(config | given)
+    assert {row["index"] for row in workflow_study.rows(study) if row["datastore"]} == {named}
+    assert study["retrieval"]["index"] == named and study["indexes"][named]["factory"] == factory
+
+
+def test_no_index_at_all_is_refused(smoke_config, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(workflow_study.StudyError, match=re.escape("indexes: found {}; allowed: at least 1 key")):
+        workflow_study.load(smoke_config | {"indexes": {}})

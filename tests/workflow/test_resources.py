@@ -93,6 +93,25 @@ def test_the_papers_sizes(formulas):
     assert 8 * paper.add(WIKITEXT).disk == pytest.approx(7.4, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("words", "factory"),
+    [(100_000, "Flat"), (170_000, "Flat"), (180_000, "IVF512,PQ64x4fsr"), (10_000_000, "IVF4096,PQ64x4fsr")],
+)
+def test_an_automatic_index_is_planned_by_the_size_of_the_texts(formulas, tmp_path, words, factory):
+    (tmp_path / "a.txt").touch()
+    os.truncate(tmp_path / "a.txt", 6 * words)  # bytes
+    found = formulas("your-corpus")
+    found.study["corpora"]["mine"]["sources"][0]["path"] = str(tmp_path)
+    found.study["indexes"]["named"] = found.study["indexes"]["auto"] | {"factory": factory}
+    of_mine = dict.fromkeys(("model", "corpus", "datastore"), "mine") | {"shards": "1"}
+    for rule in ("train_index", "add", "search", "shrink", "compare_texts"):
+        planned = []
+        for name in ("auto", "named"):
+            found.study["retrieval"]["index"] = name
+            planned.append(getattr(found, rule)(W | of_mine | {"index": name}))
+        assert planned[0] == planned[1], rule
+
+
 def test_a_retry_asks_for_more(formulas):
     given = directives(formulas("smoke"), "search", {}, Machines())
     assert given["mem_mb"](WIKITEXT, 3) == 3 * given["mem_mb"](WIKITEXT, 1)

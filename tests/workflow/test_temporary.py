@@ -43,7 +43,7 @@ def study(tmp_path):
         config["models"]["mine"]["architecture"] |= {"layers": 2, "dim": 16, "ffn_dim": 32, "heads": 2}
         config["models"]["mine"]["training"] |= {"updates": 10, "evaluate_every": 10, "warmup": 5}
         config["datastores"] = {"mine": {"shards": 2}}
-        config["retrieval"]["k"] = 32
+        config["retrieval"] = {"k": 32}
         path = tmp_path / f"{keep}.yaml"
         path.write_text(yaml.safe_dump(config))
         return path
