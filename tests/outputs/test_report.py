@@ -38,7 +38,7 @@ FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --d
 FLAGS += " --disable-component-update --disable-sync"
 
 
-def drawn(folder: Path, name: str) -> Path:
+def drawn(folder: Path, name: str) -> None:
     """A figure of two lines, as `knnlm plot` saves it."""
     figures.prepare()
     figure, axes = plt.subplots(figsize=(3, 2))
@@ -46,7 +46,6 @@ def drawn(folder: Path, name: str) -> Path:
     axes.axhline(25, color=figures.INK)
     numbers = pd.DataFrame({"series": ["base", "knn", "knn", "knn"], "k": (0, 1, 2, 4), "dev": (25, 30, 20, 10)})
     figures.save(figure, numbers, folder / name)
-    return folder / f"{name}.svg"
 
 
 def ledger() -> list[dict[str, str]]:
@@ -74,14 +73,24 @@ def table(folder: Path, name: str, markdown: str, rows: list[dict]) -> Path:
     (folder / f"{name}.md").write_text(markdown)
     (folder / f"{name}.tex").write_text(f"% {name}, λ\n")
     with (folder / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return folder / f"{name}.md"
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of two figures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name in ("figure4", "figure7"):
+        drawn(folder, name)
+    return folder
+
+
 @pytest.fixture
-def config(tmp_path: Path) -> report.ReportConfig:
+def config(tmp_path: Path, pictures: Path) -> report.ReportConfig:
+    shutil.copytree(pictures, tmp_path, dirs_exist_ok=True)
     rows = [{"label": "LM <b>", "dev": "20", "test": "25"}, {"label": "+ kNN", "dev": "15", "test": "20"}]
     stages = [
         {"stage": "train", "jobs": "2", "seconds": "6000", "longest": "5000", "peak_mb": "2500", "peak_bytes": "3e8"}
@@ -116,7 +125,7 @@ def config(tmp_path: Path) -> report.ReportConfig:
     return report.ReportConfig(
         study="tiny",
         tables=tables,
-        figures=(drawn(tmp_path, "figure4"), drawn(tmp_path, "figure7")),
+        figures=(tmp_path / "figure4.svg", tmp_path / "figure7.svg"),
         captions=ROOT / "workflow/report",
         examples=tmp_path / "examples.md",
         explorer=tmp_path / "explorer.html",
