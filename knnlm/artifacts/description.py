@@ -53,7 +53,7 @@ def write_meta(
         "inputs": {name: _input(source, folder) for name, source in inputs.items()},
         "outputs": outputs,
         "lineage": dict(lineage or {}) | ({role: _combined(outputs)} if role else {}),
-        "versions": versions() | devices.builds(),
+        "versions": versions() | {"processor": devices.processor()} | devices.builds(),
         "commit": _commit(),
         **facts,
     }

@@ -6,10 +6,12 @@ uses what there is. PyTorch and FAISS come in builds of their own, so each is as
 """
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 from knnlm.artifacts.files import UserError
 
@@ -75,6 +77,17 @@ def driver() -> str:
         return "no answer within a minute"
     lines = dict.fromkeys(line.strip() for line in (run.stdout or run.stderr).splitlines() if line.strip())
     return "; ".join(lines) or "no answer"
+
+
+@cache
+def processor() -> str:
+    """The processor's name and the number of its cores, as "Intel(R) Xeon(R) Processor, 2 cores"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = dict.fromkeys(" ".join(line.partition(":")[2].split()) for line in lines if line.startswith("model name"))
+    return f"{', '.join(names) or platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def builds() -> dict[str, str]:

@@ -16,6 +16,7 @@ FORMATS = {
     ".pdf": "application/pdf",
     ".png": "image/png",
     ".py": "text/x-python",
+    ".svg": "image/svg+xml",
     ".tex": "application/x-tex",
     ".yaml": "application/yaml",
 }  # of the files in a crate; others are plain text

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from knnlm.artifacts import files
-from knnlm.outputs import whiskers
+from knnlm.outputs import vectors, whiskers
 from knnlm.outputs.whiskers import NONE, Ends
 from knnlm.scores import experiments
 from knnlm.scores.experiments import Study
@@ -324,13 +324,14 @@ def prepare() -> None:
 
 
 def save(figure: Figure, numbers: pd.DataFrame, out: Path) -> None:
-    """Write OUT.pdf, OUT.png and OUT.csv. Dates and versions are left out: each run gives the same bytes."""
+    """Write OUT.pdf, .png, .svg and .csv. Dates and versions are left out: each run gives the same bytes."""
     for suffix, metadata in (
         ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
         ("png", {"Software": None}),
     ):
         with files.atomic(out.with_suffix(f".{suffix}")) as tmp:
             figure.savefig(tmp, format=suffix, metadata=metadata)
+    files.write_text(out.with_suffix(".svg"), vectors.drawn(figure, numbers))
     plt.close(figure)
     files.write_text(out.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 

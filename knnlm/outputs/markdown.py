@@ -8,7 +8,7 @@ from markupsafe import Markup
 VERDICTS = {  # and their CSS classes
     "held": "held",
     "did not hold": "failed",
-    "within noise": "open",
+    "within noise": "noise",
     "cannot be judged at this scale": "open",
 }
 
@@ -26,6 +26,8 @@ def paragraph(text: str) -> str:
 def html(markdown: str, trusted: bool = False) -> Markup:
     """Markdown as HTML for the report: headings two levels lower, wide tables scrollable, verdicts as badges.
 
+    No line ends within a number and its interval, as in 2.3 [1.2, 3.4].
+
     HTML tags within the text are shown as text, unless the text is `trusted`.
     """
     reader = MarkdownIt("commonmark", {"html": trusted}).enable("table")
@@ -34,8 +36,15 @@ def html(markdown: str, trusted: bool = False) -> Markup:
         if token.type.startswith("heading_"):
             token.tag = f"h{min(6, int(token.tag[1:]) + 2)}"
     page = reader.renderer.render(tokens, reader.options, {})
+    page = together(page)
     page = page.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
     return Markup(re.sub(rf"(<strong>|<td[^>]*>)({'|'.join(VERDICTS)})\b", _badge, page))
+
+
+def together(text: str) -> str:
+    """`text` with no-break spaces within intervals and between a number and its interval."""
+    text = re.sub(r"(\[[−+\d.×⁰¹²³⁴-⁹]+,) (\S+\])", "\\1\u00a0\\2", text)
+    return re.sub(r"([\d⁰¹²³⁴-⁹]) (\[[−+\d])", "\\1\u00a0\\2", text)
 
 
 def _badge(match: re.Match) -> str:

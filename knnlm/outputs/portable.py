@@ -45,9 +45,14 @@ def portable(path: Path, private: dict[str, str]) -> bytes:
     if path.suffix in (".pdf", ".png"):
         return path.read_bytes()
     text = path.read_text(encoding="utf-8")
-    anywhere = "|".join(re.escape(place) for place in sorted(private, key=len, reverse=True))
-    changed = re.sub(rf"(?<![\w.~…/])(?:{anywhere})(?![\w-])", lambda found: private[found[0]], text)
+    changed = replaced(text, private)
     if changed != text and path.name.endswith(DESCRIPTION):
         meta = {name: value for name, value in json.loads(changed).items() if name != "digest"}
         changed = json.dumps(meta, indent=1, sort_keys=True) + "\n"
     return changed.encode()
+
+
+def replaced(text: str, private: dict[str, str]) -> str:
+    """`text` with the paths of this machine replaced."""
+    anywhere = "|".join(re.escape(place) for place in sorted(private, key=len, reverse=True))
+    return re.sub(rf"(?<![\w.~…/])(?:{anywhere})(?![\w-])", lambda found: private[found[0]], text)

@@ -1,5 +1,6 @@
 """A job that asked for GPUs stops where a library sees fewer; descriptions name what computed."""
 
+import os
 import subprocess
 import sys
 
@@ -87,6 +88,7 @@ def test_descriptions_name_the_builds_and_the_driver_of_a_gpu_job(tmp_path, monk
     versions = files.read_json(tmp_path / "file.meta.json")["versions"]
     assert versions["GPU, driver"] == "NVIDIA H100 80GB HBM3, 580.95.05"
     assert versions["torch build"] == (f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU")
+    assert versions["processor"].endswith(f", {os.cpu_count()} cores") and versions["processor"][0] != ","
     monkeypatch.delenv("KNNLM_GPUS")
     if not torch.cuda.is_initialized():
         assert "GPU, driver" not in devices.builds()

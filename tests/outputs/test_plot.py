@@ -52,7 +52,7 @@ QUERY = {
 def test_a_figure_has_the_same_bytes_twice(tmp_path: Path, figure: str):
     first, second = (drawn(tmp_path / name, figure) for name in ("first", "second"))
     names = sorted(path.name for path in first.iterdir())
-    assert {Path(name).suffix for name in names} == {".csv", ".pdf", ".png"}
+    assert {Path(name).suffix for name in names} == {".csv", ".pdf", ".png", ".svg"}
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
 
 

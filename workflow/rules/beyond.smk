@@ -186,10 +186,10 @@ rule followups:
         helped=rules.diagnose.output,
         texts=rules.compare_texts.output,
         published=FINDINGS,
-        code=code_of(*FOLLOWED, "outputs/figures.py", "outputs/whiskers.py", *TABULATED[1:]),
+        code=code_of(*FOLLOWED, *(f"outputs/{name}.py" for name in ("figures", "whiskers", "vectors")), *TABULATED[1:]),
     output:
         tables=[f"{RESULTS}/tables/{name}.{end}" for name in FOLLOWUPS for end in ("md", "tex", "csv")],
-        figures=[f"{RESULTS}/figures/{name}.{end}" for name in DRAWN for end in ("pdf", "png", "csv")],
+        figures=[f"{RESULTS}/figures/{name}.{end}" for name in DRAWN for end in ("pdf", "png", "svg", "csv")],
     log:
         LOGS / "beyond/followups.log",
     localrule: True
@@ -216,10 +216,12 @@ rule beyond:
     """Make the tables, figures and page of what came after the paper."""
     input:
         tables=[f"{RESULTS}/tables/{name}.md" for name in FOLLOWUPS],
-        figures=[f"{RESULTS}/figures/{name}.png" for name in DRAWN],
+        figures=[f"{RESULTS}/figures/{name}.svg" for name in DRAWN],
         configs=[LATER, FINDINGS],
+        metas=report_models(),
+        citation=["CITATION.cff"],
         captions=[f"{CAPTIONS}/{name}.rst" for name in DRAWN],
-        code=code_of("outputs/report.py", *PAGE, "outputs/templates/report.html.j2"),
+        code=REPORT,
     output:
         RESULTS / "beyond.html",
     log:
@@ -228,7 +230,7 @@ rule beyond:
     params:
         study=STUDY["study"],
         captions=lambda wildcards: CAPTIONS,
-        inputs=flags("tables", "figures", "configs"),
+        inputs=flags("tables", "figures", "configs", "metas", "citation"),
         note=study_note,
     shell:
         "knnlm report"

@@ -322,7 +322,7 @@ def table_files(name):
 
 
 def figure_files(name):
-    return [f"{RESULTS}/figures/{file}.{end}" for file in FIGURES[name] for end in ("pdf", "png", "csv")]
+    return [f"{RESULTS}/figures/{file}.{end}" for file in FIGURES[name] for end in ("pdf", "png", "svg", "csv")]
 
 
 def in_report(path, caption, category, **labels):

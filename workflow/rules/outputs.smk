@@ -32,6 +32,11 @@ TABULATED = ("outputs/tabulate.py", "outputs/tables.py", "outputs/typeset.py", "
 SHOWN = ("live/layout.py", "live/passages.py", "outputs/scored.py")
 PAGE = ("outputs/pages.py", "outputs/markdown.py")
 COMPARED = [name for name in ("temperature", "precision") if name in STUDY["sheet"]]  # their rows are in the explorer
+REPORT = code_of(
+    *PAGE,
+    *(f"outputs/{name}.py" for name in ("report", "prose", "citation", "portable", "vectors")),
+    *(f"outputs/templates/report.{end}" for end in ("html.j2", "css")),
+)
 TABULATE = code_of(*TABULATED, "outputs/claims.py", "outputs/verdicts.py", "scores/experiments.py")
 
 
@@ -137,7 +142,7 @@ rule illustrate:
 for NAME in FIGURES:
 
     rule:
-        """Draw one figure: its PDF, its PNG and the numbers in it."""
+        """Draw one figure: its PDF, PNG and SVG, and the numbers in it."""
         name:
             f"draw_{NAME}"
         input:
@@ -146,7 +151,7 @@ for NAME in FIGURES:
             query=[RESULTS / "figures/figure1.json"] if NAME == "figure1" else [],
             paper=PAPER,
             code=code_of(
-                *(f"outputs/{name}.py" for name in ("plot", "figures", "whiskers", "diagrams", "tables")),
+                *(f"outputs/{name}.py" for name in ("plot", "figures", "whiskers", "diagrams", "tables", "vectors")),
                 "scores/experiments.py",
             ),
         output:
@@ -223,15 +228,16 @@ rule report:
     """Write one page with every table and figure, the configuration and what differs from the paper."""
     input:
         tables=[f"{RESULTS}/tables/{name}.md" for name in (*TABLES, *LEDGER, "cost")],
-        figures=[f"{RESULTS}/figures/{file}.png" for file in PICTURES],
+        figures=[f"{RESULTS}/figures/{file}.svg" for file in PICTURES],
         examples=[RESULTS / "examples/examples.md"] if EXAMPLE else [],
         explorer=[RESULTS / "explorer.html"] if EXAMPLE else [],
         configs=[*map(str, workflow.configfiles), STUDY["experiments"]],
         metas=report_models(),
         corpora=report_corpora(),
         deviations=["docs/differences.md"] if PAPER else [],
+        citation=["CITATION.cff"],
         captions=[f"{CAPTIONS}/{file}.rst" for file in PICTURES],
-        code=code_of("outputs/report.py", *PAGE, "outputs/templates/report.html.j2"),
+        code=REPORT,
     output:
         in_report("report.html", "page.rst", "Pages", page="report"),
     log:
@@ -240,7 +246,9 @@ rule report:
     params:
         study=STUDY["study"],
         captions=lambda wildcards: CAPTIONS,
-        inputs=flags("tables", "figures", "examples", "explorer", "configs", "metas", "corpora", "deviations"),
+        inputs=flags(
+            "tables", "figures", "examples", "explorer", "configs", "metas", "corpora", "deviations", "citation"
+        ),
         own="" if PAPER else "--own",
         note=study_note,
     shell:
@@ -297,7 +305,7 @@ for NAME in TABLES:
 for NAME in FIGURES:
 
     rule:
-        """Make this figure: PDF, PNG and CSV."""
+        """Make this figure: PDF, PNG, SVG and CSV."""
         name:
             NAME
         input:
