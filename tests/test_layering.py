@@ -15,7 +15,7 @@ MODULES = {
 }
 OWNERS = {
     "faiss": {"ann"},
-    "matplotlib": {"figures", "diagrams", "followup_figures", "vectors"},
+    "matplotlib": {"figures", "diagrams", "followup_figures", "vectors", "whiskers"},
     "sentencepiece": {"vocab"},
     "tokenizers": {"vocab", "pretrained_vocab"},
     "transformers": {"huggingface"},

@@ -10,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from knnlm.outputs.claims import KEYTYPES
 from knnlm.outputs.figures import BLUE, COLUMN, INK, MUTED, VERMILION, Drawn
-from knnlm.outputs.tables import powers
+from knnlm.outputs.markdown import powers
 
 PAGE = 7.0  # inches: both columns of a page
 WORDS = 4  # of each distribution in Figure 1

@@ -1,4 +1,4 @@
-"""Markdown: escapes that make any text show as it stands, and the HTML of a Markdown page for the report."""
+"""Markdown: escapes that make any text show as it stands, HTML for the report, and numbers as a reader wants them."""
 
 import re
 
@@ -11,6 +11,7 @@ VERDICTS = {  # and their CSS classes
     "within noise": "noise",
     "cannot be judged at this scale": "open",
 }
+RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def plain(text: str) -> str:
@@ -50,3 +51,18 @@ def together(text: str) -> str:
 def _badge(match: re.Match) -> str:
     before, verdict = match.groups()
     return f'{before}<b class="{VERDICTS[verdict]}">{verdict}</b>'
+
+
+def scientific(text: str) -> str:
+    """`text` with measured numbers, which have decimals, from 10⁵ on as in 9.03×10⁷; counts stay written out."""
+    return re.sub(r"(?<![\w.,])(\d{6,}|\d{3}(,\d{3})+|\d{1,2}(,\d{3}){2,})\.\d+(?![\w.])", _powers, text)
+
+
+def _powers(match: re.Match) -> str:
+    return powers(float(match[0].replace(",", "")), 2)
+
+
+def powers(value: float, decimals: int) -> str:
+    """A number in scientific notation, as 9.03×10⁷ with two decimals."""
+    digits, power = f"{value:.{decimals}e}".split("e")
+    return f"{digits}×10{str(int(power)).translate(RAISED)}"

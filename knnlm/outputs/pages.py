@@ -1,12 +1,25 @@
 """HTML and Markdown pages, made from the Jinja templates in the folder `templates`."""
 
+import re
+from html import escape
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
+from markupsafe import Markup
 
 from knnlm.outputs.markdown import paragraph, plain
 
 TEMPLATES = Path(__file__).parent / "templates"
+THEMED = {  # colors of figures and the page's variables that stand in their place
+    "#ffffff": "paper",
+    "#000000": "ink",
+    "#222222": "ink",
+    "#767676": "muted",
+    "#e6e6e6": "grid",
+    "#0072b2": "plot-blue",
+    "#56b4e9": "plot-sky",
+    "#d55e00": "plot-vermilion",
+}
 
 
 def render(name: str, **facts: object) -> str:
@@ -19,6 +32,17 @@ def render(name: str, **facts: object) -> str:
     )
     environment.filters |= {"plain": plain, "paragraph": paragraph, "probability": probability}
     return environment.get_template(f"{name}.j2").render(**facts)
+
+
+def embedded(page: str, name: str, text: str) -> Markup:
+    """An SVG file as a part of a page, in which several stand together.
+
+    Its ids begin with `name`, its colors are the page's, `text` says what it is.
+    """
+    inside = page[page.index("<svg") :]
+    inside = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", inside)
+    inside = re.sub("|".join(THEMED), lambda color: f"var(--{THEMED[color[0]]})", inside)
+    return Markup(inside.replace("<svg", f'<svg role="img" aria-label="{escape(text or name)}"', 1).strip())
 
 
 def about_models(note: str, rows: list[dict]) -> str:

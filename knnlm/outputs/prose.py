@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from knnlm.artifacts.files import UserError
-from knnlm.outputs.tables import scientific
+from knnlm.outputs.markdown import scientific
 from knnlm.outputs.verdicts import FAILED, HELD, NOISE, OPEN
 
 Row = dict[str, str]  # of a CSV file

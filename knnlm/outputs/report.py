@@ -15,10 +15,8 @@ from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
 from knnlm.outputs import pages, prose
 from knnlm.outputs.citation import bibtex
-from knnlm.outputs.markdown import VERDICTS, html, paragraph, together
+from knnlm.outputs.markdown import VERDICTS, html, paragraph, scientific, together
 from knnlm.outputs.portable import paths_of_this_machine, replaced
-from knnlm.outputs.tables import scientific
-from knnlm.outputs.vectors import embedded
 from knnlm.settings import SPLITS
 
 SUMMARY, COST = "claims", "cost"  # tables that have their own sections in the page
@@ -141,7 +139,7 @@ def figure(path: Path, captions: Path | None, ledger: Sequence[prose.Row], reade
     claims = [claim for claim in ledger if claim["output"] == name.rstrip("ab")]
     downloads = [download(path.with_suffix(end), reader) for end in (".csv", ".pdf")]
     sentences = prose.of_output(name, claims, [], figure=True)
-    return Part(name, Markup.escape(text), sentences, embedded(reader(path), name, text), downloads)
+    return Part(name, Markup.escape(text), sentences, pages.embedded(reader(path), name, text), downloads)
 
 
 def download(path: Path, reader: Reader) -> tuple[str, str, str]:

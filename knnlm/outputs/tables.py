@@ -1,21 +1,19 @@
 """A table as people read it: Markdown and LaTeX, with the paper's findings and whether they held below it."""
 
 import math
-import re
 from collections.abc import Mapping
 
 import pandas as pd
 
 from knnlm.outputs import typeset
 from knnlm.outputs.claims import Verdict
-from knnlm.outputs.markdown import paragraph, plain
+from knnlm.outputs.markdown import paragraph, plain, scientific
 
 LEFT = {"Model", "Measure", "LM trained on", "Datastore", "Stage", "Writes", "Better here", "Bin", "What it shows"}
 """Columns of text; all others are aligned right."""
 FINDINGS = "Findings of the paper, here:"
 ADDED = "What each adds to the others (an extra; nats a token, with 95% intervals):"
 Added = Mapping[str, str]  # of a row's label: the differences as text
-RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def markdown(title: str, note: str, shown: pd.DataFrame, added: Added, findings: list[Verdict]) -> str:
@@ -45,21 +43,6 @@ def latex(title: str, note: str, shown: pd.DataFrame, added: Added, findings: li
 def aligned_left(shown: pd.DataFrame) -> set[str]:
     """The columns of text; in the table of claims, all."""
     return set(shown) if "Claim" in shown else LEFT | ({"Paper"} if "Stage" in shown else set())
-
-
-def scientific(text: str) -> str:
-    """`text` with measured numbers, which have decimals, from 10⁵ on as in 9.03×10⁷; counts stay written out."""
-    return re.sub(r"(?<![\w.,])(\d{6,}|\d{3}(,\d{3})+|\d{1,2}(,\d{3}){2,})\.\d+(?![\w.])", _powers, text)
-
-
-def _powers(match: re.Match) -> str:
-    return powers(float(match[0].replace(",", "")), 2)
-
-
-def powers(value: float, decimals: int) -> str:
-    """A number in scientific notation, as 9.03×10⁷ with two decimals."""
-    digits, power = f"{value:.{decimals}e}".split("e")
-    return f"{digits}×10{str(int(power)).translate(RAISED)}"
 
 
 def finding_line(verdict: Verdict, bold: str = "") -> str:

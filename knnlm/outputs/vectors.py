@@ -1,31 +1,16 @@
-"""Figures as SVG: each point carries its values as a title, which browsers show when the pointer is on it.
-
-In a page several such figures stand together and follow the page's colors.
-"""
+"""Figures as SVG: each point carries its values as a title, which browsers show when the pointer is on it."""
 
 import io
 import math
-import re
 from html import escape
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}  # so that each run gives the same bytes
 REACH = 4.5  # points around a value within which the pointer is on it
-THEMED = {  # colors of figures and the page's variables that stand in their place
-    "#ffffff": "paper",
-    "#000000": "ink",
-    "#222222": "ink",
-    "#767676": "muted",
-    "#e6e6e6": "grid",
-    "#0072b2": "plot-blue",
-    "#56b4e9": "plot-sky",
-    "#d55e00": "plot-vermilion",
-}
 NAMES = {"lmbda": "λ"}  # of columns
 UNNAMED = {"name", "paper", "verdict", "best"}  # columns of words that say nothing new beside a label
 
@@ -96,11 +81,3 @@ def text(value: object) -> str:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         return str(value)
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.5g}"
-
-
-def embedded(page: str, name: str, text: str) -> Markup:
-    """An SVG file as a part of a page: its ids begin with `name`, its colors are the page's, `text` says what it is."""
-    inside = page[page.index("<svg") :]
-    inside = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", inside)
-    inside = re.sub("|".join(THEMED), lambda color: f"var(--{THEMED[color[0]]})", inside)
-    return Markup(inside.replace("<svg", f'<svg role="img" aria-label="{escape(text or name)}"', 1).strip())

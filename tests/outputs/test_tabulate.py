@@ -11,7 +11,7 @@ import synthetic
 
 from knnlm.artifacts import description
 from knnlm.artifacts.files import UserError
-from knnlm.outputs import costs, pages, tables, tabulate
+from knnlm.outputs import costs, pages, tabulate
 from knnlm.scores import experiments
 
 PAPER = Path(__file__).parents[2] / "config/paper_numbers.yaml"
@@ -327,7 +327,7 @@ SHOWN = {
 
 @pytest.mark.parametrize(("text", "expected"), SHOWN.items())
 def test_measured_numbers_from_100000_on_are_in_scientific_notation_and_counts_are_not(text: str, expected: str):
-    assert tables.scientific(text) == expected
+    assert markdown.scientific(text) == expected
 
 
 def test_markdown_and_latex_show_powers_of_ten_and_csv_every_digit(tmp_path: Path):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from knnlm.outputs import tables, tabulate, typeset
+from knnlm.outputs import markdown, tables, tabulate, typeset
 
 ROOT = Path(__file__).parents[2]
 ENGINES = ("pdflatex", "xelatex", "lualatex", "tectonic")
@@ -51,7 +51,7 @@ def read(page: Path) -> str:
             below[line.strip("*")] = []
         elif line.startswith("- "):
             below[list(below)[-1]].append(re.sub(r"\\(.)", r"\1", line[2:].replace("**", "")))
-    shown = pd.DataFrame(plain[2:], columns=plain[0]).map(tables.scientific)
+    shown = pd.DataFrame(plain[2:], columns=plain[0]).map(markdown.scientific)
     return typeset.latex(lines[0][2:], lines[2], shown, tables.aligned_left(shown), below)
 
 

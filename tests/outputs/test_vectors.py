@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from knnlm.outputs import figures, vectors
+from knnlm.outputs import figures, pages, vectors
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_words_of_the_corpus_are_escaped():
 def test_in_a_page_ids_have_the_figures_name_and_colors_are_the_pages():
     style = "fill: #ffffff; stroke: #123456"
     page = f'<?xml version="1.0"?>\n<svg id="a"><use xlink:href="#a" clip-path="url(#b)" style="{style}"/></svg>'
-    assert vectors.embedded(page, "figure4", 'what "it" shows') == (
+    assert pages.embedded(page, "figure4", 'what "it" shows') == (
         '<svg role="img" aria-label="what &quot;it&quot; shows" id="figure4-a"><use xlink:href="#figure4-a" '
         'clip-path="url(#figure4-b)" style="fill: var(--paper); stroke: #123456"/></svg>'
     )

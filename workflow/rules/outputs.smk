@@ -34,7 +34,7 @@ PAGE = ("outputs/pages.py", "outputs/markdown.py")
 COMPARED = [name for name in ("temperature", "precision") if name in STUDY["sheet"]]  # their rows are in the explorer
 REPORT = code_of(
     *PAGE,
-    *(f"outputs/{name}.py" for name in ("report", "prose", "citation", "portable", "vectors")),
+    *(f"outputs/{name}.py" for name in ("report", "prose", "citation", "portable")),
     *(f"outputs/templates/report.{end}" for end in ("html.j2", "css")),
 )
 TABULATE = code_of(*TABULATED, "outputs/claims.py", "outputs/verdicts.py", "scores/experiments.py")
