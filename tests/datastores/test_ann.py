@@ -1,5 +1,6 @@
 """Index, search, exact distances."""
 
+import os
 from pathlib import Path
 
 import faiss
@@ -236,3 +237,26 @@ def test_a_published_index_with_crafted_numbers_is_refused(tmp_path, at, value, 
     with pytest.raises(files.UserError, match=f"knn.index: ({message})"):
         ann.load(tmp_path / "knn.index")
     ann.load(PUBLISHED)
+
+
+def test_an_index_whose_lists_are_in_another_file_is_refused_before_that_file_is_opened(tmp_path, data):
+    keys, other = data[0].astype(np.float32), tmp_path / "lists.data"
+    index = ann.train(keys, IndexSettings(factory="IVF16,PQ4x4"))
+    ann.add(index, keys)
+    ann.save(index, tmp_path / "whole.faiss")
+    lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(other))
+    for number in range(index.nlist):
+        size = index.invlists.list_size(number)
+        lists.add_entries(number, size, index.invlists.get_ids(number), index.invlists.get_codes(number))
+    index.replace_invlists(lists)
+    faiss.write_index(index, str(tmp_path / "knn.index"))
+    assert faiss.read_index(str(tmp_path / "knn.index")).ntotal == len(keys)  # FAISS itself opens the other file
+
+    written = other.read_bytes()
+    other.unlink()
+    for opened in (False, True):  # the other file is not asked for, whether it is there or not
+        if opened:
+            os.mkfifo(other)  # opening it would wait without end
+        with pytest.raises(files.UserError, match=r"knn.index: found lists that are in another file \(OnDisk.*: merge"):
+            ann.load(tmp_path / "knn.index")
+    assert written and ann.load(tmp_path / "whole.faiss").ntotal == len(keys)
