@@ -108,13 +108,13 @@ def test_the_sizes_of_a_file_without_checksums_are_those_of_its_weights(save, tm
     weights = fairseq.load_checkpoint(path)[1]
     assert all(torch.equal(weights[name], weight) for name, weight in published[1].items())
     count = (64).to_bytes(8, "little")  # a bias of 64 numbers
-    assert count in whole
+    assert whole.count(count) > 1
     path.write_bytes(
         {
             "cut by a byte": whole[:-1],
             "a byte more": whole + b"0",
             "another checkpoint after it": whole + whole,
-            "another size": whole.replace(count, (63).to_bytes(8, "little"), 1),
+            "another size": (63).to_bytes(8, "little").join(whole.rsplit(count, 1)),
         }[change]
     )
     line = refused(path, tmp_path)
