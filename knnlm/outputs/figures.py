@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from knnlm.artifacts import files
+from knnlm.outputs import tables
 from knnlm.scores import experiments
 from knnlm.scores.experiments import Study
 
@@ -254,7 +255,7 @@ def save(figure: Figure, numbers: pd.DataFrame, out: Path) -> None:
         with files.atomic(out.with_suffix(f".{suffix}")) as tmp:
             figure.savefig(tmp, format=suffix, metadata=metadata)
     plt.close(figure)
-    files.write_text(out.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    files.write_text(out.with_suffix(".csv"), tables.csv(numbers))
 
 
 FIGURES: dict[str, Callable[[Study, Mapping], dict[str, Drawn]]] = {

@@ -14,7 +14,8 @@ VERDICTS = {  # and their CSS classes
 
 
 def plain(text: str) -> str:
-    """`text` escaped so that Markdown shows it unchanged within a line, also in a cell of a table."""
+    """`text` escaped so that Markdown shows it unchanged within a line, also in a cell of a table; lines are joined."""
+    text = re.sub(r"[\r\n]+", " ", text)
     return re.sub(r"[\\`*_{}\[\]<>#|~]|&(?=#?\w+;)", r"\\\g<0>", text)
 
 
