@@ -5,6 +5,7 @@ STUDY ?= smoke
 SELECT ?=
 BENCH ?=
 ROOM ?= scores
+COUNT ?= 150
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
@@ -49,15 +50,9 @@ test-gpu: .venv/ready ## run the GPU tests, then measure the rates that plans as
 	python -m benchmarks.gpu
 
 # The errors are put into a copy, so that the files here stay as they are.
-mutants: .venv/ready ## put errors into a room of knnlm, one at a time: do its tests notice? (ROOM=scores; hours)
+mutants: .venv/ready ## put 150 errors into a room of knnlm, one at a time: do its tests notice? (ROOM=scores COUNT=150)
 	.venv/bin/python -m pip install --quiet --constraint requirements.txt --editable '.[mutants]'
-	rm -rf .mutants && mkdir .mutants
-	git ls-files -z | tar --create --null --files-from - | tar --extract --directory .mutants
-	cd .mutants && cosmic-ray init tests/mutants/$(ROOM).toml session.sqlite
-	cd .mutants && cr-filter-operators session.sqlite tests/mutants/$(ROOM).toml
-	cd .mutants && PYTHONPATH=$$PWD cosmic-ray --verbosity INFO baseline tests/mutants/$(ROOM).toml
-	cd .mutants && PYTHONPATH=$$PWD cosmic-ray exec tests/mutants/$(ROOM).toml session.sqlite
-	cd .mutants && cr-report --show-diff --surviving-only session.sqlite && cr-rate session.sqlite
+	python tests/mutants --room $(ROOM) $(if $(filter all,$(COUNT)),--all,--count $(COUNT))
 
 bench: .venv/ready ## measure each expensive step beside an alternative (BENCH=… picks cases by their first letters)
 	python -m benchmarks $(BENCH)

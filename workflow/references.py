@@ -132,6 +132,7 @@ def check_words(where: str, model: Model, vocab: Vocab) -> None:
                 f"{where}.vocab: a checkpoint needs `{{type: word, file: dict.txt}}`, the dictionary published with it"
             )
         check_file(f"{where}.checkpoint", model.checkpoint)
+        check_file(f"{where}.checkpoint_text", model.checkpoint_text)
     elif not model.architecture.has_room_for_cutoffs(most := most_words(vocab)):
         raise StudyError(
             f"{where}.architecture.adaptive_cutoffs: found {list(model.architecture.adaptive_cutoffs)}, "

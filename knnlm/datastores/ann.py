@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, BinaryIO, TypeGuard, cast
 
 import faiss
 import numpy as np
@@ -37,7 +37,8 @@ NO_GPU_VERSION = re.compile(
     r"|sub-quantizers \(\d+\) is not supported|nprobe selection up to|unsupported metric type"
 )  # what FAISS says of an index that a GPU cannot hold
 OUT_OF_MEMORY = re.compile("alloc fail|failed to cudaHostAlloc|CUDA memory allocation error")
-WRITTEN = 1 << 24  # bytes handed to the file at a time
+HANDED = 1 << 24  # bytes between FAISS and the file at a time
+ON_DISK = b"ilod"  # how FAISS marks inverted lists that are in a further file, which the index names
 CHUNK = 1 << 22  # floats converted from half precision at a time, few enough to stay in a cache
 
 
@@ -270,25 +271,42 @@ def entry_bytes(index: Index) -> int:
 
 def save(index: Index, out: Path) -> None:
     with atomic(out) as tmp, tmp.open("wb") as file:  # FAISS's own writer ignores a disk that is full at the last block
-        faiss.write_index(off_gpu(index), faiss.PyCallbackIOWriter(file.write, WRITTEN))  # type: ignore[attr-defined]
+        faiss.write_index(off_gpu(index), faiss.PyCallbackIOWriter(file.write, HANDED))  # type: ignore[attr-defined]
 
 
 def load(path: Path, nprobe: int | None = None) -> Index:
     """An index from its file; `nprobe` is the number of lists visited per query (ignored without lists).
 
-    Raises UserError for a damaged file and, where it has no description, for sizes beyond the file's or rows that the
-    index does not have.
+    Raises UserError for a damaged file, for one that names a further file for its lists, and, where it has no
+    description, for sizes beyond the file's or rows that the index does not have.
     """
     size, published = check(path).stat().st_size, not is_described(path)
     faiss.set_deserialization_vector_byte_limit(size + LARGEST_TABLE if published else ANY_SIZE)
     faiss.set_deserialization_loop_limit(size if published else 0)
     try:
-        index = faiss.read_index(str(path))
+        with path.open("rb") as file:
+            reader = faiss.PyCallbackIOReader(_without_other_files(file, path), HANDED)  # type: ignore[attr-defined]
+            index = faiss.read_index(reader)
     except (RuntimeError, MemoryError):
         raise UserError(f"{path}: not a whole FAISS index; delete it and run its stage again") from None
     if published and (ivf := _ivf(index)) is not None:
         _check_rows(ivf, path)
     return visiting(index, nprobe) if nprobe else index
+
+
+def _without_other_files(file: BinaryIO, path: Path) -> Callable[[int], bytes]:
+    """What FAISS reads from; raises UserError at lists on disk, before FAISS opens the file whose path comes next."""
+
+    def read(size: int) -> bytes:
+        content = file.read(size)
+        if content == ON_DISK:
+            raise UserError(
+                f"{path}: found lists that are in another file (OnDiskInvertedLists), expected an index in one file: "
+                "merge them into the index with FAISS"
+            )
+        return content
+
+    return read
 
 
 def visiting(index: Index, nprobe: int) -> Index:

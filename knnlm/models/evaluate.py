@@ -66,10 +66,11 @@ def evaluate(
     shared = lineage.agree((config.model, path), "vocab", "model", "text")
     tokens = npy.open_array(path, "integer", ndim=1)  # [N]
     windows.check_words(tokens, lm.config.vocab_size, path, config.model)
-    ids, chosen = np.arange(len(tokens), dtype=np.int64), None
+    ids, chosen, left_out = np.arange(len(tokens), dtype=np.int64), None, {}
     if sizes.mode == "published":
         ids, chosen = windows.published(tokens, sizes, lm.eos)
-        dropped = f"{len(tokens) - len(ids):,} of {len(tokens):,}"
+        left_out = {"dropped": len(tokens) - len(ids)}
+        dropped = f"{left_out['dropped']:,} of {len(tokens):,}"
         log.info("%s: %s tokens are in lines that the published code drops", path, dropped)
         tokens = np.asarray(tokens)[ids]
     shape = len(tokens), lm.config.dim
@@ -93,12 +94,11 @@ def evaluate(
             npy.save_array(folder / "values.npy", np.asarray(tokens, dtype=np.uint32))
             npy.save_array(folder / "ids.npy", ids)
             roles = shared | {"keytype": name}
-            description.write_meta(
-                folder, "evaluate", facts, inputs, roles, "queries", entries=len(tokens), dim=shape[1]
-            )
+            sizes_of = {"entries": len(tokens), "dim": shape[1]} | left_out
+            description.write_meta(folder, "evaluate", facts, inputs, roles, "queries", **sizes_of)
         if scores:
             npy.save_array(scores / "logprob.npy", logprob)
-            description.write_meta(scores, "evaluate", facts, inputs, shared, tokens=len(tokens))
+            description.write_meta(scores, "evaluate", facts, inputs, shared, tokens=len(tokens), **left_out)
 
 
 def fill(keys: list[tuple[str, np.memmap]], logprob: np.ndarray, blocks: Iterator[features.Block], bar: tqdm) -> None:

@@ -74,15 +74,19 @@ def load(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            if file.read(len(ZIP)) == ZIP:
+            if zipped := file.read(len(ZIP)) == ZIP:
                 _check_archive(path)
             else:
                 file.seek(0)
                 _check_older(path, file)
-        stand_ins = [argparse.Namespace, *((Skipped, name) for name in SKIPPED)]
-        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice for programmers
-            return torch.load(path, map_location="cpu", weights_only=True)
+                file.seek(0)
+            stand_ins = [argparse.Namespace, *((Skipped, name) for name in SKIPPED)]
+            with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's advice for programmers
+                content = torch.load(path if zipped else file, map_location="cpu", weights_only=True)
+            if not zipped and (further := path.stat().st_size - file.tell()):
+                raise UserError(f"{path}: found {further:,} bytes after its last weight, expected none: {AGAIN}")
+            return content
     except UserError:
         raise
     except FileNotFoundError:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from knnlm.artifacts import files
-from knnlm.outputs import vectors, whiskers
+from knnlm.outputs import tables, vectors, whiskers
 from knnlm.outputs.whiskers import NONE, Ends
 from knnlm.scores import experiments
 from knnlm.scores.experiments import Study
@@ -333,7 +333,7 @@ def save(figure: Figure, numbers: pd.DataFrame, out: Path) -> None:
             figure.savefig(tmp, format=suffix, metadata=metadata)
     files.write_text(out.with_suffix(".svg"), vectors.drawn(figure, numbers))
     plt.close(figure)
-    files.write_text(out.with_suffix(".csv"), numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    files.write_text(out.with_suffix(".csv"), tables.csv(numbers))
 
 
 FIGURES: dict[str, Callable[[Study, Mapping], dict[str, Drawn]]] = {

@@ -20,7 +20,7 @@ from knnlm.outputs.followup_tables import (
     without_interval,
     written,
 )
-from knnlm.outputs.tables import latex, markdown
+from knnlm.outputs.tables import csv, latex, markdown
 from knnlm.scores import stats
 from knnlm.scores.experiments import read_yaml
 
@@ -126,7 +126,7 @@ def main(config: FollowupsConfig) -> None:
     for name, (title, legend, numbers, shown, below) in tables.items():
         note = " ".join(filter(None, (config.note, legend, SEED, FEW if without_interval(numbers) else "")))
         forms = {
-            "csv": numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+            "csv": csv(numbers),
             "md": markdown(title, note, shown, {}, []) + below,
             "tex": latex(title, note, shown, {}, []),
         }

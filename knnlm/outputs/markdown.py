@@ -15,7 +15,8 @@ RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def plain(text: str) -> str:
-    """`text` escaped so that Markdown shows it unchanged within a line, also in a cell of a table."""
+    """`text` escaped so that Markdown shows it unchanged within a line, also in a cell of a table; lines are joined."""
+    text = re.sub(r"[\r\n]+", " ", text)
     return re.sub(r"[\\`*_{}\[\]<>#|~]|&(?=#?\w+;)", r"\\\g<0>", text)
 
 

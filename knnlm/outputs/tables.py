@@ -14,6 +14,8 @@ LEFT = {"Model", "Measure", "LM trained on", "Datastore", "Stage", "Writes", "Be
 FINDINGS = "Findings of the paper, here:"
 ADDED = "What each adds to the others (an extra; nats a token, with 95% intervals):"
 Added = Mapping[str, str]  # of a row's label: the differences as text
+FORMULA = r"(?s)\A(?=[=@\t\r]|[+-].*([|!]|\w\())"
+"""How a cell begins that a spreadsheet program may run: a call or a command; a plain label as "+ kNN-LM" is none."""
 
 
 def markdown(title: str, note: str, shown: pd.DataFrame, added: Added, findings: list[Verdict]) -> str:
@@ -23,7 +25,11 @@ def markdown(title: str, note: str, shown: pd.DataFrame, added: Added, findings:
     shown = shown.map(scientific)
     if "Model" in shown:
         shown = shown.assign(Model=shown["Model"].map(plain))
-    parts = [f"# {title}", paragraph(note), shown.to_markdown(index=False, disable_numparse=True, colalign=aligned)]
+    parts = [
+        f"# {plain(title)}",
+        paragraph(note),
+        shown.to_markdown(index=False, disable_numparse=True, colalign=aligned),
+    ]
     if added:
         parts.append(f"**{ADDED}**")
         parts.append("\n".join(f"- {paragraph(label)}: {scientific(line)}" for label, line in added.items()))
@@ -38,6 +44,12 @@ def latex(title: str, note: str, shown: pd.DataFrame, added: Added, findings: li
     below = {ADDED: [f"{label}: {line}" for label, line in added.items()], FINDINGS: list(map(finding_line, findings))}
     below = {heading: list(map(scientific, lines)) for heading, lines in below.items()}
     return typeset.latex(title, note, shown.map(scientific), aligned_left(shown), below)
+
+
+def csv(numbers: pd.DataFrame) -> str:
+    """The numbers of a table or figure as CSV. Text that a spreadsheet program would run as a formula begins with '."""
+    shown = numbers.replace(FORMULA, "'", regex=True)
+    return shown.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def aligned_left(shown: pd.DataFrame) -> set[str]:

@@ -11,7 +11,7 @@ from knnlm.artifacts import files
 from knnlm.artifacts.files import UserError
 from knnlm.outputs import claims, pages
 from knnlm.outputs.costs import cost
-from knnlm.outputs.tables import latex, markdown, millions, number, text
+from knnlm.outputs.tables import csv, latex, markdown, millions, number, text
 from knnlm.outputs.verdicts import additions, with_interval
 from knnlm.scores import experiments
 from knnlm.scores.stats import FEWEST
@@ -112,7 +112,7 @@ def main(config: TabulateConfig) -> None:
     note = " ".join(filter(None, (note, each, about(rows), units, few)))
     added = extras(study, config.table) if config.table in study.experiments else {}
     texts = {
-        "csv": numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+        "csv": csv(numbers),
         "md": markdown(title, note, shown, added, findings),
         "tex": latex(title, note, shown, added, findings),
     }

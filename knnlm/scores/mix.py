@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knnlm.artifacts import npy
+from knnlm.artifacts import description, npy
 from knnlm.artifacts.files import UserError
 from knnlm.scores import mixture, stats
 
@@ -32,10 +32,17 @@ class MixConfig:
 def main(config: MixConfig) -> None:
     lm, components = vectors(config.lm, config.knn)
     weights = chosen(config)
+    dropped = left_out(config.lm)
+    if dropped and config.documents is not None:
+        raise UserError(
+            f"--documents: {config.lm} leaves {dropped:,} tokens of the text out, so that its documents begin "
+            "elsewhere: leave --documents out, or evaluate with mode complete"
+        )
     starts = None if config.documents is None else npy.open_array(config.documents, "integer", 1)
     if starts is not None and not (len(starts) and starts[0] == 0 and (np.diff([*starts, len(lm)]) > 0).all()):
         raise UserError(f"{config.documents}: expected ascending positions from 0 below {len(lm):,}: give this text's")
-    print(f"{len(lm):,} targets")
+    further = f"; {dropped:,} more, in lines longer than the model's positions, are not scored" if dropped else ""
+    print(f"{len(lm):,} targets{further}")
     print(line("LM", lm, starts))
     if len(components) > 1:
         for path, component in zip(config.knn, components, strict=True):
@@ -61,6 +68,11 @@ def chosen(config: MixConfig) -> np.ndarray:
         given = ", ".join(map(str, config.lmbda))
         raise UserError(f"--lmbda: found {given}, expected numbers from 0 whose sum is at most 1")
     return weights
+
+
+def left_out(lm: Path) -> int:
+    """How many tokens of the text the LM's log-probabilities are not of, as their description says (mode published)."""
+    return description.described(lm).get("dropped", 0) if description.is_described(lm) else 0
 
 
 def vectors(lm: Path, knn: tuple[Path, ...]) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -214,6 +214,11 @@ class Model(Settings):
         description="a published fairseq .pt file in place of architecture and training; "
         "its vocab names the published dict.txt",
     )
+    checkpoint_text: PathText | None = Field(
+        None,
+        description="text like the checkpoint's, with spaces between its tokens: a warning in the import's log says "
+        "where the model predicts it worse than a unigram model, as with the words of dict.txt in another order",
+    )
     pretrained: Pretrained | None = Field(
         None,
         description="a pretrained model in place of architecture; with training beside it, it is trained further; "
@@ -231,6 +236,8 @@ class Model(Settings):
     @model_validator(mode="after")
     def _checkpoint_says_the_rest(self) -> "Model":
         if self.checkpoint is None:
+            if self.checkpoint_text is not None:
+                raise disagreement("checkpoint_text", "found without checkpoint; name both or none")
             return self
         for key in ("architecture", "training"):
             if getattr(self, key).model_fields_set:

@@ -1,5 +1,6 @@
 """Index, search, exact distances."""
 
+import os
 from pathlib import Path
 
 import faiss
@@ -285,3 +286,26 @@ def test_an_automatic_index_counts_the_entries_of_all_shards(tmp_path, monkeypat
         train_index.main(train_index.TrainIndexConfig(shards, tmp_path / f"{number}.faiss", '{"factory": "auto"}'))
     chosen = [description.described(tmp_path / f"{number}.faiss")["config"]["factory"] for number in (0, 1)]
     assert chosen == ["Flat", "IVF32,PQ4x4fsr"]
+
+
+def test_an_index_whose_lists_are_in_another_file_is_refused_before_that_file_is_opened(tmp_path, data):
+    keys, other = data[0].astype(np.float32), tmp_path / "lists.data"
+    index = ann.train(keys, IndexSettings(factory="IVF16,PQ4x4"))
+    ann.add(index, keys)
+    ann.save(index, tmp_path / "whole.faiss")
+    lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(other))
+    for number in range(index.nlist):
+        size = index.invlists.list_size(number)
+        lists.add_entries(number, size, index.invlists.get_ids(number), index.invlists.get_codes(number))
+    index.replace_invlists(lists)
+    faiss.write_index(index, str(tmp_path / "knn.index"))
+    assert faiss.read_index(str(tmp_path / "knn.index")).ntotal == len(keys)  # FAISS itself opens the other file
+
+    written = other.read_bytes()
+    other.unlink()
+    for opened in (False, True):  # the other file is not asked for, whether it is there or not
+        if opened:
+            os.mkfifo(other)  # opening it would wait without end
+        with pytest.raises(files.UserError, match=r"knn.index: found lists that are in another file \(OnDisk.*: merge"):
+            ann.load(tmp_path / "knn.index")
+    assert written and ann.load(tmp_path / "whole.faiss").ntotal == len(keys)

@@ -165,11 +165,14 @@ def test_a_published_perplexity_is_of_the_lines_that_fit(run, caplog):
         f"{len(tokens) - len(ids):,} of {len(tokens):,} tokens are in lines that the published code drops"
         in caplog.text
     )
+    for folder in ("lm", "queries"):
+        assert description.described(run.at / "dropped" / folder)["dropped"] == len(tokens) - len(ids)
     np.testing.assert_array_equal(np.load(run.at / "dropped/queries/values.npy"), tokens[ids])
     ends = np.flatnonzero(tokens == 2) + 1
     lines = np.diff(np.concatenate([[0], ends]))
     assert len(tokens) - len(ids) == lines[lines > 32].sum() > 0
     assert perplexity != pytest.approx(evaluated(run.at, "undropped", sizes | {"mode": "complete"}), rel=1e-3)
+    assert "dropped" not in description.described(run.at / "undropped/lm")
 
 
 def test_a_wrong_number_of_heads_fits_every_weight_and_costs_perplexity(run):

@@ -100,6 +100,28 @@ def test_a_file_cut_short_is_refused(save, tmp_path, kept, zipped):
     assert re.search("checkpoint.pt: not a whole", refused(path, tmp_path))
 
 
+@pytest.mark.parametrize("change", ["cut by a byte", "a byte more", "another checkpoint after it", "another size"])
+def test_the_sizes_of_a_file_without_checksums_are_those_of_its_weights(save, tmp_path, published, change):
+    """torch before 1.6 wrote each weight's number of values, then the values."""
+    path = save(_use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    weights = fairseq.load_checkpoint(path)[1]
+    assert all(torch.equal(weights[name], weight) for name, weight in published[1].items())
+    count = (64).to_bytes(8, "little")  # a bias of 64 numbers
+    assert whole.count(count) > 1
+    path.write_bytes(
+        {
+            "cut by a byte": whole[:-1],
+            "a byte more": whole + b"0",
+            "another checkpoint after it": whole + whole,
+            "another size": (63).to_bytes(8, "little").join(whole.rsplit(count, 1)),
+        }[change]
+    )
+    line = refused(path, tmp_path)
+    more = {"a byte more": 1, "another checkpoint after it": len(whole)}.get(change)
+    assert (f"found {more:,} bytes after its last weight" if more else "not a whole published checkpoint") in line
+
+
 @pytest.mark.parametrize(
     ("weight", "message"),
     [

@@ -11,7 +11,7 @@ import synthetic
 
 from knnlm.artifacts import description
 from knnlm.artifacts.files import UserError
-from knnlm.outputs import costs, pages, tabulate
+from knnlm.outputs import costs, markdown, pages, tabulate
 from knnlm.scores import experiments
 
 PAPER = Path(__file__).parents[2] / "config/paper_numbers.yaml"

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from knnlm.artifacts import description
 from knnlm.artifacts.files import UserError
 from knnlm.scores import mix
 
@@ -74,6 +75,22 @@ def test_intervals_are_over_documents(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     assert float(low) < np.exp(-np.log(values).mean()) < float(high)
     assert "[" not in printed(capsys, lm, (knn,), (0.0,))[1]
+
+
+@pytest.mark.parametrize("dropped", [None, 0, 22083])
+def test_tokens_that_were_never_scored_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture, dropped) -> None:
+    (tmp_path / "lm").mkdir()
+    (lm,), (knn,) = saved(tmp_path / "lm", logprob=LM), saved(tmp_path, knn=KNN)
+    description.write_meta(lm.parent, "evaluate", {}, {}, **({} if dropped is None else {"dropped": dropped}))
+    first = printed(capsys, lm, (knn,), (0.5,))[0]
+    more = "; 22,083 more, in lines longer than the model's positions, are not scored" if dropped else ""
+    assert first == f"4 targets{more}"
+    np.save(tmp_path / "documents.npy", np.array([0, 2]))
+    if dropped:
+        with pytest.raises(UserError, match=r"--documents: .*logprob.npy leaves 22,083 tokens of the text out"):
+            printed(capsys, lm, (knn,), (0.5,), documents=tmp_path / "documents.npy")
+    else:
+        assert printed(capsys, lm, (knn,), (0.5,), documents=tmp_path / "documents.npy")[0] == first
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """A study whose model is a published checkpoint, from its text to a table."""
 
 import json
+import random
+import re
 import sys
 
 import numpy as np
@@ -9,6 +11,7 @@ import yaml
 from conftest import ROOT, snakemake
 
 STUDY = ROOT / "tests/data/fairseq/study.yaml"
+RUN = ROOT / "tests/data/oracles/fairseq_run"
 sys.path.insert(0, str(ROOT / "workflow"))
 from study import StudyError, load  # noqa: E402
 
@@ -19,6 +22,8 @@ def test_checkpoint_to_table(tmp_path, monkeypatch):
     options = ("--configfile", STUDY, "--config", f"results={tmp_path}")
     done = snakemake("table1", "--nolock", "--cores", 2, *options)
     assert done.returncode == 0, done.stderr[-3000:]
+    log = (tmp_path / "fairseq/logs/import_fairseq/published/seed1.log").read_text()
+    assert re.search(r"valid.txt: perplexity 22\.\d+ over \d+ tokens, a unigram model.s 7\d\.", log)
     base, knn = json.loads((tmp_path / "fairseq/experiments/table1.json").read_text())["rows"]
     assert base["parameters"] == 20784
     assert base["dev"]["perplexity"] == pytest.approx(18.682, abs=1e-3)
@@ -30,12 +35,30 @@ def test_checkpoint_to_table(tmp_path, monkeypatch):
     assert f"{knn['dev']['perplexity']:.2f}" in table.split("+ kNN-LM ")[1]
 
 
+@pytest.mark.parametrize("text", ["valid.txt", None])
+def test_a_dictionary_in_another_order_warns_where_a_text_is_named(tmp_path, text):
+    study = yaml.safe_load(STUDY.read_text())
+    lines = (RUN / "dict.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "dict.txt").write_text("".join(random.Random(1).sample(lines, len(lines))))
+    study["vocabs"]["words"]["file"] = str(tmp_path / "dict.txt")
+    study["models"]["published"] |= {"checkpoint_text": text and str(RUN / text)}
+    study["results"] = str(tmp_path)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    model = tmp_path / "fairseq/models/published/seed1/meta.json"
+    done = snakemake(model, "--nolock", "--cores", 1, "--configfile", tmp_path / "study.yaml")
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = (tmp_path / "fairseq/logs/import_fairseq/published/seed1.log").read_text()
+    assert ("valid.txt: perplexity" in log) == ("is worse than a unigram model's" in log) == (text is not None)
+
+
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
         ("models", {"architecture": {"heads": 16}}, "models.published.architecture: .*checkpoint has its own"),
         ("models", {"training": {"lr": 1.0}}, "models.published.training: .*checkpoint has its own"),
         ("models", {"seeds": [1, 2]}, r"models.published.seeds: found \[1, 2\], a checkpoint is one training run"),
+        ("models", {"checkpoint": None}, "models.published.checkpoint_text: found without checkpoint"),
+        ("models", {"checkpoint_text": "no/valid.txt"}, "models.published.checkpoint_text: no/valid.txt is not a file"),
         ("vocabs", {"file": None}, "models.published.vocab: a checkpoint needs .*dict.txt"),
     ],
 )

@@ -82,6 +82,17 @@ def checkpoint(wildcards):
     return STUDY["models"][wildcards.model]["checkpoint"]
 
 
+def checkpoint_text(wildcards):
+    """The text that an imported checkpoint is tried on, or none."""
+    text = STUDY["models"][wildcards.model]["checkpoint_text"]
+    return [] if text is None else [text]
+
+
+def tried_text(wildcards):
+    """`--text` with it, or nothing."""
+    return ["--text", *text] if (text := checkpoint_text(wildcards)) else ""
+
+
 def pretrained(name):
     """A function of the wildcards: what the study or the catalogue says of a pretrained model."""
     return lambda wildcards: STUDY["models"][wildcards.model]["pretrained"][name]

@@ -17,6 +17,7 @@ rule import_fairseq:
     input:
         checkpoint=checkpoint,
         vocab=vocab_file,
+        text=checkpoint_text,
     output:
         artifact(MODEL, *MODEL_FILES),
     log:
@@ -30,11 +31,13 @@ rule import_fairseq:
         **needs("import_fairseq"),
     params:
         dictionary=dictionary,
+        text=tried_text,
         out=output_folder(),
     shell:
         "knnlm import_fairseq"
         " --checkpoint {input.checkpoint:q}"
         " --dictionary {params.dictionary:q}"
+        " {params.text:q}"
         " --out {params.out:q}"
         " 2> {log:q}"
 
