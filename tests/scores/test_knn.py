@@ -46,6 +46,14 @@ def test_a_far_target_keeps_its_tiny_probability():
     np.testing.assert_allclose(knn.target_logprob(*arrays([[0, 5000]], [[1, 2]], [2])), [-5000])
 
 
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 2.0])
+@pytest.mark.parametrize("nearest", [-3000.0, 1000.0])
+def test_a_far_target_is_as_far_whatever_the_nearest_distance_and_temperature(nearest, temperature):
+    distances = [[nearest, nearest + 900, nearest + 900]]
+    scored = knn.target_logprob(*arrays(distances, [[1, 2, 2]], [2]), temperature=temperature)
+    np.testing.assert_allclose(scored, [np.log(2) - 900 / temperature], rtol=1e-6)
+
+
 def test_large_negative_distances_of_inner_products_do_not_overflow():
     np.testing.assert_allclose(knn.target_logprob(*arrays([[-9000, -8999]], [[1, 2]], [1])), [-np.log1p(np.exp(-1))])
 

@@ -77,6 +77,14 @@ def test_intervals_are_over_documents(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "[" not in printed(capsys, lm, (knn,), (0.0,))[1]
 
 
+def test_weights_may_sum_to_1_but_for_rounding(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    weights = (0.34, 0.56, 0.1)
+    assert sum(weights) > 1
+    lm, *others = saved(tmp_path, lm=LM, a=KNN + 0.1, b=CACHE + 0.1, c=LM)
+    mixed = weights[0] * (KNN + 0.1) + weights[1] * (CACHE + 0.1) + weights[2] * LM
+    assert printed(capsys, lm, tuple(others), weights)[-1].startswith(f"λ = 0.34, 0.56, 0.1: {perplexity(mixed)}")
+
+
 @pytest.mark.parametrize("dropped", [None, 0, 22083])
 def test_tokens_that_were_never_scored_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture, dropped) -> None:
     (tmp_path / "lm").mkdir()
