@@ -277,21 +277,26 @@ def save(index: Index, out: Path) -> None:
 def load(path: Path, nprobe: int | None = None) -> Index:
     """An index from its file; `nprobe` is the number of lists visited per query (ignored without lists).
 
-    Raises UserError for a damaged file, for one that names a further file for its lists, and, where it has no
-    description, for sizes beyond the file's or rows that the index does not have.
+    Raises UserError for a damaged file and, where it has no description, for one that names a further file for its
+    lists, for sizes beyond the file's, or for rows that the index does not have.
     """
     size, published = check(path).stat().st_size, not is_described(path)
     faiss.set_deserialization_vector_byte_limit(size + LARGEST_TABLE if published else ANY_SIZE)
     faiss.set_deserialization_loop_limit(size if published else 0)
     try:
-        with path.open("rb") as file:
-            reader = faiss.PyCallbackIOReader(_without_other_files(file, path), HANDED)  # type: ignore[attr-defined]
-            index = faiss.read_index(reader)
+        index = _published(path) if published else faiss.read_index(str(path))
     except (RuntimeError, MemoryError):
         raise UserError(f"{path}: not a whole FAISS index; delete it and run its stage again") from None
     if published and (ivf := _ivf(index)) is not None:
         _check_rows(ivf, path)
     return visiting(index, nprobe) if nprobe else index
+
+
+def _published(path: Path) -> Index:
+    """An index of strangers."""
+    with path.open("rb") as file:
+        reader = faiss.PyCallbackIOReader(_without_other_files(file, path), HANDED)  # type: ignore[attr-defined]
+        return faiss.read_index(reader)
 
 
 def _without_other_files(file: BinaryIO, path: Path) -> Callable[[int], bytes]:

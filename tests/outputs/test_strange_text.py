@@ -129,7 +129,7 @@ def test_figure_1_draws_text_and_no_formula(tmp_path: Path, text):
         bold = [one.get_text() for one in drawn if one.get_weight() == "bold"]
         assert bold == [diagrams.short(text)] * len(near) + ["?"]
         figures.save(figure, numbers, tmp_path / name)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".pdf", ".png", ".csv"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pdf", ".png", ".svg", ".csv"}
     rows = list(csv.DictReader((tmp_path / "figure1.csv").open(newline="")))
     assert [row["target"] for row in rows[:2]] == [("'" if text.startswith("=") else "") + text] * 2
 
@@ -139,12 +139,14 @@ def test_the_report_shows_text_as_it_is(tmp_path: Path, text):
     def page(text: str) -> str:
         shown = pd.DataFrame({"Model": [text], "Dev": ["1.00"]})
         (tmp_path / "table1.md").write_text(tables.markdown("A table", text, shown, {}, []))
+        (tmp_path / "table1.csv").write_text(tables.csv(shown))
+        (tmp_path / "table1.tex").write_text(tables.latex("A table", text, shown, {}, []))
         near = [Neighbor(text, text, True, 1.0, 0.5)]
         shown_words = [Example(text, text, 0.5, 0.1, 0.3, near)]
         made = pages.render("examples.md", examples=shown_words, lmbda=0.25, note=text)  # the report has its own note
         (tmp_path / "examples.md").write_text(made)
         (tmp_path / "study.yaml").write_text(text, newline="")
-        (tmp_path / "meta.json").write_text(json.dumps({"commit": text, "versions": {text: text}}))
+        (tmp_path / "meta.json").write_text(json.dumps({"commit": text, "inputs": {}, "versions": {text: text}}))
         report.main(
             report.ReportConfig(
                 study="tiny",
