@@ -203,7 +203,7 @@ rule explore:
             *PAGE,
             *(f"outputs/{name}.py" for name in ("candidates", "packing", "spacing")),
         ),
-        templates=code_of(*(f"outputs/templates/explorer.{end}" for end in (".html.j2", ".css", ".js", "-panel.js"))),
+        templates=code_of(*(f"outputs/templates/explorer{end}" for end in (".html.j2", ".css", ".js", "-panel.js"))),
     output:
         in_report("explorer.html", "page.rst", "Pages", page="neighbor explorer"),
     log:
