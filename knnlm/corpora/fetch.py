@@ -5,6 +5,7 @@ interrupted download has fetched stays next to the archive, in `.{name}.resume`,
 """
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from knnlm.settings import LANGUAGE_MODEL, Archive
 
 AGENT = "Mozilla/5.0 (compatible; knnlm; +https://pypi.org/project/requests)"  # some servers refuse the default ones
 BLOCK = 1 << 20  # bytes
+UNSURE = 64 * BLOCK  # the most of a download that is not yet on the disk when the power fails
 OF_A_MODEL = {
     "allow_patterns": ["*.safetensors", "*.json", "*.txt", "*.model", "README.md"],
     "ignore_patterns": ["*/*"],
@@ -104,10 +106,15 @@ def fetch_wheel(entry: dict, out: Path) -> None:
 
 
 def fetch_url(entry: dict, out: Path) -> None:
-    """Download a file by HTTP; if a part of it exists and the server can send the rest, only the rest."""
+    """Download a file by HTTP; if a part of it exists and the server can send the rest, only the rest.
+
+    A loss of power may leave zeros at the end of that part. Where no digest would show them, the end is fetched again.
+    """
     import requests
 
     size = out.stat().st_size if out.exists() else 0  # bytes that an earlier run has fetched
+    if size and not entry.get("sha256"):
+        os.truncate(out, size := max(0, size - UNSURE))
     headers = {"User-Agent": AGENT} | ({"Range": f"bytes={size}-"} if size else {})
     try:
         with requests.get(entry["url"], headers=headers, stream=True, timeout=60) as answer:
@@ -115,9 +122,13 @@ def fetch_url(entry: dict, out: Path) -> None:
                 return  # the earlier run had fetched all of it
             answer.raise_for_status()
             resumed = answer.status_code == requests.codes.partial_content
-            with out.open("ab" if resumed else "wb") as file:
+            with out.open("ab" if resumed else "wb", buffering=0) as file:
+                waiting = 0
                 for block in answer.iter_content(BLOCK):
                     file.write(block)
+                    if (waiting := waiting + len(block)) > UNSURE - BLOCK:
+                        disk.flush(out)
+                        waiting = 0
     except requests.RequestException as error:
         raise files.UserError(f"{entry['url']}: {_first_line(error)}; are you offline?") from None
 

@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from knnlm.artifacts import description, files
+from knnlm.artifacts import description, disk, files
 from knnlm.artifacts.archives import check
 from knnlm.artifacts.cli import settings
 from knnlm.corpora.corpus import Entry, deduplicate, shorten, spool, text_of, write_split
@@ -36,8 +36,11 @@ def main(config: PrepareConfig) -> None:
     for name, expected in parse_pairs(config.sha256, "--sha256", "NAME=SHA256").items():
         check(archives[name], expected)
     sources = [source.model_dump() for source in asked.sources]
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    with files.explained(config.out), tempfile.TemporaryFile(dir=config.out.parent) as spooled:
+    with (
+        files.explained(config.out),
+        disk.temporary(config.out) as scratch,
+        tempfile.TemporaryFile(dir=scratch) as spooled,
+    ):
         documents = (document for source in sources for document in read(source, archives))
         entries = spool((shorten(document, asked) for document in documents), spooled)
         unique = deduplicate(entries)

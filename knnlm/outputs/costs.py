@@ -1,5 +1,6 @@
 """The table of computational cost: jobs, time, memory and disk of each stage (the paper's section 3)."""
 
+import logging
 import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ import pandas as pd
 from knnlm.artifacts import files
 from knnlm.outputs.tables import number, text
 
+log = logging.getLogger("knnlm")
 WRITES = {  # folders of a study and the stages that write them, in the order of the table
     "downloads": ("fetch",),
     "corpora": ("prepare",),
@@ -64,9 +66,14 @@ def cost(
 
 
 def jobs(benchmarks: Iterable[Path]) -> pd.DataFrame:
-    """Every job that was measured: stage, s (seconds) and max_rss (MB)."""
+    """Every job that was measured: stage, s (seconds) and max_rss (MB).
+
+    Snakemake writes its benchmark files without waiting for the disk, so that a loss of power may leave an empty one or
+    zeros. Such a job has no row.
+    """
     found = [file for path in benchmarks for file in (sorted(path.rglob("*.jsonl")) if path.is_dir() else [path])]
-    return pd.concat([_benchmark(path) for path in found] or [pd.DataFrame(columns=["stage", "s", "max_rss"])])
+    whole = [path for path in found if _is_whole(path)]
+    return pd.concat([_benchmark(path) for path in whole] or [pd.DataFrame(columns=["stage", "s", "max_rss"])])
 
 
 def stages(jobs: pd.DataFrame, sizes: Mapping[str, dict], whole: dict) -> pd.DataFrame:
@@ -141,6 +148,14 @@ def _record(stage: str, folder: str, jobs: pd.DataFrame) -> dict:
         "longest": seconds.max(),
         "peak_mb": peak,
     }
+
+
+def _is_whole(path: Path) -> bool:
+    content = path.read_bytes()
+    is_whole = content.endswith(b"\n") and b"\0" not in content
+    if not is_whole:
+        log.warning("%s: empty or cut short, by a loss of power for example: its job is not counted", path)
+    return is_whole
 
 
 def _benchmark(path: Path) -> pd.DataFrame:

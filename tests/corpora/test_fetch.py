@@ -68,6 +68,27 @@ def test_an_interrupted_download_is_continued(tmp_path: Path, server: str) -> No
     assert path.read_bytes() == b"AN archive" and list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(("unsure", "kept"), [(4, b"AN "), (7, b""), (64, b"")])
+def test_without_a_digest_the_end_of_an_interrupted_download_is_fetched_again(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch, unsure: int, kept: bytes
+) -> None:
+    monkeypatch.setattr(fetch, "UNSURE", unsure)
+    (tmp_path / "out/.name.zip.resume").mkdir(parents=True)
+    (tmp_path / "out/.name.zip.resume/partial").write_bytes(b"AN a\0\0\0")  # as a loss of power may leave it
+    assert get(tmp_path, kind="url", url=server, sha256=None).read_bytes() == kept + CONTENT[len(kept) :]
+
+
+def test_a_long_download_is_flushed_now_and_then(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    flush = fetch.disk.flush
+    monkeypatch.setattr(fetch.disk, "flush", lambda path: (sizes.append(path.stat().st_size), flush(path)))
+    monkeypatch.setattr(fetch, "BLOCK", 2)
+    monkeypatch.setattr(fetch, "UNSURE", 5)
+    get(tmp_path, kind="url", url=server, sha256=None)
+    assert sizes[:-1] == [4, 8]  # the last is the whole file's, before it gets its name
+    assert sizes[-1] == len(CONTENT)
+
+
 def test_a_wheel_comes_from_pip_for_the_pinned_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = []
 

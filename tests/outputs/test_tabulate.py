@@ -226,6 +226,16 @@ def test_cost_sums_seconds_and_bytes_by_stage(tmp_path: Path):
     assert numbers.loc["all", "seconds"] == 16.5
 
 
+@pytest.mark.parametrize("left", [b"", bytes(30), b'{"s": 7, "max'])
+def test_cost_leaves_out_a_job_whose_benchmark_was_lost_with_the_power(tmp_path: Path, left: bytes, caplog):
+    (tmp_path / "benchmarks/train").mkdir(parents=True)
+    (tmp_path / "benchmarks/train/a.jsonl").write_text(json.dumps({"s": 2.5, "max_rss": 1}) + "\n")
+    (tmp_path / "benchmarks/train/b.jsonl").write_bytes(left)
+    out = tabulated(tmp_path, "cost", benchmarks=(tmp_path / "benchmarks",), artifacts=())
+    assert pd.read_csv(out / "cost.csv", index_col="stage").loc["train", ["jobs", "seconds"]].tolist() == [1, 2.5]
+    assert "b.jsonl: empty or cut short" in caplog.text
+
+
 @pytest.mark.parametrize(("order", "peak"), [("one after another", 700 + 300), ("both at once", 2 * 700 + 300)])
 def test_cost_counts_deleted_files_and_the_most_that_lay_there_at_once(tmp_path: Path, order: str, peak: int):
     """Two sets of keys of 700 bytes each, deleted once an index of 300 bytes was made from it; one index is deleted."""
