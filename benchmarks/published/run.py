@@ -30,7 +30,6 @@ BLOCK, BATCH, UPDATE = 256, 8192, 512  # tokens of a training block, of an evalu
 CONTEXT = {"datastore": 64, "evaluation": 128}  # tokens of a window that are context; the rest are new
 NEW = {name: BLOCK - context for name, context in CONTEXT.items()}
 LISTS, PARTS, NPROBE, K, LMBDA = 1024, 32, 32, 1024, 0.25
-VISITED = {"paper": NPROBE, "fast": 8}
 CUTOFFS, DIM, FFN, LAYERS, HEADS, LR = (2000, 10000), 128, 512, 4, 4, 0.003
 QUERIES = 1024  # tokens of a batch of theirs with neighbors: the keys of all their neighbors are copied at once
 KEYTYPE = "ffn_input_ln", "last_ffn_input"  # our name and theirs
@@ -157,7 +156,7 @@ def ours(out: Path, updates: int) -> Iterator[Step]:
         yield step(
             f"search-{name}",
             f"search --index {index} --keys {keys} --queries {queries} --k {K} --out {searched}",
-            settings={"nprobe": VISITED[name]},
+            settings={"nprobe": NPROBE},
         )
         yield step(f"rerank-{name}", f"rerank --neighbors {searched} --keys {keys} --queries {queries} --out {found}")
         flags = f"score_knn --neighbors {found} --targets {queries} --out {out / name}"
