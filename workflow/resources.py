@@ -77,7 +77,7 @@ class Formulas(Sizes):
 
     def index(self, w: Mapping, name: str = "") -> IndexSettings:
         """The settings of an index of that name, or the job's, with the factory of so many entries."""
-        settings = IndexSettings.model_validate(self.study["indexes"][name or w["index"]])
+        settings = IndexSettings.model_construct(**self.study["indexes"][name or w["index"]])  # checked with the study
         return settings.chosen(int(self.entries(w["model"], w["datastore"], 1)), self.dim(w))
 
     def core_hours(self, work: float, rate: str) -> float:

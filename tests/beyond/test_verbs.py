@@ -48,7 +48,7 @@ def test_everything_from_a_study_to_tables_and_figures_twice_the_same(study: Pat
         )
     timed = {name for name in made[0] if "frontier" in name}  # which has rates
     assert all(made[0][name] == made[1][name] for name in made[0].keys() - timed)
-    assert len(made[0]) == 33 and len(timed) == 6
+    assert len(made[0]) == 37 and len(timed) == 7
     methods = json.loads((tmp_path / "first/mixing.json").read_text())["methods"]
     assert {row["name"] for row in yaml.safe_load(SHEET.read_text())["mixing"]} == {m["name"] for m in methods}
     row = json.loads((study / "experiments/table1.json").read_text())["rows"]
