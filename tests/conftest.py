@@ -1,6 +1,7 @@
 """What tests share: the repository and a way to run its commands as a user would."""
 
 import os
+import shutil
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -10,6 +11,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
+CHROMIUM = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+CHROMIUM += " --disable-component-update --disable-sync"  # it asks nothing of any network
 
 
 def snakemake(*arguments, **options):
@@ -17,6 +20,18 @@ def snakemake(*arguments, **options):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [sys.executable, "-m", "snakemake", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, **options)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, as a reader opens pages in it."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pages are tested with playwright: install it")
+    if not (program := shutil.which("chromium")):
+        pytest.skip("pages are tested in chromium: apt-get install chromium")
+    with playwright.sync_playwright() as tools:
+        running = tools.chromium.launch(executable_path=program, args=CHROMIUM.split())
+        yield running
+        running.close()
 
 
 @pytest.fixture(scope="session")

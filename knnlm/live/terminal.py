@@ -71,7 +71,7 @@ def choose_threads(lm: torch.nn.Module, asked: int | None = None) -> None:
 
     A word costs a few hundred products of a matrix and one vector. In a small model each takes microseconds, less than
     threads need to meet after it; and where another program has one of the cores, all wait each time until it is given
-    back: a text of 60 words took 17 s with two threads and 1.9 s with one. Larger models gain from every core.
+    back. Larger models gain from every core.
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
     if asked is None and given.isdecimal():

@@ -12,7 +12,7 @@ from knnlm.outputs.verdicts import FAILED, HELD, NOISE, OPEN
 
 Row = dict[str, str]  # of a CSV file
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-SAID = {HELD: "held", FAILED: "did not hold", NOISE: "within noise", OPEN: "cannot be judged at this scale"}
+ORDER = HELD, FAILED, NOISE, OPEN
 FEW = 4  # of so many claims each that did not hold is named with its verdict
 
 
@@ -86,7 +86,7 @@ def verdicts(claims: Sequence[Row], noun: str = "claim") -> str:
         because = f": {next(iter(reasons))}" if len(reasons) == 1 else ""
         return f"Here {every} {noun}s {said(claims[0]['verdict'], len(claims))}{because}."
     count = number if len(claims) < len(WORDS) else str
-    parts = [f"{count(counts[verdict])} {said(verdict, counts[verdict])}" for verdict in SAID if counts[verdict]]
+    parts = [f"{count(counts[verdict])} {said(verdict, counts[verdict])}" for verdict in ORDER if counts[verdict]]
     sentence = f"Of the {number(len(claims))} {noun}s, {listed(parts)}"
     others = [claim for claim in claims if claim["verdict"] != HELD]
     if noun == "claim" and len(claims) <= FEW and len(others) < len(claims):
@@ -97,7 +97,7 @@ def verdicts(claims: Sequence[Row], noun: str = "claim") -> str:
 
 
 def said(verdict: str, count: int) -> str:
-    return f"{'is' if count == 1 else 'are'} {SAID[verdict]}" if verdict == NOISE else SAID[verdict]
+    return f"{'is' if count == 1 else 'are'} {verdict}" if verdict == NOISE else verdict
 
 
 def reason(claim: Row) -> str:

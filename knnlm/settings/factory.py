@@ -19,7 +19,7 @@ ALLOWED = (
     "RaBitQ[fs][b] or HNSWm"
 )
 AUTO = "auto"
-EXACT_BELOW = 200_000  # entries that are searched exactly: as fast as an index, and nothing is lost
+EXACT_BELOW = 200_000  # entries: an exact search of fewer loses nothing, and takes less time than training the LM
 MOST_PARTS = 256  # of a product quantiser for fast scans, which adds up one byte a part in 16 bits
 WIDEST_PART = 16  # dimensions: a code of 4 bits says little of more
 SCALAR_BITS = {"4": 4, "6": 6, "8": 8, "fp16": 16, "bf16": 16}  # for each component of a key

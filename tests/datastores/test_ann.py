@@ -113,6 +113,22 @@ def test_an_entry_between_two_lists_falls_where_it_falls_alone(data, tmp_path, f
     assert (tmp_path / "all.faiss").read_bytes() == (tmp_path / "alone.faiss").read_bytes()
 
 
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("length", [1e-3, 1, 100])
+def test_the_list_of_a_key_is_the_nearest_in_float64_and_of_equally_near_ones_the_first(metric, length):
+    """Centroids on a sphere, each twice: from keys near its center, float32 cannot tell which is nearest."""
+    rng = np.random.default_rng(5)
+    centroids, keys = rng.standard_normal((40, D)), rng.standard_normal((500, D))
+    centroids = np.tile(100 * centroids / np.linalg.norm(centroids, axis=1, keepdims=True), (2, 1)).astype(np.float32)
+    keys = (length * keys / np.linalg.norm(keys, axis=1, keepdims=True)).astype(np.float32)
+    quantizer = {"l2": faiss.IndexFlatL2, "ip": faiss.IndexFlatIP}[metric](D)
+    quantizer.add(centroids)
+    products = keys.astype(np.float64) @ centroids[:40].T.astype(np.float64)
+    squared = ((keys[:, None].astype(np.float64) - centroids[None, :40].astype(np.float64)) ** 2).sum(2)
+    expected = (-products if metric == "ip" else squared).argmin(1)
+    np.testing.assert_array_equal(ann._nearest_lists(quantizer, keys), expected)
+
+
 def test_missing_neighbors_are_minus_one_and_infinitely_far(data):
     keys, queries = data
     distances, rows = ann.search(build(keys, "IVF64,Flat", nprobe=1), queries, 500, np.arange(len(keys)))

@@ -193,17 +193,17 @@ def test_a_bad_key_is_refused_in_half_precision_too(published, value, message):
         list(features.stream(lm, tokens, chosen, 96, (KEYTYPE,), 960, **how))
 
 
-@pytest.mark.parametrize("name", KEYTYPES)
+@pytest.mark.parametrize("name", [*KEYTYPES, features.HEAD_INPUT])
 def test_keys_asked_for_alone_are_the_same_and_no_more_of_the_model_runs_than_they_need(published, name):
     lm, tokens = model.load(published / "model"), np.load(published / "train.npy")
     chosen = windows.datastore(len(tokens), DATASTORE, 1).take(np.arange(20))
-    together = list(features.stream(lm, tokens, chosen, 96, KEYTYPES, 960, logprob=True))
+    together = list(features.stream(lm, tokens, chosen, 96, (*KEYTYPES, features.HEAD_INPUT), 960, logprob=True))
     ran = []
     lm.layers[-1].ffn_out.register_forward_hook(lambda *_: ran.append(name))
     alone = list(features.stream(lm, tokens, chosen, 96, (name,), 960))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one.keys[name], other.keys[name])
-    assert bool(ran) == (name in ("output", "output_ln"))
+    assert bool(ran) == (name in ("output", "output_ln", features.HEAD_INPUT))
     ran.clear()
     list(features.stream(lm, tokens, chosen, 96, (name,), 960, logprob=True))
     assert ran

@@ -1,6 +1,5 @@
 """The explorer as a reader has it: a page from a file, in a real browser, wide and narrow, light, dark and on paper."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,6 @@ from knnlm.datastores import neighbors
 from knnlm.live import layout
 from knnlm.scores import knn
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
 SIZES = {"desktop": (1366, 820), "phone": (390, 844)}
 
 
@@ -35,17 +31,6 @@ def with_unknown(page_path):
     changed = page_path.with_name("unknown.html")
     changed.write_text(page_path.read_text().replace('"lazy"', r'"\u003cunk\u003e"'))
     return changed
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="the explorer is tested with playwright: install it")
-    if not CHROMIUM:
-        pytest.skip("the explorer is tested in chromium: apt-get install chromium")
-    with playwright.sync_playwright() as tools:
-        running = tools.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield running
-        running.close()
 
 
 @pytest.fixture

@@ -328,6 +328,23 @@ def test_intervals_per_word_are_as_wide_as_the_words_allow():
     assert away == pytest.approx(2 * np.array(by_hand(rows[1], rows[0])), rel=0.15)
 
 
+def test_an_interval_is_wider_on_the_side_where_a_few_documents_gain_most():
+    rows = [synthetic.row("base", 100), synthetic.knn("k1", 90)]
+    nats = np.array(rows[0]["dev"]["nats"])
+    nats -= nats.sum() * 0.7 ** np.arange(len(nats)) / 20
+    perplexity = float(np.exp(nats.sum() / 20000))
+    rows[1]["dev"] |= {"nats": nats.tolist(), "perplexity": perplexity, "per_seed": [perplexity]}
+    low, high = expected = by_hand(rows[1], rows[0])
+    assert abs(low) > 1.2 * high > 0
+    ends = whiskers.paired(experiments.Study({"figure4": {"rows": rows}}, {}), "figure4", "k1", "base")
+    assert np.log(np.array(ends) / perplexity) == pytest.approx(np.array(expected), rel=0.05)
+
+
+def test_the_interval_of_a_tuned_weight_has_the_middle_95_percent_of_the_resamples():
+    row = {"dev": {"documents": 10}, "lmbda_resampled": [one / 1000 for one in range(1001)]}
+    assert whiskers.of_weight(row) == pytest.approx((0.025, 0.975))
+
+
 @pytest.mark.parametrize(("documents", "drawn_there"), [(9, False), (10, True)])
 def test_where_documents_are_too_few_no_interval_is_drawn_and_the_figure_says_so(documents: int, drawn_there: bool):
     for name in ("figure2", "figure4", "figure5", "figure7"):

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,8 +33,6 @@ A note.
 CLAIMS = "# Claims\n\nA note. In brackets intervals.\n\n| Claim | Finding |\n|:--|:--|\n| kNN helps | held |\n"
 COST = "# Cost\n\nA note.\n\n| Stage | Jobs |\n|:--|--:|\n| train | 2 |\n"
 VERDICTS = ("held", "held", "did not hold", "cannot be judged at this scale")
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
 
 
 def drawn(folder: Path, name: str) -> None:
@@ -263,17 +260,6 @@ def test_a_missing_table_is_one_clear_line(config):
     config.tables[0].unlink()
     with pytest.raises(files.UserError, match="no such file; run the stage that makes it"):
         report.main(config)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    playwright = pytest.importorskip("playwright.sync_api", reason="the report is tested with playwright: install it")
-    if not (chromium := shutil.which("chromium")):
-        pytest.skip("the report is tested in chromium: apt-get install chromium")
-    with playwright.sync_playwright() as tools:
-        running = tools.chromium.launch(executable_path=chromium, args=FLAGS.split())
-        yield running
-        running.close()
 
 
 @pytest.fixture
