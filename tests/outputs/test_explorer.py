@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,15 @@ def test_what_two_rows_share_is_stored_once(study):
     assert {part for part in first if first[part] == other[part]} == {"neighbor", "distance"}
     data = [array["data"] for array in page["arrays"]]
     assert len(set(data)) == len(data)
+
+
+def test_rows_are_of_the_seed_that_is_shown(study, monkeypatch):
+    asked, find = [], layout.find
+    monkeypatch.setattr(layout, "find", lambda *given: (asked.append(given[3:]), find(*given[:3]))[1])
+    monkeypatch.setattr(explore, "comparable", lambda source, row: True)
+    config = explore.ExploreConfig(study=study, out=study / "x.html", compare=("temperature",))
+    explore.rows(config, replace(find(study), seed=7))
+    assert len(asked) > 1 and set(asked) == {(7,)}
 
 
 @pytest.mark.parametrize("key, value", [("model", "owl"), ("corpus", "owl"), ("seeds", [2]), ("datastore", None)])
