@@ -3,9 +3,12 @@
 import os
 import shutil
 import subprocess
+import tomllib
+from importlib import metadata
 
 import pytest
 from conftest import ROOT
+from packaging.specifiers import SpecifierSet
 
 PIP = """#!/bin/sh
 echo "$*" >> pip.log
@@ -51,3 +54,19 @@ def test_a_container_with_gpus_shares_the_hosts_memory():
     text = "".join(path.read_text() for path in [ROOT / "Dockerfile", ROOT / "README.md", *ROOT.glob("docs/*.md")])
     runs = [line for line in text.splitlines() if "docker run --gpus" in line]
     assert runs and all("docker run --gpus all --ipc=host" in line for line in runs)
+
+
+def test_every_pinned_package_installs_on_the_oldest_python_that_the_project_names():
+    """A system's Python is often the first of its series or near it: Debian 12 has 3.11.2."""
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    pins = [line.partition("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line]
+    asked = {}
+    for name, _, version in pins:
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # of an extra that is not installed
+        if found.version.partition("+")[0] == version:
+            asked[name] = found.metadata["Requires-Python"] or ""
+    assert len(asked) > len(pins) / 2
+    assert not {name: python for name, python in asked.items() if f"{oldest}.0" not in SpecifierSet(python)}
