@@ -388,6 +388,16 @@ def test_figure_1_is_a_query_of_the_study_with_its_own_numbers(study, tmp_path):
     assert len(query["neighbors"]) == 5
 
 
+def test_figure_1_has_the_likeliest_words_of_each_distribution(monkeypatch):
+    lm, knn = np.array([0.3, 0.1, 0.25, 0.2, 0.1, 0.05]), np.array([0.0, 0.6, 0.01, 0.09, 0.1, 0.2])
+    monkeypatch.setattr(illustrate, "spelled", lambda train, word: "abcdef"[word])
+    shown = illustrate.words(
+        SimpleNamespace(lm=lm, knn=knn, mixed=lambda lmbda: lmbda * knn + (1 - lmbda) * lm), 0.5, None, 2, 4
+    )
+    assert "".join(one["word"] for one in shown) == "bacfe"  # by the mixture: b and a, kNN's b and f, the LM's a and c
+    assert [one["lm"] for one in shown] == [0.1, 0.3, 0.25, 0.05, 0.1]
+
+
 SEEDS = [5, 3, 8]
 
 

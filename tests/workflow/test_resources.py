@@ -21,10 +21,10 @@ sys.path.insert(0, str(ROOT / "workflow"))
 import rates
 from checking import StudyError
 from machines import Machines
-from resources import Formulas, Needs, directives
+from resources import Formulas, Needs, directives, visited
 from study import load
 
-from knnlm.settings import OTHER_KEYTYPES, Factory
+from knnlm.settings import OTHER_KEYTYPES, Factory, IndexSettings
 
 RULE = re.compile(r"(?m)^ *(?:use )?rule (?:\w+ as )?(\w*)(?: with)?:|^ *rule:")
 W = {"seed": "1", "keytype": "ffn_input_ln", "index": "ivfpq", "shards": "8", "shard": "0", "first": "8"}
@@ -110,6 +110,20 @@ def test_an_automatic_index_is_planned_by_the_size_of_the_texts(formulas, tmp_pa
             found.study["retrieval"]["index"] = name
             planned.append(getattr(found, rule)(W | of_mine | {"index": name}))
         assert planned[0] == planned[1], rule
+
+
+@pytest.mark.parametrize(
+    ("factory", "nprobe", "share"),
+    [("IVF4096,PQ64x8", 32, 1 / 128), ("IVF512,SQ8", 8, 1 / 64), ("Flat", 32, 1), ("IVF4,SQ8", 32, 1)],
+)
+def test_a_search_reads_the_lists_that_it_visits(formulas, factory, nprobe, share):
+    assert visited(IndexSettings.model_construct(factory=factory, nprobe=nprobe)) == share
+    found = formulas("paper")
+    hours = []
+    for lists in (nprobe, 2 * nprobe):
+        found.study["indexes"]["ivfpq"] |= {"factory": factory, "nprobe": lists}
+        hours.append(found.search(WIKITEXT).hours)
+    assert (hours[0] < hours[1]) == (share < 1)
 
 
 def test_a_retry_asks_for_more(formulas):
