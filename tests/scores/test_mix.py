@@ -110,6 +110,7 @@ def test_tokens_that_were_never_scored_are_counted(tmp_path: Path, capsys: pytes
         ({"lmbda": (1.2,)}, "--lmbda: found 1.2, expected numbers from 0 whose sum is at most 1"),
         ({"lmbda": (float("nan"),)}, "--lmbda: found nan"),
         ({"tune": ("lm",)}, "--tune: found 1 files, expected 2"),
+        ({"tune": ("lm", "knn", "knn")}, "--tune: found 3 files, expected 2"),
         ({"lmbda": (0.2,), "knn": ("short",)}, r"short.npy: found 3 targets, .*lm.npy has 4"),
         ({"lmbda": (0.2,), "knn": ("positive",)}, r"positive.npy: found 0.693, expected log-probabilities"),
         ({"lmbda": (0.2,), "knn": ("nan",)}, "nan.npy: found NaN"),
