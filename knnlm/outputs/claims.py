@@ -200,7 +200,7 @@ def not_saturated(study: Study) -> Judgement:
 @claim
 def lambda_grows(study: Study) -> Judgement:
     stores = [row for _, row in _sizes(study)]
-    ours = " → ".join(f"{median(row['lmbda']['knn']):.2g}" for row in stores)
+    ours = " → ".join(f"{median(row['lmbda']['knn']):#.2g}" for row in stores)
     ends = larger_lmbda(stores[-1], stores[0], paired=True)
     falls = [larger_lmbda(after, before, paired=True) for before, after in pairwise(stores)]
     fallen = [one for one in falls if one.below]
@@ -279,7 +279,7 @@ def k_eight(study: Study) -> Judgement:
 def lambda_domain(study: Study) -> Judgement:
     inside, outside = (study.row("figure5", name) for name in ("in-domain", "out-of-domain"))
     values = [median(row["lmbda"]["knn"]) for row in (inside, outside)]
-    ours = "λ {:.2g} in domain, {:.2g} out of domain".format(*values)
+    ours = "λ {:#.2g} in domain, {:#.2g} out of domain".format(*values)
     return says(ours, larger_lmbda(outside, inside, paired=False))
 
 
