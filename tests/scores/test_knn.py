@@ -271,6 +271,14 @@ def test_each_file_of_the_stage_has_its_own_k_temperature_distance_and_split(two
             np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5, err_msg=f"{split} {kind} {k}")
 
 
+@pytest.mark.parametrize("one_more", range(3))
+def test_each_split_has_its_neighbors_targets_and_folder(tmp_path, one_more):
+    folders = [(tmp_path / "dev",)] * 3
+    folders[one_more] *= 2
+    with pytest.raises(files.UserError, match="--neighbors, --targets and --out name different numbers of splits"):
+        score_knn.main(score_knn.ScoreKnnConfig(*folders))
+
+
 def test_roots_are_of_l2_distances_only_and_targets_of_the_same_split(two_splits, tmp_path):
     folders = (tmp_path / "dev",), (tmp_path / "dev-queries",), (tmp_path / "out",)
     with pytest.raises(files.UserError, match=r"14 targets, .*dev 23 queries: search again"):

@@ -33,6 +33,14 @@ def test_a_hand_computed_mixture():
     np.testing.assert_allclose(np.exp(mixed), [0.25 * 0.4 + 0.5 * 0.2 + 0.25 * 0.8, 0.25 * 0.1])
 
 
+@pytest.mark.parametrize("weights", [[0.7, 0.2, 0.1], [0.5, 0.5 + 1e-12]], ids=["below 1", "above 1"])
+def test_rounding_of_a_sum_leaves_the_lm_nothing(weights):
+    assert sum(weights) != 1
+    components, lm = [np.array([-np.inf])] * len(weights), np.array([0.0])
+    assert mixture.mix(weights, components, lm)[0] == -np.inf
+    assert mixture.losses(np.array([weights]), components, lm)[0] == np.inf
+
+
 def test_a_component_of_probability_zero_leaves_the_lm_its_share():
     np.testing.assert_allclose(mixture.mix([0.3], [np.array([-np.inf])], np.array([-2.0])), np.log(0.7) - 2)
 

@@ -1,5 +1,6 @@
 """N-gram models: real KenLM on tiny streams."""
 
+import errno
 import json
 import shutil
 import sys
@@ -78,6 +79,18 @@ def test_all_orders_in_one_job_and_higher_orders_are_no_worse_than_unigrams(stre
 def test_lmplz_failing_is_one_line(stream, tmp_path):
     with pytest.raises(files.UserError, match="lmplz --order 2 failed"):
         ngram.estimate(*stream, 2, tmp_path / "model.arpa", ngram.find_lmplz(), memory="nonsense")
+
+
+@pytest.mark.parametrize(("last", "error"), [(True, OSError), (False, files.UserError)])
+def test_the_last_line_of_lmplz_says_why_it_failed(stream, tmp_path, last, error):
+    full = "write: No space left on device"
+    lines = ["reading", full, "unpacking", "bad order"] if not last else ["reading", "unpacking", "sorting", full]
+    lmplz = tmp_path / "lmplz"
+    lmplz.write_text("#!/bin/sh\ncat >/dev/null\n" + "".join(f"echo '{line}' >&2\n" for line in lines) + "exit 1\n")
+    lmplz.chmod(0o755)
+    with pytest.raises(error, match="No space left" if last else "^lmplz --order 2 failed: bad order$") as raised:
+        ngram.estimate(*stream, 2, tmp_path / "model.arpa", str(lmplz))
+    assert getattr(raised.value, "errno", None) == (errno.ENOSPC if last else None)
 
 
 def test_a_missing_lmplz_and_an_impossible_order_are_refused(tmp_path):
