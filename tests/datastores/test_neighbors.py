@@ -157,6 +157,13 @@ def test_what_does_not_fit_together_is_refused_by_name(tmp_path, shards):
         reranked(tmp_path, shards, one)
     with pytest.raises(files.UserError, match="found has neighbors of 2 shards: give those of each shard"):
         merge.main(merge.MergeConfig((source,), (tmp_path / "merged",)))
+    for counts in ((2, 1, 1), (1, 2, 1), (1, 1, 2)):
+        sources, queries, out = (
+            tuple(tmp_path / f"{name}{i}" for i in range(count))
+            for name, count in zip(("source", "queries", "out"), counts, strict=True)
+        )
+        with pytest.raises(files.UserError, match="--neighbors, --queries and --out name different numbers of splits"):
+            rerank.main(rerank.RerankConfig(sources, tuple(shards), queries, out))
     twice = (source,) * 2, tuple(shards), (tmp_path / "queries",) * 2, (tmp_path / "final",) * 2
     with pytest.raises(files.UserError, match="--out names a directory twice"):
         rerank.main(rerank.RerankConfig(*twice))
