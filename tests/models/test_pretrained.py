@@ -472,6 +472,57 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path):
         import_pretrained.main(config)
 
 
+def in_pairs(weight, heads):
+    """Rows of each head as GGUF has them for Llama: those that rotate together stand side by side."""
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def written_as_gguf(lm, path):
+    """A Llama's weights and settings in a GGUF file, in single precision."""
+    config, heads, weights = lm.config, lm.config.num_attention_heads, lm.state_dict()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    names = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
+    parts = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
+    parts |= {"self_attn.o_proj": "attn_output", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+    parts |= {f"mlp.{part}_proj": f"ffn_{part}" for part in ("gate", "up", "down")}
+    for layer in range(config.num_hidden_layers):
+        names |= {f"layers.{layer}.{name}": f"blk.{layer}.{other}" for name, other in parts.items()}
+    for name, weight in weights.items():
+        name = names[name.removeprefix("model.").removesuffix(".weight")]
+        if name.endswith(("attn_q", "attn_k")):
+            weight = in_pairs(weight, heads if name.endswith("q") else config.num_key_value_heads)
+        writer.add_tensor(f"{name}.weight", weight.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@torch.inference_mode()
+def test_a_model_from_a_gguf_file_has_the_weights_of_the_same_in_safetensors(tmp_path):
+    lm = published(tmp_path / "folder", max_position_embeddings=64, rms_norm_eps=0.1)
+    expected = made(tmp_path / "folder", tmp_path)
+    written_as_gguf(lm, tmp_path / "tiny.gguf")
+    config = import_pretrained.ImportPretrainedConfig(tmp_path / "tiny.gguf", tmp_path / "vocab", tmp_path / "gguf")
+    import_pretrained.main(config)
+    found = model.load(tmp_path / "gguf")
+    weights = expected.state_dict()
+    assert found.state_dict().keys() == weights.keys()
+    for name, weight in found.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+    ids = some_tokens()
+    assert torch.equal(found.logprob(found(ids)[0]), expected.logprob(expected(ids)[0]))
+
+
 def test_gguf_files_that_cannot_be_read_are_refused(tmp_path):
     published(tmp_path)
     made(tmp_path, tmp_path)

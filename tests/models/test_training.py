@@ -88,6 +88,8 @@ def test_the_head_padded_for_tensor_cores_gives_the_same_log_probabilities_and_g
         gradients = [p.grad for p in lm.softmax.parameters()] + [w.weight.grad for w in lm.embedding.words]
         results.append([logprob.detach(), lm.logprob(features).detach(), *gradients])
     assert 22 in shapes and 24 in shapes  # 20 words and 2 tails
+    monkeypatch.undo()
+    assert [adaptive._row_multiple(torch.device(name)) for name in ("cpu", "cuda")] == [1, 8]
     for plain, padded in zip(*results, strict=True):
         torch.testing.assert_close(padded, plain, rtol=1e-5, atol=1e-6)
 
@@ -225,6 +227,18 @@ def test_the_seed_decides_the_first_weights_and_the_order_of_blocks(corpus, tmp_
 def begun_with(seed):
     """The first weights of a seed."""
     return train.begin(ModelConfig(vocab_size=64, **ARCHITECTURE), TrainingSettings(**RECIPE), seed).model.state_dict()
+
+
+def test_processes_begin_with_equal_weights_and_draw_other_dropout(monkeypatch):
+    drawn, weights = [], []
+    for seed in (1, 2):
+        for rank in (0, 1, 2):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            weights.append(begun_with(seed))
+            drawn.append(torch.rand(4).tolist())
+    assert len(set(map(tuple, drawn))) == 6
+    for rank in (1, 2):
+        assert all(torch.equal(weights[rank][name], weight) for name, weight in weights[0].items())
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
