@@ -229,6 +229,15 @@ def begun_with(seed):
     return train.begin(ModelConfig(vocab_size=64, **ARCHITECTURE), TrainingSettings(**RECIPE), seed).model.state_dict()
 
 
+@pytest.mark.parametrize(("tokens_per_batch", "rows"), [(16, [1] * 4), (32, [2, 2]), (64, [4])])
+def test_no_batch_has_more_tokens_than_are_asked_for(corpus, monkeypatch, tokens_per_batch, rows):
+    state, recipe = begun(tokens_per_batch=tokens_per_batch)
+    seen, real = [], train._backward_batch
+    monkeypatch.setattr(train, "_backward_batch", lambda *given: (seen.append(len(given[2].start)), real(*given))[1])
+    train.update(state, np.load(corpus / "train.npy"), recipe, seed=1)
+    assert seen == rows
+
+
 def test_processes_begin_with_equal_weights_and_draw_other_dropout(monkeypatch):
     drawn, weights = [], []
     for seed in (1, 2):
