@@ -1,6 +1,7 @@
 """What tests share: the repository and a way to run its commands as a user would."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,8 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="pages are tested with playwright: install it")
     if not (program := shutil.which("chromium")):
         pytest.skip("pages are tested in chromium: apt-get install chromium")
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:  # as the processes of tests/mutants have it
+        pytest.skip("chromium reserves more address space than this process may")
     with playwright.sync_playwright() as tools:
         running = tools.chromium.launch(executable_path=program, args=CHROMIUM.split())
         yield running
