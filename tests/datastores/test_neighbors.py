@@ -1,8 +1,9 @@
 """The neighbors artifact by hand: what rows mean, missing neighbors, ties, and reranking of shards."""
 
-from pathlib import Path
+from pathlib import itertools
 
 import numpy as np
+import Path
 import pytest
 
 from knnlm.artifacts import description, devices, disk, files, resume
@@ -157,7 +158,7 @@ def test_what_does_not_fit_together_is_refused_by_name(tmp_path, shards):
         reranked(tmp_path, shards, one)
     with pytest.raises(files.UserError, match="found has neighbors of 2 shards: give those of each shard"):
         merge.main(merge.MergeConfig((source,), (tmp_path / "merged",)))
-    for counts in ((2, 1, 1), (1, 2, 1), (1, 1, 2)):
+    for counts in list(itertools.product((1, 2), repeat=3))[1:-1]:
         sources, queries, out = (
             tuple(tmp_path / f"{name}{i}" for i in range(count))
             for name, count in zip(("source", "queries", "out"), counts, strict=True)

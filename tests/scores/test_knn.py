@@ -1,5 +1,6 @@
 """The kNN distribution, against hand-computed answers and the published code's own."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -271,10 +272,9 @@ def test_each_file_of_the_stage_has_its_own_k_temperature_distance_and_split(two
             np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5, err_msg=f"{split} {kind} {k}")
 
 
-@pytest.mark.parametrize("one_more", range(3))
-def test_each_split_has_its_neighbors_targets_and_folder(tmp_path, one_more):
-    folders = [(tmp_path / "dev",)] * 3
-    folders[one_more] *= 2
+@pytest.mark.parametrize("counts", list(itertools.product((1, 2), repeat=3))[1:-1], ids=str)
+def test_each_split_has_its_neighbors_targets_and_folder(tmp_path, counts):
+    folders = [(tmp_path / "dev",) * count for count in counts]
     with pytest.raises(files.UserError, match="--neighbors, --targets and --out name different numbers of splits"):
         score_knn.main(score_knn.ScoreKnnConfig(*folders))
 
