@@ -1,9 +1,9 @@
 """The neighbors artifact by hand: what rows mean, missing neighbors, ties, and reranking of shards."""
 
-from pathlib import itertools
+import itertools
+from pathlib import Path
 
 import numpy as np
-import Path
 import pytest
 
 from knnlm.artifacts import description, devices, disk, files, resume
