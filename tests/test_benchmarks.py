@@ -147,6 +147,12 @@ def test_texts_of_so_many_words_are_made_of_all_lines_before_one_comes_again(wor
     assert len(set(texts)) == len(texts)
 
 
+@pytest.mark.parametrize(("words", "lines"), [(2000, [2]), (3000, [2, 1]), (4000, [2, 2]), (4001, [2, 2, 1])])
+def test_a_text_ends_with_its_two_thousandth_word_and_the_last_with_the_last_one(words, lines):
+    texts = own_corpus.documents([f"{name} " * 1000 for name in "abcde"], words)
+    assert [text.count("\n") for text in texts] == lines
+
+
 @pytest.mark.parametrize(
     ("words", "updates", "held_out"), [(199_999, 600, 0), (200_000, 3400, 0), (2_000_001, 3400, 200_000)]
 )

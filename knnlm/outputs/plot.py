@@ -1,4 +1,4 @@
-"""Draw one figure of the paper from this study's numbers, as PDF, PNG and CSV."""
+"""Draw one figure of the paper from this study's numbers, as PDF, PNG, SVG and CSV."""
 
 from dataclasses import dataclass
 from pathlib import Path

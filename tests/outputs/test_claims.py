@@ -235,6 +235,17 @@ def test_the_weight_of_several_seeds_is_their_median():
     assert found["lambda-domain"].intervals.split(" [")[0].endswith(" +0.400")
 
 
+def test_small_weights_have_two_digits_too():
+    measured = made()
+    for output in ("figure2", "figure5"):
+        for row in measured.experiments[output]["rows"]:
+            if row["lmbda"]:
+                row["lmbda"] = {"knn": [row["lmbda"]["knn"][0] / 20]}
+    found = verdicts(measured)
+    assert found["lambda-grows"].ours == "0.015 → 0.020 → 0.022 → 0.028"
+    assert found["lambda-domain"].ours == "λ 0.013 in domain, 0.033 out of domain"
+
+
 @pytest.mark.parametrize(("paired", "expected"), [("lambda-grows", HELD), ("lambda-domain", NOISE)])
 def test_weights_of_the_same_documents_are_compared_resample_by_resample(paired: str, expected: str):
     """Both weights swing widely from resample to resample, but together."""

@@ -15,7 +15,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from knnlm.artifacts import files
-from knnlm.outputs import figures, report
+from knnlm.outputs import figures, prose, report
 
 ROOT = Path(__file__).parents[2]
 TABLE = """# WikiText-103 (paper: §4.1, Table 1)
@@ -226,6 +226,22 @@ def test_sentences_say_what_is_claimed_what_was_measured_and_what_it_means(confi
         "probability of 0.64 to 0.64, the LM alone one of 0.09 to 0.09.",
     ):
         assert sentence in page, sentence
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ((3, 0, 2, 0), "Of the five claims, three held and two are within noise."),
+        ((3, 1, 1, 0), "Of the five claims, three held, one did not hold and one is within noise."),
+        ((0, 0, 1, 0), "Here the claim is within noise."),
+        ((0, 0, 2, 0), "Here both claims are within noise."),
+        ((0, 0, 3, 0), "Here all three claims are within noise."),
+    ],
+)
+def test_verdicts_are_counted_from_what_held_to_what_cannot_be_judged(counts, sentence):
+    names = ("held", "did not hold", "within noise", "cannot be judged at this scale")
+    claims = [{"verdict": name} for name, count in zip(names, counts, strict=True) for _ in range(count)]
+    assert prose.verdicts(claims) == sentence == prose.verdicts(claims[::-1])
 
 
 def test_a_study_without_a_role_in_the_paper_speaks_of_its_own_results(config):
