@@ -220,7 +220,7 @@ def folder(path: Path, wrapped: bool = False, verbatim: bool = False) -> Iterato
     for name in sorted(encodings.keys() - {"utf-8-sig"}):
         files = encodings[name]
         shown = ", ".join(files[:5]) + (", …" if len(files) > 5 else "")
-        log.info("%s: %d files are not in UTF-8 and were read as %s: %s", path, len(files), name, shown)
+        log.info("%s: read as %s, since not in UTF-8 (%d): %s", path, name, len(files), shown)
 
 
 def text_files(path: Path) -> list[Path]:

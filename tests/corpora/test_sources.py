@@ -154,8 +154,8 @@ def test_a_folder_of_mixed_files_and_encodings_says_what_it_read_and_skipped(tmp
     assert [document.text for document in found] == [f"café “{name}”\nend" for name in texts]
     assert caplog.messages == [
         f"{tmp_path}: 5 files read (.txt and .md), skipped: 2 .docx, 1 without an ending, 1 .pdf",
-        f"{tmp_path}: 2 files are not in UTF-8 and were read as cp1252: b.md, e.txt",
-        f"{tmp_path}: 1 files are not in UTF-8 and were read as utf-16: c.TXT",
+        f"{tmp_path}: read as cp1252, since not in UTF-8 (2): b.md, e.txt",
+        f"{tmp_path}: read as utf-16, since not in UTF-8 (1): c.TXT",
     ]
 
 
