@@ -9,7 +9,8 @@ from knnlm.live import distributions
 from knnlm.live.layout import KnnLM
 from knnlm.outputs import packing
 from knnlm.outputs.scored import ScoredText
-from knnlm.scores import knn
+
+CELLS = 1 << 20  # neighbors weighed together
 
 
 class Candidates(NamedTuple):
@@ -27,21 +28,43 @@ def candidates(source: KnnLM, texts: list[ScoredText], count: int, words: int, b
     stored once.
     """
     found = [_nothing(count, 2 * words) for _ in texts]
-    blocks = distributions.blocks(source, texts[0].tokens, count, batch_tokens)
-    for position, logprob in (pair for ids, block in blocks for pair in zip(ids, block, strict=True)):
-        probable = torch.topk(logprob, min(words, len(logprob))).indices.numpy()
-        for text, row in zip(texts, found, strict=True):
-            retrieved, shares = knn.distribution(text.distances(position), text.values[position], text.temperature)
-            union = np.union1d(probable, retrieved[:words]).astype(np.int64)
-            _, place, among = np.intersect1d(union, retrieved, assume_unique=True, return_indices=True)
-            near = np.full(len(union), -np.inf)
-            with np.errstate(divide="ignore"):  # a share may be too small for a float: log 0 is -inf
-                near[place] = np.log(shares[among])
-            filled = position, slice(len(union))
-            row.words[filled] = union
-            row.lm[filled] = packing.quantized(logprob[union].numpy())
-            row.knn[filled] = packing.quantized(near)
+    step = max(1, CELLS // max(text.stored.shape[1] for text in texts))
+    for ids, logprob in distributions.blocks(source, texts[0].tokens, count, batch_tokens):
+        for start in range(0, len(ids), step):
+            block = slice(start, start + step)
+            probable = torch.topk(logprob[block], min(words, logprob.shape[1])).indices.numpy()  # [B, words]
+            for text, row in zip(texts, found, strict=True):
+                _fill(row, ids[block], logprob[block].numpy(), probable, text)
     return found
+
+
+def _fill(row: Candidates, ids: np.ndarray, logprob: np.ndarray, probable: np.ndarray, text: ScoredText) -> None:
+    """Fill in the candidates at the tokens `ids` [B]: `probable` [B, words] and as many of kNN's; logprob [B, V] nats.
+
+    A word at a token is one number, the token's place in the block times V, plus the word.
+    """
+    size = logprob.shape[1]
+    places = np.arange(len(ids))
+    near = np.exp(text.log_shares(ids))  # [B, k]
+    kept = near > 0
+    keys, which = np.unique((places[:, None] * size + text.values[ids])[kept], return_inverse=True)
+    chances = np.bincount(which, near[kept], len(keys))
+    likeliest = keys[np.lexsort((keys, -chances, keys // size))]
+    likeliest = likeliest[_column(likeliest // size, places) < row.words.shape[1] // 2]
+    union = np.union1d((places[:, None] * size + probable).ravel(), likeliest)
+    place, word = union // size, union % size
+    filled = ids[place], _column(place, places)
+    row.words[filled] = word
+    row.lm[filled] = packing.quantized(logprob[place, word])
+    logs = np.full(len(union), -np.inf)
+    _, among, found = np.intersect1d(union, keys, assume_unique=True, return_indices=True)
+    logs[among] = np.log(chances[found])
+    row.knn[filled] = packing.quantized(logs)
+
+
+def _column(place: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """How many of the ascending `place` [P] before each one are equal to it: [P]."""
+    return np.arange(len(place)) - np.searchsorted(place, places)[place]
 
 
 def _nothing(count: int, width: int) -> Candidates:
