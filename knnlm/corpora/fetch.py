@@ -122,11 +122,12 @@ def fetch_url(entry: dict, out: Path) -> None:
                 return  # the earlier run had fetched all of it
             answer.raise_for_status()
             resumed = answer.status_code == requests.codes.partial_content
-            with out.open("ab" if resumed else "wb", buffering=0) as file:
+            with out.open("ab" if resumed else "wb") as file:
                 waiting = 0
                 for block in answer.iter_content(BLOCK):
                     file.write(block)
                     if (waiting := waiting + len(block)) > UNSURE - BLOCK:
+                        file.flush()
                         disk.flush(out)
                         waiting = 0
     except requests.RequestException as error:

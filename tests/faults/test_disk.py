@@ -14,7 +14,7 @@ from knnlm.artifacts import disk, files, npy
 from knnlm.datastores import ann
 from knnlm.settings import IndexSettings
 
-QUICK = ["extract", "train"]
+QUICK = ["extract", "train", "fetch"]
 RESUMED = ("out/.model.resume/", "out/.text.")  # state from which training and downloads go on
 PAGE = os.sysconf("SC_PAGE_SIZE")
 FULL = re.compile(r"error: \S*/?out\S*: needs (more than )?[\d,]+ bytes, [\d,]+ are free on its disk: free space\b.*")

@@ -53,7 +53,8 @@ def inputs(folder: Path, address: str) -> None:
     rng = np.random.default_rng(0)
     rng.normal(size=(3000, 16)).astype(np.float16).tofile(folder / "keys.raw")
     rng.integers(4, 40, 3000).tofile(folder / "values.raw")
-    for name, page in (("table1.md", "# Table 1\n"), ("examples.md", "# Examples\n"), ("explorer.html", "<p>")):
+    pages = {"table1.md": "# Table 1\n", "examples.md": "# Examples\n", "explorer.html": "<p>"}
+    for name, page in (pages | {"table1.csv": "name,dev\nknn,16.06\n", "table1.tex": "16.06"}).items():
         (folder / name).write_text(page)
     (folder / "Snakefile").write_text("rule all:\n")
     (folder / "shown/tables").mkdir(parents=True)
