@@ -44,7 +44,7 @@ TESTS = {  # of each room, beside tests/ROOM
     "outputs": [],
 }
 SKIPPED = ("test_memory.py", "test_ann_gpu.py")  # take minutes or need a GPU
-SLOW = 10  # seconds: a file of tests that takes longer is run for the modules that it names only
+SLOW = 30  # seconds: a file of tests that takes longer is run for the modules that it names only
 # Before a fork; none of them starts a thread.
 LOADED = ("faiss", "hypothesis", "matplotlib.pyplot", "numba", "scipy.optimize", "tokenizers", "torch")
 MEMORY = 12 << 30  # bytes that a fork may map beyond what it has
