@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import knnlm
 from knnlm.artifacts import description
 from knnlm.artifacts.files import UserError
 from knnlm.outputs import crate
 
 TEXT_SHA256 = hashlib.sha256(hashlib.sha256(b"words\n").hexdigest().encode() + b"  one.txt\n").hexdigest()
+REVIEWED = Path(__file__).parents[1] / "data/crate.json"
 VALIDATOR = shutil.which("rocrate-validator")
 
 
@@ -116,6 +118,20 @@ def test_the_same_study_gives_the_same_bytes(study, monkeypatch):
     (study / "tables/table1.md").write_text("# Another\n")
     pack(study, "out/changed.zip")
     assert Path("out/tiny.crate.zip").read_bytes() != Path("out/changed.zip").read_bytes()
+
+
+def test_its_metadata_is_what_was_read_and_found_right(study):
+    packed = pack(study)
+    entities = list(graph(packed).values())
+    for entity in entities:  # without sizes and versions of this package, which other changes change
+        if "contentSize" in entity:
+            size = packed.read(entity["@id"]) if entity["@id"] != "manifest-sha256.txt" else b""
+            assert not size or entity["contentSize"] == str(len(size))
+            del entity["contentSize"]
+        for key in ("version", "softwareVersion"):
+            if entity.get(key) == knnlm.__version__:
+                entity[key] = "of knnlm"
+    assert entities == json.loads(REVIEWED.read_text())
 
 
 @pytest.mark.parametrize(("date", "published"), [(None, "2023-11-14"), ("2026-11-27", "2026-11-27")])

@@ -5,13 +5,15 @@
 The cost tables are left out: they count the bytes of whole studies.
 """
 
+import html
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from matplotlib.testing.compare import compare_images
 
-from knnlm.outputs import followups, plot, tabulate
+from knnlm.outputs import followups, markdown, plot, prose, tabulate
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results/reference"
@@ -88,6 +90,27 @@ def compare(made: Path, reference: Path) -> None:
 def test_reference_tables_and_figures_are_made_of_the_numbers_beside_them(tmp_path: Path, name: str):
     write(name, tmp_path)
     compare(tmp_path, REFERENCE / name)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_report_has_the_sentences_that_are_made_of_its_tables(name: str):
+    kept = REFERENCE / name
+    page = words(html.unescape(re.sub("<[^>]+>", "", (kept / "report.html").read_text())))
+    ledger = [claim | {"ours": markdown.scientific(claim["ours"])} for claim in prose.rows(kept / "tables/claims.csv")]
+    said = [prose.of_claims(ledger), prose.of_examples((kept / "examples.md").read_text())]
+    if name == "mini":  # the other's page is of a second run, with other costs
+        said.append(prose.of_cost(prose.rows(kept / "tables/cost.csv")))
+    for kind in ("tables", "figures"):
+        for path in sorted(kept.glob(f"{kind}/*.csv")):
+            if path.stem not in ("claims", "cost"):
+                claims = [claim for claim in ledger if claim["output"] == path.stem.rstrip("ab")]
+                said.append(prose.of_output(path.stem, claims, prose.rows(path), figure=kind == "figures"))
+    assert [text for text in said if words(text) not in page] == []
+    assert len(" ".join(said)) > 3000
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -108,6 +108,7 @@ def test_components_add_to_rows_that_are_otherwise_the_same(fuller, rest, compar
 def test_a_file_is_there_until_what_is_made_from_it_is():
     files = [costs.File(10, made=0, gone=5), costs.File(7, made=5, gone=math.inf), costs.File(4, made=6, gone=9)]
     assert costs.volume(files) == {"written": 21, "peak_bytes": 17, "bytes": 7}
+    assert costs.volume([]) == {"written": 0, "peak_bytes": 0, "bytes": 0}
 
 
 @pytest.mark.parametrize("times", [(9, 5), (5, 9)])
