@@ -244,6 +244,26 @@ def test_verdicts_are_counted_from_what_held_to_what_cannot_be_judged(counts, se
     assert prose.verdicts(claims) == sentence == prose.verdicts(claims[::-1])
 
 
+@pytest.mark.parametrize(
+    ("others", "end"),
+    [
+        ([("cannot be judged at this scale", "few")] * 2, "and two cannot be judged at this scale: few."),
+        (
+            [("cannot be judged at this scale", "few"), ("cannot be judged at this scale", "short")],
+            "and two cannot be judged at this scale.",
+        ),
+        (
+            [("within noise", ""), ("cannot be judged at this scale", "few")],
+            "one is within noise and one cannot be judged at this scale.",
+        ),
+    ],
+)
+def test_a_reason_that_all_claims_share_is_told_once(others, end):
+    claims = [{"verdict": "held", "reason": ""}] * 4
+    claims += [{"verdict": verdict, "reason": reason} for verdict, reason in others]
+    assert prose.verdicts(claims).removeprefix("Of the six claims, four held").lstrip(", ") == end
+
+
 def test_a_study_without_a_role_in_the_paper_speaks_of_its_own_results(config):
     report.main(replace(config, tables=config.tables[:1], own=True, deviations=None, citation=None))
     page = config.out.read_text()
