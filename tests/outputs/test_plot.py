@@ -456,8 +456,8 @@ def test_figure1_has_the_likeliest_words_of_each_distribution_and_the_target():
 
 
 def test_figures_1_and_the_papers_say_what_they_lack(tmp_path: Path):
-    with pytest.raises(UserError, match="--figure figure1: found no --query; give figure1.json"):
+    with pytest.raises(UserError, match=r"--figure figure1: found no --query; give figure1.json"):
         plot.main(plot.PlotConfig(figure="figure1", out=tmp_path))
-    with pytest.raises(UserError, match="--figure figure4: found no --paper; give config/paper_numbers.yaml"):
+    with pytest.raises(UserError, match=r"--figure figure4: found no --paper; give config/paper_numbers.yaml"):
         plot.main(plot.PlotConfig(figure="figure4", out=tmp_path))
     assert not list(tmp_path.iterdir())
