@@ -80,6 +80,7 @@ def searched(path):
         try:
             signal.alarm(60)
             resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+            ann.use_threads(1)  # a fork has none of the threads that FAISS's library believes it has
             with contextlib.suppress(UserError):
                 index = ann.load(path, 8)
                 ann.check_dimension(index, np.zeros((3, 32), np.float32), "queries")
