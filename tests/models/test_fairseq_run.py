@@ -65,12 +65,12 @@ def run(tmp_path_factory, published):
     return SimpleNamespace(at=at, lm=np.load(at / "packed/lm/logprob.npy"))
 
 
-def evaluated(at, name, sizes, directory="model"):
-    """Evaluate the model on valid into {name}/; the LM's perplexity."""
+def evaluated(at, name, sizes, directory="model", text="valid"):
+    """Evaluate the model on a text, valid by default, into {name}/; the LM's perplexity."""
     out = at / name
     config = EvaluateConfig(
         at / directory,
-        (at / "valid.npy",),
+        (at / f"{text}.npy",),
         (out / "lm",),
         (KEYTYPE,),
         (out / "queries",),
@@ -153,7 +153,7 @@ def test_evaluation_windows_of_fixed_stride(run):
 
 
 def test_a_published_perplexity_is_of_the_lines_that_fit(run, caplog):
-    """With 40 positions: the scores of the lines that fit, from the valid text and from one without the others."""
+    """With 32 positions: the scores of the lines that fit, from the valid text and from one without the others."""
     sizes = {"new": 8, "context": 24, "mode": "published"}
     tokens = np.load(run.at / "valid.npy")
     with caplog.at_level("INFO", "knnlm"):
@@ -173,6 +173,28 @@ def test_a_published_perplexity_is_of_the_lines_that_fit(run, caplog):
     assert len(tokens) - len(ids) == lines[lines > 32].sum() > 0
     assert perplexity != pytest.approx(evaluated(run.at, "undropped", sizes | {"mode": "complete"}), rel=1e-3)
     assert "dropped" not in description.described(run.at / "undropped/lm")
+
+
+def test_with_lines_longer_than_the_positions_each_score_is_the_published_codes(run):
+    """It scored 611 of 1,025 tokens and printed 26.06, and 18.52 with kNN; all tokens have another perplexity."""
+    reported = np.load(RUN / "long.npz")
+    words = WordVocab.read(RUN / "dict.txt")
+    words.pretokenized = True
+    tokens = words.encode((RUN / "long.txt").read_text())
+    np.save(run.at / "long.npy", tokens)
+    base = evaluated(run.at, "long", EVALUATION | {"mode": "published"}, text="long")
+    np.testing.assert_allclose(np.load(run.at / "long/lm/logprob.npy"), reported["base"], rtol=0, atol=1e-5)
+    assert (len(tokens), len(reported["base"])) == (1025, 611) and base == pytest.approx(26.057, abs=1e-3)
+    assert evaluated(run.at, "long-whole", EVALUATION, text="long") == pytest.approx(28.938, abs=1e-3)
+
+    queries, found = (run.at / "long/queries",), (run.at / "long/found",)
+    search.main(SearchConfig(RUN / "knn.index", run.at / "keys", queries, K, found, '{"nprobe": 8}'))
+    rerank.main(RerankConfig(found, (run.at / "keys",), queries, (run.at / "long/exact",)))
+    score_knn.main(ScoreKnnConfig((run.at / "long/exact",), queries, (run.at / "long/knn",), (f'[["exact", {K}, 1]]',)))
+    near = np.load(run.at / f"long/knn/exact-k{K}-t1.npy")
+    ours = mixture.mix([0.25], [near], np.load(run.at / "long/lm/logprob.npy"))
+    np.testing.assert_allclose(ours, reported["knn_full"], rtol=0, atol=2e-3)  # keys are kept in half precision
+    assert mixture.perplexity(ours) == pytest.approx(18.524, abs=1e-3)
 
 
 def test_a_wrong_number_of_heads_fits_every_weight_and_costs_perplexity(run):
