@@ -174,7 +174,10 @@ def raw(tmp_path):
 @pytest.mark.parametrize("values", [np.int64, np.int32, np.int16])
 def test_a_published_datastore_becomes_a_shard(raw, monkeypatch, keys, values):
     monkeypatch.setattr(import_datastore, "CHUNK", 3 * D)  # four blocks
+    asked = []
+    monkeypatch.setattr(import_datastore.files, "check_room", lambda out, needed: asked.append(needed))
     directory = raw(keys, values, first=1536)
+    assert asked[0] == sum(np.load(path).nbytes for path in directory.glob("*.npy"))
     stored = {name: np.load(directory / f"{name}.npy") for name in ("keys", "values", "ids")}
     assert [array.dtype for array in stored.values()] == [np.float16, np.uint32, np.int64]
     np.testing.assert_array_equal(stored["keys"], np.arange(N * D).reshape(N, D))

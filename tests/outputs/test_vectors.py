@@ -39,12 +39,15 @@ def test_each_point_lies_where_the_axis_has_it_and_has_its_row(scale):
 
 
 def test_a_level_line_has_the_row_of_its_height_and_a_point_without_a_row_the_labels_of_the_axes():
-    figure, axes = plt.subplots()
+    figure, axes = plt.subplots(figsize=(4, 3))
     axes.set(xlabel="λ", ylabel="perplexity")
     axes.axhline(7)
     axes.plot([0.25], [3], "D")
     page = vectors.drawn(figure, pd.DataFrame({"series": ["base", "knn"], "dev": [7, 5]}))
     assert titles(page) == ["series: base\ndev: 7", "λ: 0.25\nperplexity: 3"]
+    ((left, first, right, second),) = re.findall(r'<line x1="([\d.]+)" y1="([\d.]+)" x2="([\d.]+)" y2="([\d.]+)"', page)
+    inside = axes.get_position()  # shares of the figure, whose width is 288 points
+    assert first == second and [float(left), float(right)] == pytest.approx([288 * inside.x0, 288 * inside.x1], abs=0.1)
 
 
 def test_points_beyond_the_limits_and_drawings_without_axes_have_no_title():
