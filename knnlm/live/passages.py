@@ -42,8 +42,8 @@ class Passages:
         start = max(entry - self.before, int(self.documents[document]))
         end = [*self.documents, len(self.stream)][document + 1]
         stop = min(entry + 1 + self.after, int(end))
-        parts = [self.text(*cut) for cut in ((start, entry), (entry, entry + 1), (entry + 1, stop))]
-        return Passage(*parts, self.titles[document])
+        before, target, after = (self.text(*cut) for cut in ((start, entry), (entry, entry + 1), (entry + 1, stop)))
+        return Passage(before, target or self.word(int(self.stream[entry])), after, self.titles[document])
 
     def word(self, token: int) -> str:
         """A token by itself, as people read it: ↵ for the end of a line, and no @ around WikiText's separators."""

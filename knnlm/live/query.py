@@ -117,7 +117,7 @@ def nearest(near: Nearest, train: passages.Passages, count: int) -> str:
     lines = [terminal.painted(" weight  distance  context [target]", "faint")]
     for i in np.argsort(-near.weights, kind="stable")[:count]:
         passage = train.at(int(near.ids[i]))
-        target = terminal.painted(f"[{passage.target or '↵'}]", "knn")
+        target = terminal.painted(f"[{passage.target}]", "knn")
         shown = f"… {passage.before} {target} {passage.after}  {terminal.painted(f'({passage.title})', 'faint')}"
         lines.append(f"{near.weights[i]:7.4f} {near.distances[i]:9.3f}  {shown}")
     return "\n".join(lines) + "\n"

@@ -179,3 +179,13 @@ def test_an_example_may_be_the_first_token_and_the_next_one_just_beyond_the_cont
     gain = np.array([0.9, 0.0, 0.0, 0.8, 0.7, 0.0, 0.0])
     assert select(gain, [2] * 7, [0], 2) == [0, 4]  # three tokens of context: 3 is too near
     assert select(gain, [2, 1, 1, 4, 5, 1, 1], [0, 3], 2) == [0, 3]  # 3 begins a document of its own
+
+
+@pytest.mark.parametrize("line_end", ["↵", " "])
+def test_a_target_that_is_a_space_or_the_end_of_a_line_is_shown(study: Path, monkeypatch, line_end: str):
+    passages = Passages(layout.find(study), line_end=line_end)
+    end = int(np.flatnonzero(passages.stream == passages.vocab.eos)[0])
+    assert passages.at(end).target == "↵"
+    monkeypatch.setattr(passages.vocab, "detokenize", lambda ids: " ")
+    monkeypatch.setattr(passages.vocab, "tokens", lambda ids: ["▁"])
+    assert passages.at(end - 1).target == "▁"
