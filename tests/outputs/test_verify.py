@@ -51,10 +51,11 @@ def test_a_difference_is_printed_and_fails(tmp_path: Path, capsys: pytest.Captur
     assert printed.endswith("row column reference found verdict tables/table1.csv base dev 100 110 0.1 > 0.03")
 
 
-def test_cost_need_only_be_there(tmp_path: Path):
-    config = studies(tmp_path, "stage\n", "tables/cost.csv")
+@pytest.mark.parametrize("name", ["tables/cost.csv", "figures/figure1.csv"])
+def test_cost_and_an_example_need_only_be_there(tmp_path: Path, name: str):
+    config = studies(tmp_path, "stage\n", name)
     verify.main(config)
-    (config.run / "tables/cost.csv").unlink()
+    (config.run / name).unlink()
     with pytest.raises(UserError, match="out of tolerance"):
         verify.main(config)
 
