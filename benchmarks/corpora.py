@@ -36,9 +36,8 @@ def encoding(folder: Path, scale: float, kind: str) -> Sides:
     if not words.exists():
         listed = sorted({word for text in documents for word in text.split()} | set(inputs.SYLLABLES))
         (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *listed]) + "\n")
-        asked = {"type": kind, "sample_words": 100_000}
-        asked |= {"file": str(folder / "vocab.txt")} if kind == "bert" else {}
-        build_vocab.main(build_vocab.BuildVocabConfig((folder / "corpus",), words, json.dumps(asked)))
+        more = {"file": str(folder / "vocab.txt")} if kind == "bert" else {"sample_words": 100_000}
+        build_vocab.main(build_vocab.BuildVocabConfig((folder / "corpus",), words, json.dumps({"type": kind} | more)))
     loaded, out = vocab.load(words), folder / "tokens"
     lines = [text.replace("\n", " ") for text in documents]
 

@@ -48,6 +48,12 @@ def test_every_case_can_be_loaded():
     assert {"exact-512", "extract", "workflow"} <= set(load_cases())
 
 
+@pytest.mark.parametrize("name", ["encode-sentencepiece", "encode-bert"])
+def test_both_sides_of_encoding_give_the_same_tokens(tmp_path, name):
+    made = load_cases()[name].make(tmp_path, 0.01)
+    made.same(made.ours(), made.other())
+
+
 def test_both_sides_of_the_published_run_get_the_same_whole_lines(tmp_path):
     results, out = tmp_path / "results", tmp_path / "out"
     (results / "vocabs/words").mkdir(parents=True)
