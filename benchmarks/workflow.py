@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -110,6 +111,7 @@ def grow(folder: Path, shards: int, entries: int, times: multiprocessing.Queue) 
     np.save(queries / "keys.npy", np.load(first / "keys.npy")[:1000].astype(np.float32))
     description.write_meta(queries, "evaluate", {}, {})
     train_index.main(train_index.TrainIndexConfig((first,), out / "trained.faiss", fast))
+    shutil.rmtree(first)  # what is there already is not extracted again
     began = time.perf_counter()
     for shard in range(shards):
         keys, index, found = extracted(shard), out / f"{shard}.faiss", out / f"found{shard}"
