@@ -78,16 +78,21 @@ def test_pieces_of_three_vocabularies_join():
 
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
 def test_the_words_and_weights_of_each_token_are_of_the_rows_temperature(temperature, monkeypatch):
-    """Six tokens, of which five are shown, with three neighbors each in no order of distance; six words."""
+    """Six tokens, of which five are shown, with three neighbors each in no order of distance; six words.
+
+    The tokens come in no order, two are worked out at a time, two words of one are as likely, and one has one neighbor.
+    """
     rng = np.random.default_rng(2)
     near, values = rng.gamma(2, 3, (6, 3)).astype(np.float32), rng.integers(0, 6, (6, 3))
     ids, probabilities = rng.integers(0, 50, (6, 3)), rng.dirichlet(np.ones(6), 6)
-    near[4, 1], ids[4, 1], ids[0, 0] = np.inf, -1, 0
+    near[4, 1:], ids[4, 1:], values[4, 1:], ids[0, 0] = np.inf, -1, probabilities[4].argmin(), 0
+    near[3], values[3] = [2, 5, 5], [4, 3, 1]
     scores = np.zeros(6, np.float32)
     text = scored.ScoredText(values[:, 0], scores, scores, ids, values, near, "exact", temperature)
     logprob = torch.from_numpy(np.log(probabilities).astype(np.float32))
-    blocks = [(np.arange(3), logprob[:3]), (np.arange(3, 5), logprob[3:5])]
+    blocks = [(np.array(block), logprob[block]) for block in ([4, 1, 0], [3, 2])]
     monkeypatch.setattr(candidates.distributions, "blocks", lambda *_: blocks)
+    monkeypatch.setattr(candidates, "CELLS", 6)
     ((words, lm, knn_logprob),) = candidates.candidates(None, [text], 5, words=2, batch_tokens=1)
     entries, distances, weights = explore.nearest(text, 5, shown=2)
     for position in range(5):
