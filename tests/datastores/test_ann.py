@@ -130,8 +130,9 @@ def test_the_list_of_a_key_is_the_nearest_in_float64_and_of_equally_near_ones_th
 
 
 def test_missing_neighbors_are_minus_one_and_infinitely_far(data):
-    keys, queries = data
+    keys, queries = data[0], np.append(data[1], data[0][:1], axis=0).astype(np.float32)  # the last is row 0's own key
     distances, rows = ann.search(build(keys, "IVF64,Flat", nprobe=1), queries, 500, np.arange(len(keys)))
+    assert (rows[-1, 0], distances[-1, 0]) == (0, 0)
     assert (rows[:, -1] == -1).all() and np.isinf(distances[rows < 0]).all() and np.isfinite(distances[rows >= 0]).all()
     assert np.isinf(exact.distances(keys, queries, rows)[rows < 0]).all()
 

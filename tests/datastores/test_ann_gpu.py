@@ -148,6 +148,13 @@ def test_tables_are_in_half_precision_only_where_single_does_not_fit(data, gpu, 
     assert gpu.options.useFloat16 is half
 
 
+@pytest.mark.parametrize(("subvectors", "half"), [(48, False), (49, True)])
+def test_48_sub_vectors_are_the_most_that_fit_in_single_precision(subvectors, half):
+    """48 KiB, which a block of any GPU may use, are 48 times 256 numbers of 4 bytes."""
+    index = faiss.IndexIVFPQ(faiss.IndexFlatL2(subvectors), subvectors, 1, subvectors, 8)
+    assert ann._needs_half_tables(index) is half
+
+
 @pytest.mark.parametrize("factory", ["SQfp16", "SQ8", "IVF16,PQ16+8"])
 def test_an_index_that_would_change_on_a_gpu_stays_on_the_cpu(data, gpu, factory):
     index = ann.train(data[0], IndexSettings.model_construct(factory=factory))  # a published one may have "+8"

@@ -119,3 +119,25 @@ def test_keys_of_single_precision_are_compared_to_their_last_digit(shards, asked
 def test_a_row_beyond_the_keys_is_refused(shards):
     with pytest.raises(ValueError, match="row 1,201 is beyond the 1,201 keys"):
         exact.rerank(shards, np.zeros((1, D), np.float32), np.array([[1201]]))
+
+
+def test_a_pair_takes_four_bytes_while_rows_are_grouped_by_piece():
+    rows = np.array([7, -1, 0, 9, 3])
+    order, starts = exact._by_piece(rows, np.array([0, 3, 9, 10]))
+    assert (order.tolist(), starts.tolist()) == ([2, 0, 4, 3], [0, 1, 3, 4])
+    assert order.dtype == np.uint32
+
+
+def test_pairs_are_grouped_by_piece_only_where_there_are_several_or_few_keys_are_read(shards, asked, monkeypatch):
+    grouped, by_piece = [], exact._by_piece
+    monkeypatch.setattr(exact, "_by_piece", lambda *arrays: grouped.append(1) or by_piece(*arrays))
+    queries, rows = asked
+    for keys, limit, some, expected in (
+        ([shards[3]], None, 60, 0),
+        ([shards[3]], 2 * D * 699, 60, 1),  # in two pieces
+        ([shards[0], shards[3]], None, 60, 1),
+        ([shards[3]], None, 2, 1),  # of at most 80 of 700 keys
+    ):
+        grouped.clear()
+        exact.rerank(keys, queries[:some], rows[:some] % sum(map(len, keys)), limit)
+        assert len(grouped) == expected

@@ -283,3 +283,19 @@ def test_shards_are_merged_only_if_their_metric_is_the_same(tmp_path, shards, me
             files.UserError, match=rf"found1 has metric {metrics[1]}, \S+found0 {metrics[0]}: search all"
         ):
             merge.main(merge.MergeConfig(paths, (tmp_path / "merged",)))
+
+
+@DTYPES
+@pytest.mark.parametrize("row", [-1, 2, 3])
+def test_a_row_that_its_shard_does_not_have_comes_before_equally_near_ones_and_is_missing(dtype, row):
+    """As in damaged neighbors: what lies in memory behind a shard's ids is not read."""
+    ids = [np.array([50, 10, 90, 90])[:2], np.array([20, 30])]
+    rows = np.array([[[1]], [[0]]]).astype(dtype)  # [S, B, K]: ids 10 and 20
+    merged, near = np.full((1, 2), MISSING[dtype], dtype), np.zeros((1, 2), np.float32)
+    given = np.ones((2, 1, 1), np.float32), rows, neighbors.first_rows([2, 2]), neighbors.addresses(ids)
+    neighbors.merge(*given, near, merged)
+    assert merged.tolist() == [[1, 2]]
+    rows[0] = row if row >= 0 else MISSING[dtype]
+    merged[:] = MISSING[dtype]
+    neighbors.merge(*given, near, merged)
+    assert merged.tolist() == [[MISSING[dtype], 2]] and near.tolist() == [[1, 1]]

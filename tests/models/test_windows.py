@@ -1,5 +1,7 @@
 """Which tokens are context and which are predicted, by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -168,3 +170,11 @@ def test_without_long_lines_the_published_reading_is_the_complete_one():
 def test_a_text_of_long_lines_alone_is_refused():
     with pytest.raises(UserError, match="all lines are longer than 8 tokens"):
         windows.published(lines_of([9, 12]), WindowSettings(new=5, context=3, mode="published"))
+
+
+def test_of_wikitext2_the_published_reading_scores_as_many_tokens_as_the_published_code():
+    """With 256 positions it left out 74 lines of dev, and scored 195,563 of 217,646 tokens."""
+    lengths = np.load(Path(__file__).parents[1] / "data/wikitext2_lines.npy")
+    ids, _ = windows.published(lines_of(lengths), WindowSettings(new=128, context=128, mode="published"))
+    assert np.count_nonzero(lengths > 256) == 74
+    assert (len(ids), lengths.sum()) == (195_563, 217_646)

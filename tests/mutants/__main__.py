@@ -43,7 +43,7 @@ TESTS = {  # of each room, beside tests/ROOM
     "models": [],
     "outputs": [],
 }
-SKIPPED = ("test_memory.py", "test_ann_gpu.py")  # take minutes or need a GPU
+SKIPPED = ("test_memory.py",)  # takes minutes
 SLOW = 30  # seconds: a file of tests that takes longer is run for the modules that it names only
 # Before a fork; none of them starts a thread.
 LOADED = ("faiss", "hypothesis", "matplotlib.pyplot", "numba", "scipy.optimize", "tokenizers", "torch")
