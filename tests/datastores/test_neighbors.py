@@ -148,11 +148,12 @@ def test_what_does_not_fit_together_is_refused_by_name(tmp_path, shards):
         reranked(tmp_path, shards[::-1], source)
     with pytest.raises(files.UserError, match="--memory: found 0, expected GB above 0"):
         reranked(tmp_path, shards, source, memory=0)
-    larger = found(tmp_path / "larger", shards, 6, np.array([[0, 4], [3, 1]], np.uint32), [[1, 2], [3, 4]])
-    with pytest.raises(files.UserError, match="6 entries were searched, --keys has 5"):
-        reranked(tmp_path, shards, larger)
-    with pytest.raises(files.UserError, match="6 entries were searched, its shards have 5 ids"):
-        neighbors.load(larger).ids[0]
+    for entries in (4, 6):  # the shards have 5
+        other = found(tmp_path / f"of{entries}", shards, entries, np.array([[0, 3]] * 2, np.uint32), [[1, 2]] * 2)
+        with pytest.raises(files.UserError, match=f"{entries} entries were searched, --keys has 5"):
+            reranked(tmp_path, shards, other)
+        with pytest.raises(files.UserError, match=f"{entries} entries were searched, its shards have 5 ids"):
+            neighbors.load(other).ids[0]
     one = found(tmp_path / "one", shards, 5, np.array([[0]], np.uint32), [[1]])
     with pytest.raises(files.UserError, match=r"one has neighbors of shape \(1, 1\), \S+queries 2 queries"):
         reranked(tmp_path, shards, one)
