@@ -83,7 +83,7 @@ def jobs(lines: Iterable[str]) -> list[Job]:
     found: list[Job] = []
     for line in lines:
         line = line.strip()  # the jobs of a group are indented
-        if match := re.match(r"(?:local)?(?:rule|checkpoint) (\w+):", line):
+        if match := re.match(r"(?:local)?(?:rule|checkpoint) ([\w-]+):", line):
             found.append(Job(match[1]))
         elif not found:
             continue

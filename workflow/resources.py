@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import rates
 from machines import Machines
 from sizes import BYTES_PER_WORD, Sizes
-from study import other_keytypes, rows, scores_needed, splits_wanted
+from study import largest_sample, other_keytypes, rows, scores_needed, splits_wanted
 
 from knnlm.settings import KEY_BYTES, IndexSettings, TrainingSettings
 
@@ -222,7 +222,7 @@ class Formulas(Sizes):
         return self.work(self.core_hours(flops, "matrix"), 1 + 2 * index, index, read=keys)
 
     def sample_keys(self, w: Mapping) -> Needs:
-        sample = 4 * max(index["sample"] for index in self.study["indexes"].values())
+        sample = 4 * largest_sample(self.study, w["corpus"])
         shards = max(1.0, self.entries(w["model"], w["corpus"], 1) / sample)
         return self.extract({**w, "shards": shards})
 

@@ -134,6 +134,16 @@ def other_keytypes(study: dict) -> list[str]:
     return [keytype for keytype in OTHER_KEYTYPES if keytype in asked]
 
 
+def searched_with(study: dict, datastore: str) -> list[str]:
+    """The indexes that the sheet's rows search a datastore with."""
+    return sorted({row["index"] for row in rows(study) if row["datastore"] == datastore})
+
+
+def largest_sample(study: dict, datastore: str) -> int:
+    """The most keys that one of these indexes is trained on."""
+    return max(study["indexes"][name]["sample"] for name in searched_with(study, datastore))
+
+
 def scores_needed(study: dict, split: str, **where: object) -> list[list]:
     """All [distance, k, temperature] that the sheet wants from one set of neighbors of a split."""
     found = {

@@ -18,7 +18,9 @@ def sha256(path: Path) -> str:
 
 
 def check(path: Path, expected: str) -> None:
-    """Raise UserError when a file's SHA-256 is not the expected one."""
+    """Raise UserError when a file's SHA-256 is not the expected one, and for a folder, which has none."""
+    if path.is_dir():
+        raise UserError(f"{path}: found a folder, expected a file with sha256 {expected}: give none for a folder")
     if path.is_file() and (found := sha256(path)) != expected:
         raise UserError(f"{path}: found sha256 {found}, expected {expected}: not opened; delete it and fetch it again")
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 from tqdm import tqdm
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 S = TypeVar("S", bound="Settings")
 log = logging.getLogger("knnlm")
+KINDS: dict[type, str] = {dict: "an object of JSON, {…}", list: "a list of JSON, […]"}
 
 
 def run(main: Callable[[C], None], config_type: type[C], verb: str, arguments: Sequence[str]) -> None:
@@ -29,6 +30,8 @@ def run(main: Callable[[C], None], config_type: type[C], verb: str, arguments: S
     try:
         prog, options = f"knnlm {verb}", (tyro.conf.FlagCreatePairsOff,)
         config, began = tyro.cli(config_type, prog=prog, args=arguments, config=options), time.perf_counter()
+        if (seed := getattr(config, "seed", None) or 0) < 0:
+            raise UserError(f"--seed: found {seed}, expected a number from 0")
         with explained(Path.cwd()):
             main(config)
             sys.stdout.flush()
@@ -54,10 +57,18 @@ def _is_unread() -> bool:
 
 def settings(model: type[S], text: str, name: str) -> S:
     """Settings from their JSON text; a wrong key or value raises UserError, whose line begins with `name`."""
+    return checked(model, parsed(text, name), name)
+
+
+def parsed(text: str, name: str, kind: type = dict) -> Any:
+    """A value of a kind from its JSON text; anything else raises UserError, whose line begins with `name`."""
     try:
-        return checked(model, json.loads(text), name)
-    except json.JSONDecodeError as error:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name}: found {text!r}, expected JSON ({error})") from None
+    if not isinstance(value, kind):
+        raise UserError(f"{name}: found {text!r}, expected {KINDS[kind]}")
+    return value
 
 
 def checked(model: type[S], value: object, name: str) -> S:

@@ -73,7 +73,8 @@ def meta_path(path: Path) -> Path:
 
 def is_described(path: Path) -> bool:
     """Whether a path is an artifact or a file in one, as opposed to a raw or published file."""
-    return meta_path(path).exists()
+    meta = meta_path(path)
+    return meta.exists() and _is_ours(meta, _version(meta))
 
 
 def described(path: Path) -> dict:
@@ -81,8 +82,23 @@ def described(path: Path) -> dict:
     if not Path(path).exists():
         raise UserError(f"{path}: no such file; run the stage that makes it")
     meta = meta_path(path)
-    state = meta.stat() if meta.exists() else None
-    return _read(meta, state and (state.st_mtime_ns, state.st_ino, state.st_size))
+    return _read(meta, _version(meta) if meta.exists() else None)
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """What changes with a file."""
+    state = path.stat()
+    return state.st_mtime_ns, state.st_ino, state.st_size
+
+
+@lru_cache(maxsize=4096)
+def _is_ours(meta: Path, version: tuple[int, ...]) -> bool:
+    """Whether a meta.json is a description, whole or damaged; others give the name to files of their own."""
+    try:
+        found = json.loads(meta.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return True
+    return isinstance(found, dict) and not found.keys().isdisjoint(("digest", "stage", "outputs"))
 
 
 @lru_cache(maxsize=4096)

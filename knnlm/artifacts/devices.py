@@ -20,8 +20,12 @@ QUERY = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader
 
 
 def cores() -> int:
-    """How many threads or processes this job may use: its rule's, which Snakemake hands down; else all cores."""
-    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    """How many threads or processes this job may use: its rule's, which Snakemake hands down; else all cores.
+
+    OpenMP also takes a list, whose first number is that of the outermost level.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) else os.cpu_count() or 1
 
 
 def asked() -> int | None:

@@ -31,6 +31,8 @@ REMEDIES = {
     errno.EROFS: "the file system is read-only: choose another folder, or mount it writable",
     errno.EACCES: "no permission: choose another folder, or change its owner or mode",
     errno.EPERM: "no permission: choose another folder, or change its owner or mode",
+    errno.ENOTDIR: "a file stands where a folder is needed: write elsewhere",
+    errno.EEXIST: "a file stands where a folder is needed: write elsewhere",
     errno.EIO: "an input/output error of the disk: check it, then run again",
     errno.EFBIG: "larger than the file system or `ulimit -f` allows: raise the limit, or use more shards",
 }
@@ -81,7 +83,7 @@ def _warn_of_no_locks() -> None:
 
 
 def _remove_abandoned(out: Path) -> None:
-    for folder in out.parent.glob(f".{escape(out.name)}.*.tmp"):
+    for folder in out.parent.glob(f".{escape(out.name)}.{'[0-9a-f]' * 8}.tmp"):
         lock = _lock_of(folder)
         with contextlib.suppress(OSError):  # its writer is alive, or locks do not work here: the folder stays
             lock.acquire(blocking=False)

@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from knnlm.artifacts import disk
+
+DIRECTORY_MARKS = (".snakemake_timestamp",)  # what Snakemake puts into a folder that is an output
 
 
 class UserError(Exception):
@@ -26,13 +28,52 @@ def atomic(out: Path, directory: bool = False) -> Iterator[Path]:
     If the process is killed, the next writer of `out` removes what it left. Raises UserError where the disk is full,
     read-only or failing.
     """
-    out = Path(out)
+    out = place(out, directory)
     with explained(out), disk.temporary(out) as folder, explained(out, folder):
         tmp = folder / out.name
         if directory:
             tmp.mkdir()
         yield tmp
-        disk.replace(tmp, out)
+        replace(tmp, out)
+
+
+def place(out: Path, directory: bool) -> Path:
+    """Where an output will be, which of a linked folder is the folder that the link points to.
+
+    Raises UserError where a folder is in place of a file, a file in place of a folder, or a folder has others in it,
+    which no output has: whatever else it is, it is not overwritten.
+    """
+    out = Path(out)
+    with explained(out):
+        if directory and out.is_symlink():
+            out = out.resolve()
+        if out.exists() and out.is_dir() != directory:
+            found, expected = ("a file", "a folder") if directory else ("a folder", "a file")
+            raise UserError(f"{out}: found {found}, expected {expected} or nothing there: write elsewhere")
+        if directory and out.exists():
+            _refuse(out, (path.name for path in out.iterdir() if path.is_dir()))
+    return out
+
+
+def replace(tmp: Path, out: Path) -> None:
+    """Move what was made to `out`, in place of what an earlier run made there.
+
+    Raises UserError for a folder that has other files than these: such as no file of its description, none of the new
+    ones, and no array, whose names may depend on settings.
+    """
+    if out.is_dir():
+        names = {path.name for path in tmp.iterdir()} | {"meta.json", *DIRECTORY_MARKS}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            names |= json.loads((out / "meta.json").read_text(encoding="utf-8"))["outputs"].keys()
+        _refuse(out, (path.name for path in out.iterdir() if path.name not in names and path.suffix != ".npy"))
+    disk.replace(tmp, out)
+
+
+def _refuse(out: Path, others: Iterable[str]) -> None:
+    if other := min(others, default=None):
+        raise UserError(
+            f"{out}: found {other} in it, which is not of this output and would be lost: write elsewhere, or move it"
+        )
 
 
 @contextlib.contextmanager
@@ -71,6 +112,8 @@ def read_json(path: Path) -> dict:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that makes it") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: found a folder, expected a JSON file") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); delete it and run its stage again") from None
 

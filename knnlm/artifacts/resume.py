@@ -75,7 +75,7 @@ def directory(out: Path, fingerprint: str, *beside: Path) -> Iterator[Work | Non
     UserError. The description of `out` must contain the fingerprint, and so must those of the files `beside` it that
     are written together with it.
     """
-    out = Path(out)
+    out = files.place(out, directory=True)
     place = _place(out)
     with files.explained(out, place), disk.only_one(place):
         if all(
@@ -93,7 +93,7 @@ def directory(out: Path, fingerprint: str, *beside: Path) -> Iterator[Work | Non
                 if hopeless or not work:
                     disk.remove(place)
                 raise
-            disk.replace(work.folder, out)
+            files.replace(work.folder, out)
         disk.remove(place)
 
 
@@ -106,7 +106,7 @@ def fingerprint(settings: object, inputs: Iterable[Path]) -> str:
 
 def kept(outs: Iterable[Path]) -> int:
     """Bytes on disk that unfinished work on these folders occupies already."""
-    return sum(disk.size(_place(Path(out))) for out in outs)
+    return sum(disk.size(_place(files.place(out, directory=True))) for out in outs)
 
 
 def _place(out: Path) -> Path:

@@ -63,7 +63,8 @@ def read(sheet: Path) -> list[dict]:
             function = mixers.find(row["mixer"])
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        known = [*KEYS, *list(inspect.signature(function).parameters)[2:]]
+        defaults = {name: one.default for name, one in list(inspect.signature(function).parameters.items())[2:]}
+        known = [*KEYS, *defaults]
         if unknown := sorted(set(row) - set(known)):
             raise UserError(f"{where}: found {unknown[0]}, expected keys among {', '.join(known)}")
         for key in set(row) - set(KEYS):
@@ -71,6 +72,9 @@ def read(sheet: Path) -> list[dict]:
                 raise UserError(
                     f"{where}, {key}: found {row[key]!r}, expected a number, true, false or a list of numbers"
                 )
+            if isinstance(row[key], list) != isinstance(defaults[key], list | tuple) or row[key] == []:
+                expected = "a list of numbers" if isinstance(defaults[key], list | tuple) else "a single value"
+                raise UserError(f"{where}, {key}: found {row[key]!r}, expected {expected}")
     return rows
 
 

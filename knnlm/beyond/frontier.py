@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from knnlm.artifacts import files
+from knnlm.artifacts.cli import checked
+from knnlm.artifacts.files import UserError
 from knnlm.beyond import mixers, shrinking, signals
 from knnlm.beyond.shrinking import MEMORY, Datastore
 from knnlm.beyond.signals import Signals
@@ -51,6 +53,13 @@ class FrontierConfig:
     """targets of dev that are searched for, from all over it"""
     entries: int = 2_000_000
     """of the datastore, at most: of a larger one so many that lie evenly in it"""
+
+    def __post_init__(self) -> None:
+        for factory in self.factories:
+            checked(IndexSettings, {"factory": factory}, "--factories")
+        for flag, numbers in ("nprobes", self.nprobes), ("queries", (self.queries,)), ("entries", (self.entries,)):
+            if min(numbers, default=0) < 1:
+                raise UserError(f"--{flag}: found {' '.join(map(str, numbers))}, expected numbers from 1")
 
 
 def main(config: FrontierConfig) -> None:

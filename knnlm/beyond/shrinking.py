@@ -75,7 +75,8 @@ def datastore(split: Signals) -> Datastore:
     keys, values, ids = (
         [npy.open_array(shard / f"{name}.npy", *kind) for shard in source.keys] for name, kind in columns.items()
     )
-    settings = IndexSettings(**description.described(trained)["config"])
+    trained_as = description.described(trained)["config"] | {"nprobe": 1}  # the row's own is beside it
+    settings = IndexSettings(**trained_as)
     return Datastore(keys, np.concatenate(values), np.concatenate(ids), trained, settings, source.nprobe)
 
 

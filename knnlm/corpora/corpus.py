@@ -91,7 +91,8 @@ def read_index(corpus: Path, split: str) -> list[dict]:
     """The records of a split's documents, {title, source, start, bytes}; raises UserError if there are none."""
     check(Path(corpus) / f"{split}.txt")
     path = check(Path(corpus) / f"{split}.documents.jsonl")
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:
+        records = [json.loads(line) for line in lines]
     if not records:
         raise UserError(f"{path}: no documents; prepare the corpus again")
     return records

@@ -218,6 +218,8 @@ def _ordered(index: Index, queries: np.ndarray, k: int, width: int, ids: np.ndar
     from knnlm.datastores.neighbors import order_ties  # numba, which training and adding do not need
 
     near, rows, bound = _candidates(index, queries, width)  # [q, width] twice, [q]
+    if (last := int(rows.max(initial=-1))) >= len(ids):
+        raise UserError(f"the index names row {last:,} of {len(ids):,}: add the shard's keys again")
     order_ties(near, rows, ids)
     return near[:, :k], rows[:, :k], (near[:, k - 1] >= bound) & (rows[:, -1] >= 0)
 
@@ -287,6 +289,8 @@ def load(path: Path, nprobe: int | None = None) -> Index:
         index = _published(path) if published else faiss.read_index(str(path))
     except (RuntimeError, MemoryError):
         raise UserError(f"{path}: not a whole FAISS index; delete it and run its stage again") from None
+    if published and isinstance(_inner(index), faiss.IndexIDMap):
+        raise UserError(f"{path}: found ids of its own (IDMap), expected row numbers: add the keys without ids")
     if published and (ivf := _ivf(index)) is not None:
         _check_rows(ivf, path)
     return visiting(index, nprobe) if nprobe else index

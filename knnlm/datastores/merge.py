@@ -23,7 +23,7 @@ class MergeConfig:
 
 
 def main(config: MergeConfig) -> None:
-    if len(config.shards) % len(config.out):
+    if not config.out or len(config.shards) % len(config.out):
         raise files.UserError(
             f"--shards names {len(config.shards)} directories for {len(config.out)} splits: "
             "give the same number for each split"
@@ -63,6 +63,7 @@ def merge(paths: tuple[Path, ...], out: Path) -> None:
             neighbors.merge(near, nearest, firsts, neighbors.addresses(ids), distances[block], merged)
             rows[block] = merged
         inputs: dict = {f"neighbors{i}": path for i, path in enumerate(paths)}
+        inputs["queries"] = lineage.sources(paths[0])["queries"]
         for name in ("shard", "index"):
             found = (neighbors.sources(path, name)[f"{name}0"] for path in paths)
             inputs |= {f"{name}{i}": source for i, source in enumerate(found)}

@@ -48,29 +48,32 @@ def main(config: SearchConfig) -> None:
     total = description.described(config.keys).get("entries_total", len(ids))
     facts: dict[str, Any] = dict(zip(neighbors.FACTS, (len(ids), total, metric, chosen.nprobe), strict=True))
     recorded = {"settings": chosen, "k": config.k}
-    for split, split_queries, out, lineage_of_split in zip(config.queries, queries, config.out, roles, strict=True):
-        inputs = {"index0": config.index, "shard0": config.keys, "queries": split}
-        with resume.directory(out, resume.fingerprint(recorded, inputs.values())) as work:
-            if work is not None:
-                find(work, searcher, split_queries, config.k, ids)
-                written = facts | {"fingerprint": work.fingerprint}
-                description.write_meta(work.folder, "search", recorded, inputs, lineage_of_split, **written)
+    with stopping.noted_signals() as signals:
+        for split, split_queries, out, lineage_of_split in zip(config.queries, queries, config.out, roles, strict=True):
+            inputs = {"index0": config.index, "shard0": config.keys, "queries": split}
+            with resume.directory(out, resume.fingerprint(recorded, inputs.values())) as work:
+                if work is not None:
+                    find(work, searcher, split_queries, config.k, ids, signals)
+                    written = facts | {"fingerprint": work.fingerprint}
+                    description.write_meta(work.folder, "search", recorded, inputs, lineage_of_split, **written)
 
 
-def find(work: resume.Work, index: ann.Index, queries: np.ndarray, k: int, ids: np.ndarray) -> None:
-    """Write the neighbors of all queries [Q, d], block by block."""
+def find(work: resume.Work, index: ann.Index, queries: np.ndarray, k: int, ids: np.ndarray, signals: list[int]) -> None:
+    """Write the neighbors of all queries [Q, d], block by block.
+
+    Raises Unfinished after the block in which a signal came, unless it is the last.
+    """
     rows = work.array("rows", (len(queries), k), neighbors.row_type(len(ids)))  # [Q, K]
     distances = work.array("distances", rows.shape, "float32")  # [Q, K]
-    with stopping.noted_signals() as signals:
-        for start in progress(range(0, len(queries), BLOCK), f"search {work.folder}", unit="block"):
-            block = slice(start, start + BLOCK)
-            if work.is_done(str(start), rows[block], distances[block]):
-                continue
-            distances[block], found = ann.search(index, np.asarray(queries[block], np.float32), k, ids)  # [B, K]
-            rows[block] = found  # -1 becomes the largest number, a missing neighbor's
-            work.done(str(start), rows[block], distances[block])
-            if signals and block.stop < len(queries):
-                raise stopping.stopped(f"{block.stop:,} of {len(queries):,} queries")
+    for start in progress(range(0, len(queries), BLOCK), f"search {work.folder}", unit="block"):
+        block = slice(start, start + BLOCK)
+        if work.is_done(str(start), rows[block], distances[block]):
+            continue
+        distances[block], found = ann.search(index, np.asarray(queries[block], np.float32), k, ids)  # [B, K]
+        rows[block] = found  # -1 becomes the largest number, a missing neighbor's
+        work.done(str(start), rows[block], distances[block])
+        if signals and block.stop < len(queries):
+            raise stopping.stopped(f"{block.stop:,} of {len(queries):,} queries")
 
 
 def shared(config: SearchConfig) -> list[dict[str, str]]:

@@ -67,7 +67,7 @@ class GenerateConfig:
             raise UserError(f"--mode {self.mode}: expected one of {', '.join(MODES)}")
         if self.lmbda is not None and not 0 <= self.lmbda <= 1:
             raise UserError(f"--lmbda {self.lmbda}: expected a weight between 0 and 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.words < 1 or self.neighbors < 0:
+        if not self.temperature >= 0 or not 0 < self.top_p <= 1 or self.words < 1 or self.neighbors < 0:
             raise UserError(
                 f"found --temperature {self.temperature}, --top-p {self.top_p}, --words {self.words} and --neighbors "
                 f"{self.neighbors}; expected --temperature from 0, --top-p above 0 and at most 1, --words from 1, "

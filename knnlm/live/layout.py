@@ -110,7 +110,8 @@ class KnnLM:
     def titles(self, corpus: str, split: str) -> list[str]:
         """A title for each of these documents."""
         path = _made_from(self.tokens(corpus, split), "corpus") / f"{split}.documents.jsonl"
-        return [json.loads(line)["title"] for line in description.check(path).read_text(encoding="utf-8").splitlines()]
+        with description.check(path).open(encoding="utf-8") as lines:
+            return [json.loads(line)["title"] for line in lines]
 
     def check(self, split: str) -> None:
         """Raise UserError where the split's scores, neighbors and text are not of one text, model and index."""

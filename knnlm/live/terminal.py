@@ -1,6 +1,7 @@
 """What query and generate share: prompts from a flag or line by line, answers as JSON, color, the number of threads."""
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -30,6 +31,8 @@ def prompts(given: str | None, flag: str) -> Iterator[str]:
         yield _readable(given, flag)
         return
     count, typed = 0, sys.stdin.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # `_readable` says what is wrong
     for line in _typed(flag) if typed else sys.stdin:
         if line := _readable(line.strip(), "standard input"):
             count += 1

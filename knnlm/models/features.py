@@ -142,6 +142,10 @@ def _start(model: LanguageModel, tokens: np.ndarray, rows: Windows, shape: tuple
     keys = torch.empty(len(wanted.keytypes), len(place), features.shape[2], dtype=dtype, device=where)
     numbers = []
     for row, name in enumerate(wanted.keytypes):
+        if name not in taps:
+            raise UserError(
+                f"found the key type {name}, this model has {', '.join(sorted(taps))}: ask for one of these"
+            )
         block = taps[name].flatten(0, 1)[place].float()  # [n, D]
         low, high = torch.aminmax(block)
         numbers.append(torch.maximum(-low, high)[None])

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from knnlm.artifacts.cli import checked
 from knnlm.artifacts.description import check
 from knnlm.artifacts.files import UserError, read_json
 from knnlm.models.adaptive import PAD, AdaptiveEmbedding, AdaptiveSoftmax
@@ -207,8 +208,10 @@ def load(directory: Path, device: str = "cpu") -> LanguageModel:
         from knnlm.models import pretrained
 
         return cast(LanguageModel, pretrained.load(directory, device))  # has the same interface
+    if "model_type" in facts:
+        raise UserError(f"{directory}: found a model of Hugging Face, expected one of ours: knnlm import_pretrained")
     facts.pop("parameters", None)
-    model = LanguageModel(ModelConfig(**facts))
+    model = LanguageModel(checked(ModelConfig, facts, f"{directory}/config.json"))
     path = check(Path(directory) / "model.safetensors")
     try:
         model.load_state_dict(load_file(path))

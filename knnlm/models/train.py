@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from knnlm.artifacts import description, disk, distributed, files, lineage, npy, stopping
-from knnlm.artifacts.cli import progress, settings
+from knnlm.artifacts.cli import checked, parsed, progress, settings
 from knnlm.artifacts.files import UserError
 from knnlm.models import checkpoint, features, model, schedule, windows
 from knnlm.models.checkpoint import Progress
@@ -76,7 +76,7 @@ def main(config: TrainConfig) -> None:
         else:
             state = begin(start, recipe, config.seed)
             saved = SAVED_FLOATS[recipe.optimizer] * 4 * model.parameter_count(state.model)
-            files.check_room(config.out, saved)
+            files.check_room(config.out, saved - disk.size(resume))
             state.restore(resume / "state.pt", fingerprint)
             _train(state, tokens, dev, recipe, config.seed, lambda: state.save(resume / "state.pt", fingerprint))
             if distributed.rank() == 0:
@@ -130,9 +130,9 @@ def begin(start: ModelConfig | LanguageModel, recipe: TrainingSettings, seed: in
 
 def _start(config: TrainConfig, vocab_size: int, block: int) -> ModelConfig | LanguageModel:
     """What training begins with: an architecture, or a model that can read whole blocks."""
-    asked = json.loads(config.architecture)
+    asked = parsed(config.architecture, "--architecture")
     if config.initial is None:
-        return settings(ModelConfig, json.dumps(asked | {"vocab_size": vocab_size}), "--architecture")
+        return checked(ModelConfig, asked | {"vocab_size": vocab_size}, "--architecture")
     if asked:
         raise UserError(f"--architecture: found {config.architecture}, but --initial has its own: keep one of the two")
     lm: Any = model.load(config.initial)

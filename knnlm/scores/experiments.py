@@ -204,13 +204,13 @@ def _converted(measured: Mapping, unit: Callable[[np.ndarray], np.ndarray]) -> d
 
 def _in_words(row: dict) -> dict:
     """A row with its perplexities per word, those of its curve included."""
-    curve = row.get("curve")
+    splits, curve = [split for split in HELD_OUT if row.get(split)], row.get("curve")
     if curve:
         curve = dict(curve)
-        for split in HELD_OUT:
+        for split in splits:
             tokens_per_word = row[split]["tokens"] / row[split]["words"]
             curve[split] = [value and value**tokens_per_word for value in curve[split]]
-    return row | {split: per_word(row[split]) for split in HELD_OUT} | {"curve": curve}
+    return row | {split: per_word(row[split]) for split in splits} | {"curve": curve}
 
 
 def _resolved(paths: object, folder: Path) -> object:

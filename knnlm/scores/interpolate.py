@@ -1,13 +1,13 @@
 """Mix log-probabilities with weights tuned on dev, for each row of a table (equation 3)."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from knnlm.artifacts import description, files, lineage, npy
-from knnlm.artifacts.cli import progress, settings
+from knnlm.artifacts.cli import parsed, progress, settings
 from knnlm.scores import grids, mixture, row_files, stats
 from knnlm.settings import InterpolateSettings
 
@@ -33,11 +33,12 @@ class InterpolateConfig:
 
 def main(config: InterpolateConfig) -> None:
     chosen = settings(InterpolateSettings, config.settings, "interpolation settings")
-    text = Path(config.rows[1:]).read_text(encoding="utf-8") if config.rows.startswith("@") else config.rows
-    sheet = json.loads(text)
+    sheet: Any = (
+        files.read_json(Path(config.rows[1:])) if config.rows[:1] == "@" else parsed(config.rows, "--rows", list)
+    )
     documents = {
         text: {split: Path(path) for split, path in splits.items()}
-        for text, splits in json.loads(config.documents).items()
+        for text, splits in parsed(config.documents, "--documents").items()
     }
     rows, paths = [], {}
     for row in progress(sheet, "interpolate", unit="row"):

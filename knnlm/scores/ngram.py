@@ -61,7 +61,8 @@ def target_logprob(model: Path, tokens: np.ndarray, documents: np.ndarray, vocab
     """log p of every token given the n-1 before it in its document: [N] float32 nats, always finite.
 
     tokens [N], documents [D] start offsets. The model has one probability for all words it has never seen. The
-    vocabulary's unseen words share it equally, so that the probabilities of the vocabulary's words sum to one.
+    vocabulary's unseen words share it equally. The probabilities of the vocabulary's words sum to one less KenLM's
+    probability for an end of the document, which is not scored.
     """
     import kenlm
 

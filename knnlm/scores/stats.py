@@ -1,5 +1,6 @@
 """Medians of perplexities over seeds, and bootstrap intervals over documents."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,7 +13,11 @@ def document_sums(logprob: np.ndarray, documents: np.ndarray) -> tuple[np.ndarra
     """Sum of log probabilities and number of tokens of each document: logprob [N], documents [D] starts -> [D], [D]."""
     ends = np.append(documents, len(logprob)).astype(np.int64)
     running = np.concatenate([[0.0], np.cumsum(logprob, dtype=np.float64)])
-    return np.diff(running[ends]), np.diff(ends)
+    if not np.isfinite(running[-1]):  # a target of probability zero, which must not take part in later documents
+        sums = np.array([logprob[slice(*pair)].sum(dtype=np.float64) for pair in itertools.pairwise(ends)])
+    else:
+        sums = np.diff(running[ends])
+    return sums, np.diff(ends)
 
 
 def interval(

@@ -58,8 +58,7 @@ def write_array(out: Path) -> None:
 
 def write_folder(out: Path) -> None:
     with files.atomic(out, directory=True) as tmp:
-        (tmp / "inner/empty").mkdir(parents=True)
-        (tmp / "inner/file").write_bytes(b"x" * 5000)
+        (tmp / "file").write_bytes(b"x" * 5000)
         npy.save_array(tmp / "array.npy", np.arange(7))
 
 

@@ -132,12 +132,21 @@ def test_pairs_are_grouped_by_piece_only_where_there_are_several_or_few_keys_are
     grouped, by_piece = [], exact._by_piece
     monkeypatch.setattr(exact, "_by_piece", lambda *arrays: grouped.append(1) or by_piece(*arrays))
     queries, rows = asked
-    for keys, limit, some, expected in (
-        ([shards[3]], None, 60, 0),
-        ([shards[3]], 2 * D * 699, 60, 1),  # in two pieces
-        ([shards[0], shards[3]], None, 60, 1),
-        ([shards[3]], None, 2, 1),  # of at most 80 of 700 keys
+    missing = np.where(np.arange(40) < 1, rows % 700, -1)
+    for keys, limit, near, expected in (
+        ([shards[3]], None, rows % 700, 0),
+        ([shards[3]], 2 * D * 699, rows % 700, 1),  # in two pieces
+        ([shards[0], shards[3]], None, rows % 1200, 1),
+        ([shards[3]], None, rows[:2] % 700, 1),  # at most 80 of 700 keys
+        ([shards[3]], None, missing, 1),  # at most 60
     ):
         grouped.clear()
-        exact.rerank(keys, queries[:some], rows[:some] % sum(map(len, keys)), limit)
+        exact.rerank(keys, queries[: len(near)], near, limit)
         assert len(grouped) == expected
+
+
+def test_keys_are_read_in_one_direction_but_for_a_four_thousandth_part():
+    rows, count = np.random.default_rng(0).integers(-1, 1_000_000, 50_000), 1_000_000
+    read = rows[exact._reading_order(rows, count)]
+    assert sorted(read) == sorted(rows[rows >= 0])
+    assert (np.maximum.accumulate(read) - read).max() <= count // 4096 + 1

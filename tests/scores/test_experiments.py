@@ -54,6 +54,17 @@ def test_rows_of_different_vocabularies_compare_per_word():
     assert curve["lmbda"] == [0, 0.5, 1]
 
 
+def test_rows_of_different_vocabularies_that_show_dev_alone_compare_per_word_too():
+    found = study(("words", "pieces"))
+    for row in found.experiments["table1"]["rows"]:
+        row["test"] = None
+        row["curve"] = row["curve"] | {"test": None}
+    assert found.perplexity("table1", "knn") == pytest.approx(9**2)
+    assert found.row("table1", "knn")["curve"]["dev"] == pytest.approx([81, 9, None])
+    del found.experiments["table1"]["rows"][1]["test"]
+    assert found.gain("table1", "knn") == pytest.approx(50 - 81)
+
+
 def test_rows_of_one_vocabulary_compare_per_token():
     found = study(("pieces", "pieces"))
     assert found.gain("table1", "knn") == 50 - 9

@@ -129,3 +129,8 @@ def test_a_thousand_resamples_are_drawn_by_seed_0_where_nothing_else_is_asked() 
         (stats.of_means(lambda a, b: a * b, values, counts), sums * sizes / 15**2),
     ):
         assert found == pytest.approx(np.quantile(expected, [0.025, 0.975]).tolist(), rel=1e-9)
+
+
+def test_a_target_of_probability_zero_makes_its_own_document_infinite_and_no_other():
+    sums, counts = stats.document_sums(np.array([-1, -1, -np.inf, -1, -1, -2.0]), np.array([0, 2, 4]))
+    assert (sums.tolist(), counts.tolist()) == ([-2, -np.inf, -3], [2, 2, 2])

@@ -126,3 +126,39 @@ def test_a_study_that_keeps_what_is_needed_can_be_read_and_has_nothing_left_to_d
     assert final == {"meta.json", "rows.npy", "exact.npy"}
     assert (results / "examples/examples.md").read_text().count("Story") > 1
     assert tinyrun.planned(tinyrun.run(folder, config, "--dry-run", target="examples")) == 0
+
+
+def test_a_streamed_datastore_that_the_examples_show_stays(tmp_path):
+    folder = tinyrun.workspace(tmp_path)
+    streamed = {"mine": {"shards": 2, "distance": "quantized", "store_keys": False}}
+    config = tinyrun.configured(folder, keep="needed", datastores=streamed)
+    tinyrun.run(folder, config, target="explore")
+    results = folder / "results/mine"
+    assert (
+        len(list(results.glob("keys/**/shard?of2/ids.npy"))) == len(list(results.glob("indexes/**/shard*.faiss"))) == 2
+    )
+    assert not list(results.glob("keys/**/sample/*.npy"))
+    assert tinyrun.planned(tinyrun.run(folder, config, "--dry-run", target="explore")) == 0
+
+
+@pytest.mark.parametrize("keytype", ["ffn_input_ln", "output"])
+def test_keys_of_the_type_that_the_examples_show_stay(smoke_config, configured, tmp_path, keytype):
+    sheet = yaml.safe_load((ROOT / "config/experiments/paper.yaml").read_text())
+    next(row for row in sheet["table1"] if row["name"] == "knn")["keytype"] = keytype
+    (tmp_path / "sheet.yaml").write_text(yaml.safe_dump(sheet))
+    config = copy.deepcopy(smoke_config) | {
+        "results": str(tmp_path / "none"),
+        "experiments": str(tmp_path / "sheet.yaml"),
+        "keep": "needed",
+    }
+    text = planned(configured, config)
+    removed = re.findall(r"^Would remove temporary output \S+/smoke/(\S+)", text, re.MULTILINE)
+    of_types = {path.split("/")[5] for path in removed if path.startswith("keys/wikitext/seed1/wikitext/train")}
+    assert of_types == {*OTHER_KEYTYPES} - {keytype}
+    assert f"indexes/wikitext/seed1/wikitext/{keytype}/fast/trained.faiss" not in removed
+
+
+def test_an_index_of_another_datastore_changes_no_sample(quantized, configured):
+    quantized["indexes"]["fast"]["sample"] = 1000
+    text = planned(configured, quantized, "-p")
+    assert set(re.findall(r"--entries (\d+)", text)) == {"4000"}  # the smoke study's inner-product index takes more

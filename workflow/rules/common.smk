@@ -14,7 +14,19 @@ from knnlm.settings import MAIN_KEYTYPE
 from machines import Machines, lift_limit_of_cores
 from references import source_is_there
 from resources import Formulas, directives
-from study import StudyError, example, load, other_keytypes, rows, scores_needed, splits_wanted, temperatures, used_by
+from study import (
+    StudyError,
+    example,
+    largest_sample,
+    load,
+    other_keytypes,
+    rows,
+    scores_needed,
+    searched_with,
+    splits_wanted,
+    temperatures,
+    used_by,
+)
 from summary import summary
 
 try:
@@ -70,7 +82,10 @@ EXAMPLE = example(STUDY)
 # and neighbors once they are scored but for those that the examples and the explorer show.
 KEEP_NEEDED = STUDY["keep"] == "needed"
 FIRST_SEEDS = sorted({str(model["seeds"][0]) for model in STUDY["models"].values()})
-KEPT = {"keytype": MAIN_KEYTYPE, "seed": "|".join(FIRST_SEEDS)} if KEEP_NEEDED else {}
+# What examples and explorer show stays: its key type beside the main one, and all of a datastore that is streamed.
+SHOWN_KEYTYPES = sorted({MAIN_KEYTYPE, *([EXAMPLE["keytype"]] if EXAMPLE else [])})
+SHOWN_DATASTORE = EXAMPLE["datastore"] if EXAMPLE else None
+KEPT = {"keytype": "|".join(SHOWN_KEYTYPES), "seed": "|".join(FIRST_SEEDS)} if KEEP_NEEDED else {}
 SHOWN_LATER = [used_by(EXAMPLE)[0] | {"seed": EXAMPLE["seeds"][0]}] if EXAMPLE else []
 KEPT_NEIGHBORS = SHOWN_LATER if KEEP_NEEDED else TESTED
 OTHERS = other_keytypes(STUDY)
@@ -111,9 +126,12 @@ def without(settings, name):
 # Paths.
 
 
-def passing(paths):
-    """Output files that `keep: needed` deletes as soon as no job needs them any more; descriptions stay."""
-    if not KEEP_NEEDED:
+def passing(paths, shown=False):
+    """Output files that `keep: needed` deletes as soon as no job needs them any more; descriptions stay.
+
+    So do those that examples and explorer have `shown`.
+    """
+    if shown or not KEEP_NEEDED:
         return paths
     return [path if path.endswith("meta.json") else temp(path) for path in paths]
 

@@ -34,6 +34,9 @@ use rule fetch as fetch_dataset with:
     wildcard_constraints:
         archive=one_of(DATASETS),
     localrule: True
+    params:
+        catalogue=STUDY["archives"],
+        version=lambda wildcards: as_json(without(CATALOGUE[wildcards.archive], "words")),
 
 
 rule prepare:
@@ -55,6 +58,7 @@ rule prepare:
         archives=archive_paths,
         sha256=archive_digests,
         settings=corpus_settings,
+        texts=own_texts,
         out=output_folder(),
     shell:
         "knnlm prepare"
@@ -112,6 +116,7 @@ rule vocab:
     params:
         corpora=input_folders("corpora"),
         settings=vocab_settings,
+        words=own_words,
         out=output_folder(),
     shell:
         "knnlm build_vocab"

@@ -79,7 +79,11 @@ for NUMBER, KEYTYPES in enumerate(PASSES):
             tokens=train_tokens(),
             before=ancient(passes_before(NUMBER)),
         output:
-            passing(artifacts(datastore_keys(*KEYTYPES), *KEY_FILES)),
+            [
+                path
+                for keytype in KEYTYPES
+                for path in passing(artifacts(datastore_keys(keytype), *KEY_FILES), keytype in SHOWN_KEYTYPES)
+            ],
         log:
             LOGS / f"extract_keytypes/{{model}}/seed{{seed}}/{{corpus}}/pass{NUMBER}" / f"{SHARD}.log",
         benchmark:
@@ -116,7 +120,7 @@ rule sample_keys:
         **needs("sample_keys"),
     params:
         **EXTRACTION,
-        entries=OVERSAMPLED * max(index["sample"] for index in STUDY["indexes"].values()),
+        entries=lambda wildcards: OVERSAMPLED * largest_sample(STUDY, wildcards.corpus),
         keytypes="{keytype}",
         out=output_folders(),
     shell:
@@ -136,9 +140,12 @@ for DATASTORE in STREAMED:
             trained=expand(INDEX / "trained.faiss", **STREAM, allow_missing=True),
             trained_meta=expand(INDEX / "trained.faiss.meta.json", **STREAM, allow_missing=True),
         output:
-            passing(artifact(of_datastore(DATASTORE_KEYS / SHARD, DATASTORE), "values.npy", "ids.npy")),
+            passing(
+                artifact(of_datastore(DATASTORE_KEYS / SHARD, DATASTORE), "values.npy", "ids.npy"),
+                DATASTORE == SHOWN_DATASTORE,
+            ),
             expand(INDEX / f"{SHARD}.faiss.meta.json", **STREAM, allow_missing=True),
-            index=passing(expand(INDEX / f"{SHARD}.faiss", **STREAM, allow_missing=True)),
+            index=passing(expand(INDEX / f"{SHARD}.faiss", **STREAM, allow_missing=True), DATASTORE == SHOWN_DATASTORE),
         log:
             LOGS / "stream/{model}/seed{seed}" / DATASTORE / "{keytype}" / f"{SHARD}.log",
         benchmark:

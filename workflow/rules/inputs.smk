@@ -35,6 +35,37 @@ def whole_corpus(wildcards):
     return artifact(f"{RESULTS}/corpora/{STUDY['corpora'][wildcards.corpus]['subset_of']}", *SPLIT_FILES)
 
 
+def own_texts(wildcards):
+    """The contents of the corpus's folders and files of the user's own: a change of theirs makes it anew."""
+    made = RESULTS / "corpora" / wildcards.corpus / "meta.json"
+    paths = [source.get("path") for source in STUDY["corpora"][wildcards.corpus]["sources"]]
+    return as_json([content(path, made, path) for path in paths if path])
+
+
+def own_words(wildcards):
+    """The content of the vocabulary's file, where it names one."""
+    path = STUDY["vocabs"][wildcards.vocab].get("file")
+    return content(path, RESULTS / "vocabs" / wildcards.vocab / "meta.json", "file") if path else ""
+
+
+def content(path, made, name):
+    """The SHA-256 of a file or folder of the user's own, which the description `made` has under a name.
+
+    That is taken where the file is gone, and where nothing is newer than the description, so that large texts are read
+    only once they may have changed.
+    """
+    source = Path(path)
+    recorded = (
+        json.loads(made.read_text(encoding="utf-8"))["inputs"].get(name, {}).get("sha256") if made.exists() else ""
+    )
+    files = [source, *source.rglob("*")] if source.exists() else []
+    if recorded and all(file.stat().st_mtime <= made.stat().st_mtime for file in files):
+        return recorded
+    from knnlm.artifacts.description import sha256  # takes a moment to import
+
+    return sha256(source) if files else ""
+
+
 VOCAB_INPUTS = ("corpora", "archive", "path", "origin")
 
 
@@ -156,7 +187,7 @@ def training_keys(wildcards):
 
 def indexes_of(datastore):
     """The indexes that the sheet's rows search this datastore with."""
-    return sorted({row["index"] for row in rows(STUDY) if row["datastore"] == datastore})
+    return searched_with(STUDY, datastore)
 
 
 def neighbors_wanted(wildcards, keytype, seed):
@@ -301,8 +332,13 @@ def experiment_row(row):
 
 
 def tokenizers_differ():
-    """Whether a model brings its own tokenizer, so that tables need perplexities per word and bits per byte too."""
-    return any(vocab.get("type") == "pretrained" for vocab in STUDY["vocabs"].values())
+    """Whether tables need perplexities per word and bits per byte too.
+
+    A model brings its own tokenizer, or one output has a corpus as tokens of two vocabularies.
+    """
+    texts = [{(row["vocab"], row["corpus"]) for row in output} for output in STUDY["sheet"].values()]
+    several = any(len(found) > len({corpus for _, corpus in found}) for found in texts)
+    return several or any(vocab.get("type") == "pretrained" for vocab in STUDY["vocabs"].values())
 
 
 def experiment_rows(wildcards):
