@@ -63,7 +63,7 @@ def merge(paths: tuple[Path, ...], out: Path) -> None:
             neighbors.merge(near, nearest, firsts, neighbors.addresses(ids), distances[block], merged)
             rows[block] = merged
         inputs: dict = {f"neighbors{i}": path for i, path in enumerate(paths)}
-        inputs["queries"] = lineage.sources(paths[0])["queries"]
+        inputs |= {name: source for name, source in lineage.sources(paths[0]).items() if name == "queries"}
         for name in ("shard", "index"):
             found = (neighbors.sources(path, name)[f"{name}0"] for path in paths)
             inputs |= {f"{name}{i}": source for i, source in enumerate(found)}

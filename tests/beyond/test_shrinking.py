@@ -31,6 +31,15 @@ def store(test_split: loaded.Signals) -> Datastore:
     return replace(shrinking.datastore(test_split), nprobe=4)
 
 
+def test_an_index_of_fewer_lists_than_are_visited_by_default_is_read(test_split, store, monkeypatch) -> None:
+    """As its training describes it where the study names no nprobe."""
+    described = shrinking.description.described
+    config = {"factory": "IVF4,SQfp16", "nprobe": 32, "sample": 2000, "seed": 1, "metric": "l2"}
+    monkeypatch.setattr(shrinking.description, "described", lambda path: described(path) | {"config": config})
+    found = shrinking.datastore(test_split)
+    assert (found.settings.factory, found.nprobe) == ("IVF4,SQfp16", 2) and len(found.ids) == len(store.ids)
+
+
 def whole(store: Datastore) -> np.ndarray:
     return np.concatenate([np.asarray(shard) for shard in store.shards]).astype(np.float64)
 

@@ -103,13 +103,15 @@ def whole(made, tmp_path_factory):
 
 
 @pytest.mark.parametrize("where", ["disk", "indexes"])
-def test_stopped_again_and_again_it_does_nothing_twice(made, whole, tmp_path, batches, where):
-    asked = config(made, tmp_path, where)
+def test_stopped_again_and_again_it_does_nothing_twice(made, whole, tmp_path, batches, monkeypatch, where):
+    asked, real, shown = config(made, tmp_path, where), extract.progress, []
+    monkeypatch.setattr(extract, "progress", lambda *given: shown.append((given[2], given[4])) or real(*given))
     for at, (message, computed) in enumerate((("96 of 1,484", 2), ("284 of 1,484", 4), ("764 of 1,484", 10))):
         line, count = stopped(batches, asked, (1, 3, 9)[at])
         assert line == f"stopped by SIGTERM after {message} entries: run again to go on" and count == computed
         assert not (tmp_path / "ffn_input_ln").exists()
     assert ran(batches, asked) == BATCHES - 16
+    assert shown == [(1484, 0), (1484, 96), (1484, 284), (1484, 764)]
     assert outputs(tmp_path) == whole[where]
     assert not list(tmp_path.glob(".*"))
     assert ran(batches, asked) == 0  # everything is made

@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from knnlm.artifacts import description, files
+from knnlm.artifacts import description, files, lineage
 from knnlm.datastores import add, ann, merge, neighbors, rerank, search, train_index
 
 D, K = 16, 24
@@ -90,6 +91,11 @@ def test_sharded_retrieval_equals_one_index_bit_for_bit(datastore, tmp_path, fac
     assert (np.diff(one["distances"]) >= 0).all()
     assert (np.diff(one["ids"])[np.diff(one["distances"]) == 0] > 0).all(), "ties are ordered by id"
     assert files.read_json(tmp_path / "three/final/meta.json")["entries"] == 2400
+
+
+def test_merged_neighbors_name_their_queries(datastore, tmp_path):
+    retrieve(datastore, tmp_path, 3, {"factory": "Flat"})
+    assert lineage.sources(tmp_path / "merged")["queries"][0].samefile(datastore / "queries")
 
 
 def test_a_single_shard_merges_to_itself(datastore, tmp_path):
@@ -182,6 +188,17 @@ def test_a_search_that_is_asked_to_stop_ends_after_its_block_and_goes_on(searchi
             search.main(config)
     search.main(config)
     assert len(calls) == 4  # no block twice; a signal in the last block lets the search end
+    assert_found_as_at_once(tmp_path)
+
+
+def test_a_signal_in_the_last_block_of_a_split_stops_the_next_split(searching, tmp_path):
+    config, before = searching
+    both = replace(config, queries=config.queries * 2, out=(*config.out, tmp_path / "next"))
+    calls = before(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(files.UserError, match="stopped by SIGTERM after 16 of 50 queries"):
+        search.main(both)
+    search.main(both)
+    assert len(calls) == 8
     assert_found_as_at_once(tmp_path)
 
 

@@ -188,6 +188,15 @@ def test_a_training_at_its_time_limit_is_queued_again_until_it_is_done(corpus, t
     assert len(asked.read_text().splitlines()) == 4
 
 
+def test_a_training_that_goes_on_needs_no_room_for_the_state_that_it_has(corpus, tmp_path, monkeypatch):
+    needed = []
+    monkeypatch.setattr(train.files, "check_room", lambda out, size: needed.append(size))
+    stopped(corpus, tmp_path / "model", monkeypatch, after=5)
+    kept = sum(path.stat().st_blocks * 512 for path in (tmp_path / ".model.resume").iterdir())
+    trained(corpus, tmp_path / "model")
+    assert 0 < kept == needed[0] - needed[1]
+
+
 @pytest.mark.parametrize(
     "job",
     [{"state": "COMPLETING"}, {"state": "CANCELLED"}, {"minutes": 600}, {"refuses": True}],
