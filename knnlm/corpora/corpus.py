@@ -1,6 +1,8 @@
-"""Corpora: remove documents that share a title or an opening, write and read splits."""
+"""Corpora: remove documents that are there twice, write and read splits."""
 
+import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +12,11 @@ import numpy as np
 
 from knnlm.artifacts.description import check, described
 from knnlm.artifacts.files import UserError
-from knnlm.corpora.sources import Document
+from knnlm.corpora.sources import FOLDER, Document
 from knnlm.corpora.text import first_words, lead, normalise
 from knnlm.settings import CorpusSettings
+
+log = logging.getLogger("knnlm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class Entry:
     bytes: int
     words: int
     lead: str
-    """its opening words, normalised; "" if it has no long paragraph"""
+    """its opening words, normalised; "" if it has no long paragraph. Of a user's own file, a digest of its words"""
 
 
 def spool(documents: Iterable[Document], file: BinaryIO) -> list[Entry]:
@@ -37,7 +41,10 @@ def spool(documents: Iterable[Document], file: BinaryIO) -> list[Entry]:
     for document in documents:
         text = document.text if document.split and document.text.endswith("\n") else document.text.strip() + "\n"
         size, words = file.write(text.encode()), len(text.split())
-        opening = lead(text.removeprefix(document.title + "\n"))
+        if document.source == FOLDER:  # many files may begin alike, with a licence or a header
+            opening = hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()
+        else:
+            opening = lead(text.removeprefix(document.title + "\n"))
         entries.append(Entry(document.title, document.source, document.split, start, size, words, opening))
         start += size
     return entries
@@ -60,15 +67,19 @@ def shorten(document: Document, settings: CorpusSettings) -> Document:
 def deduplicate(entries: list[Entry]) -> list[Entry]:
     """Keep the longest of the documents that share a title or an opening, both compared in normalised form.
 
-    Documents of a source with splits of its own are all kept.
+    A user's own files may have names and openings in common: of those with the same words, one is kept. Documents of a
+    source with splits of its own are all kept.
     """
     kept: list[Entry] = []
     seen: set[tuple[str, str]] = set()
     for entry in sorted(entries, key=lambda e: -e.words):
-        keys = {("title", normalise(entry.title)), ("lead", entry.lead)} - {("title", ""), ("lead", "")}
+        titles = set() if entry.source == FOLDER else {("title", normalise(entry.title))}
+        keys = (titles | {("lead", entry.lead)}) - {("title", ""), ("lead", "")}
         if entry.split or not keys & seen:
             kept.append(entry)
             seen |= keys
+        elif entry.source == FOLDER:
+            log.info("%s: left out, since another file has the same words", entry.title)
     return sorted(kept, key=lambda e: e.start)
 
 

@@ -29,6 +29,8 @@ VITAL_WORDS, ARTICLE_WORDS = 20, 100  # shorter leads and articles are stubs
 WIKITEXT_HEADING = re.compile(r"(?m)^ = [^=\n](?:[^\n]*[^=\n])? = $")
 TAG = re.compile(r"<[^>]*>")
 log = logging.getLogger("knnlm")
+FOLDER = "folder"  # the source of a user's own files
+SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -196,16 +198,18 @@ def folder(path: Path, wrapped: bool = False, verbatim: bool = False) -> Iterato
     `wrapped`: the lines are wrapped at a fixed width, with blank lines between paragraphs, and are joined.
     `verbatim`: the text is used unchanged, with its blank lines, so that token counts are as published.
     """
-    has_splits = all((path / split).is_dir() for split in SPLITS)
+    has_splits, bad = _has_splits(path), []
     encodings: dict[str, list[str]] = {}
     for split in SPLITS if has_splits else (None,):
         for file in text_files(path / split if split else path):
             data = file.read_bytes()
             found = encoding(data)
             if b"\0" in data and found != "utf-16":
-                raise UserError(f"{file}: found bytes of 0, expected text; delete it or save it as text in UTF-8")
+                bad.append(f"{file}: found bytes of 0, expected text; delete it or save it as text in UTF-8")
+                continue
             if verbatim and found != "utf-8-sig":
-                raise UserError(f"{file}: not UTF-8; `verbatim` takes texts as they are: save it in UTF-8")
+                bad.append(f"{file}: not UTF-8; `verbatim` takes texts as they are: save it in UTF-8")
+                continue
             encodings.setdefault(found, []).append(file.name)
             text = decode(data)
             if verbatim:
@@ -215,12 +219,30 @@ def folder(path: Path, wrapped: bool = False, verbatim: bool = False) -> Iterato
             else:
                 text = "\n".join(filter(None, map(one_line, text.split("\n"))))
             if not text:
-                raise UserError(f"{file}: empty; delete it or fill it")
-            yield Document(file.stem, "folder", text, split)
+                bad.append(f"{file}: empty; delete it or fill it")
+                continue
+            yield Document(file.stem, FOLDER, text, split)
+    if bad:
+        raise UserError("; ".join(bad[:SHOWN]) + (f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""))
     for name in sorted(encodings.keys() - {"utf-8-sig"}):
         files = encodings[name]
-        shown = ", ".join(files[:5]) + (", …" if len(files) > 5 else "")
+        shown = ", ".join(files[:SHOWN]) + (", …" if len(files) > SHOWN else "")
         log.info("%s: read as %s, since not in UTF-8 (%d): %s", path, name, len(files), shown)
+
+
+def _has_splits(path: Path) -> bool:
+    """Whether a folder has one for each split; raises UserError where it has one for train and not for the others."""
+    missing = [split for split in SPLITS if not (path / split).is_dir()]
+    if missing and "train" not in missing:
+        raise UserError(
+            f"{path}: found the folder train and none named {' and '.join(missing)}: rename the others to train, dev "
+            "and test, or train itself if these are no splits"
+        )
+    if not missing:
+        besides = sorted(one.name for one in path.iterdir() if one.name not in SPLITS and not one.name.startswith("."))
+        if besides:
+            log.info("%s: beside train, dev and test, skipped: %s", path, ", ".join(besides[:SHOWN]))
+    return not missing
 
 
 def text_files(path: Path) -> list[Path]:

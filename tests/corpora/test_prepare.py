@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from knnlm.artifacts import cli
 from knnlm.artifacts.description import described
 from knnlm.artifacts.files import UserError
+from knnlm.corpora import corpus as corpora
 from knnlm.corpora import fetch, prepare, subset
 from knnlm.corpora.corpus import Entry, deduplicate, random_documents, read_documents
 from knnlm.corpora.splits import split_documents
@@ -25,7 +26,7 @@ SOURCES = [{"kind": "folder", "path": "texts"}]
 
 
 def entry(title: str, words: int = 10, lead: str = "", split: str | None = None) -> Entry:
-    return Entry(title, "folder", split, start=0, bytes=0, words=words, lead=lead)
+    return Entry(title, "sotu", split, start=0, bytes=0, words=words, lead=lead)
 
 
 def settings(**values: object) -> CorpusSettings:
@@ -33,7 +34,7 @@ def settings(**values: object) -> CorpusSettings:
 
 
 def write_folder(folder: Path, **texts: str) -> dict:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for title, text in texts.items():
         (folder / f"{title}.txt").write_text(text)
     return {"kind": "folder", "path": str(folder)}
@@ -124,7 +125,7 @@ def test_splits_of_the_sources_are_kept() -> None:
     entries = [entry("a", split="train"), entry("b", split="dev"), entry("c", split="test"), entry("d", split="train")]
     splits = split_documents(entries, settings(train_words=10))
     assert [[e.title for e in splits[split]] for split in SPLITS] == [["a"], ["b"], ["c"]]
-    with pytest.raises(UserError, match="some have splits of their own, but folder, with 'e', has none"):
+    with pytest.raises(UserError, match="some have splits of their own, but sotu, with 'e', has none"):
         split_documents([*entries, entry("e")], settings())
 
 
@@ -147,7 +148,8 @@ def test_an_impossible_split_is_one_line(values: dict, message: str) -> None:
         split_documents([entry(title) for title in "abcde"], asked)
 
 
-def test_texts_and_offsets_agree_and_nothing_leaks(tmp_path: Path) -> None:
+def test_texts_and_offsets_agree_and_nothing_leaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "FOLDER", "")  # the files are leads and articles, as of archives
     articles = {f"Title {i}": f"{article(i)}\n{article(100 + i)}" for i in range(30)}
     leads = {f"title-{i}": article(i) for i in range(15)} | {f"Renamed {i}": article(i) for i in range(15, 30)}
     sources = write_folder(tmp_path / "leads", **leads), write_folder(tmp_path / "articles", **articles)
@@ -408,3 +410,46 @@ def test_train_is_filled_up_to_its_words_and_a_tenth_more(words: list[int], take
     held_out = [entry("b", split="dev"), entry("c", split="test")]
     splits = split_documents([*train, *held_out], settings(train_words=100))
     assert [e.words for e in splits["train"]] == taken
+
+
+def test_files_of_a_folder_are_taken_once_only_if_their_words_are_the_same(tmp_path, caplog):
+    """Names and beginnings may be the same: chapters of several books, files with a licence."""
+    licence = "A licence of more than twelve words, with which all of these files begin, as source files do."
+    names = [(book, number) for book in ("alice", "ulysses", "dune") for number in range(4)]
+    texts = {f"{book}/chapter {number}": f"{licence}\n{article(number)} {book}" for book, number in names}
+    texts["copies/chapter-1"] = texts["dune/chapter 1"].upper().replace(" ", "\n")
+    texts["copies/other"] = texts["dune/chapter 2"]
+    for name, words in texts.items():
+        (tmp_path / f"texts/{name}.txt").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"texts/{name}.txt").write_text(words)
+    with caplog.at_level("INFO", "knnlm"):
+        corpus = make(tmp_path / "out", {"kind": "folder", "path": str(tmp_path / "texts")})
+    assert described(corpus)["duplicates"] == 2
+    assert sum(described(corpus)["documents"].values()) == 12
+    assert sum("left out, since another file has the same words" in line for line in caplog.messages) == 2
+
+
+@pytest.mark.parametrize(("names", "missing"), [(("train", "valid", "test"), "dev"), (("train",), "dev and test")])
+def test_splits_of_other_names_are_not_drawn_from_silently(tmp_path, names, missing):
+    for name in names:
+        write_folder(tmp_path / "texts" / name, **{f"{name}{i}": article(i) for i in range(4)})
+    with pytest.raises(UserError, match=f"texts: found the folder train and none named {missing}: rename the others"):
+        make(tmp_path / "out", {"kind": "folder", "path": str(tmp_path / "texts")})
+
+
+def test_what_lies_beside_splits_is_named(tmp_path, caplog):
+    for name in ("train", "dev", "test"):
+        write_folder(tmp_path / "texts" / name, **{f"{name}{i}": article(i) for i in range(4)})
+    (tmp_path / "texts/extra.txt").write_text(article(9))
+    with caplog.at_level("INFO", "knnlm"):
+        make(tmp_path / "out", {"kind": "folder", "path": str(tmp_path / "texts")})
+    assert "beside train, dev and test, skipped: extra.txt" in caplog.text
+
+
+def test_all_files_that_cannot_be_read_are_named_at_once(tmp_path):
+    source = write_folder(tmp_path / "texts", **{f"t{i}": article(i) for i in range(5)})
+    for number in range(6):
+        (tmp_path / f"texts/empty{number}.txt").write_text("\n")
+    (tmp_path / "texts/zero.txt").write_bytes(b"a\0b")
+    with pytest.raises(UserError, match=r"empty0.txt: empty; .*empty4.txt: empty; delete it or fill it; and 2 more$"):
+        make(tmp_path / "out", source)

@@ -11,6 +11,7 @@ import yaml
 sys.path[:0] = [str(Path(workflow.basedir) / "workflow"), workflow.basedir]
 from knnlm.settings import HELD_OUT as SPLITS
 from knnlm.settings import MAIN_KEYTYPE
+from contents import content
 from machines import Machines, lift_limit_of_cores
 from references import source_is_there
 from resources import Formulas, directives

@@ -48,24 +48,6 @@ def own_words(wildcards):
     return content(path, RESULTS / "vocabs" / wildcards.vocab / "meta.json", "file") if path else ""
 
 
-def content(path, made, name):
-    """The SHA-256 of a file or folder of the user's own, which the description `made` has under a name.
-
-    That is taken where the file is gone, and where nothing is newer than the description, so that large texts are read
-    only once they may have changed.
-    """
-    source = Path(path)
-    recorded = (
-        json.loads(made.read_text(encoding="utf-8"))["inputs"].get(name, {}).get("sha256") if made.exists() else ""
-    )
-    files = [source, *source.rglob("*")] if source.exists() else []
-    if recorded and all(file.stat().st_mtime <= made.stat().st_mtime for file in files):
-        return recorded
-    from knnlm.artifacts.description import sha256  # takes a moment to import
-
-    return sha256(source) if files else ""
-
-
 VOCAB_INPUTS = ("corpora", "archive", "path", "origin")
 
 
