@@ -3,6 +3,7 @@
 PREPARED = [name for name, corpus in STUDY["corpora"].items() if "sources" in corpus]
 SUBSETS = [name for name, corpus in STUDY["corpora"].items() if "subset_of" in corpus]
 OWN_TOKENS = [name for name, vocab in STUDY["vocabs"].items() if vocab["type"] == "pretrained"]
+FETCHED = ("repository", "revision", "files")  # what says which dataset it is
 DATASETS = [name for name, archive in CATALOGUE.items() if archive["kind"] == "huggingface"]
 
 
@@ -36,7 +37,7 @@ use rule fetch as fetch_dataset with:
     localrule: True
     params:
         catalogue=STUDY["archives"],
-        version=lambda wildcards: as_json(without(CATALOGUE[wildcards.archive], "words")),
+        version=lambda wildcards: as_json([CATALOGUE[wildcards.archive].get(key) for key in FETCHED]),
 
 
 rule prepare:
