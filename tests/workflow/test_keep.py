@@ -162,3 +162,17 @@ def test_an_index_of_another_datastore_changes_no_sample(quantized, configured):
     quantized["indexes"]["fast"]["sample"] = 1000
     text = planned(configured, quantized, "-p")
     assert set(re.findall(r"--entries (\d+)", text)) == {"4000"}  # the smoke study's inner-product index takes more
+
+
+def test_a_key_type_less_extracts_and_searches_nothing_again(tmp_path):
+    folder = tinyrun.workspace(tmp_path)
+    kept = ["mhsa_input_ln", "ffn_input", "output"]
+    rows = [{"name": "base", "label": "LM", "model": "mine", "corpus": "mine"}]
+    rows += [rows[0] | {"name": one, "label": one, "datastore": "mine", "keytype": one} for one in kept]
+    config = tinyrun.configured(folder, keep="all", experiments="sheet.yaml")
+    (folder / "sheet.yaml").write_text(yaml.safe_dump({"table5": rows}))
+    target = "results/mine/experiments/table5.json"
+    tinyrun.run(folder, config, target=target)
+    (folder / "sheet.yaml").write_text(yaml.safe_dump({"table5": rows[:1] + rows[2:]}))
+    text = tinyrun.run(folder, config, "--dry-run", target=target)
+    assert set(re.findall(r"^(?:local)?rule (\w+):", text, re.MULTILINE)) == {"interpolate"}

@@ -289,6 +289,11 @@ def output_folders(name=None):
     return lambda wildcards, output: folders(output[name] if name else output)
 
 
+def output_keytypes(wildcards, output):
+    """The key types of all outputs. A function of these: what is left needs no new job where a row of the sheet goes."""
+    return list(dict.fromkeys(Path(path).parent.name for path in folders(output)))
+
+
 def flags(*names):
     """The inputs of these names as a verb's flags, `--name path …`, without those that have no files."""
 

@@ -96,7 +96,7 @@ for NUMBER, KEYTYPES in enumerate(PASSES):
             **needs("extract_keytypes"),
         params:
             **EXTRACTION,
-            keytypes=KEYTYPES,
+            keytypes=output_keytypes,
             out=output_folders(),
         shell:
             command(EXTRACT, ONE_SHARD, "2> {log:q}")

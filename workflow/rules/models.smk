@@ -209,7 +209,7 @@ if OTHERS:
             **needs("evaluate_keytypes"),
         params:
             **EVALUATION,
-            keytypes=OTHERS,
+            keytypes=output_keytypes,
             out=output_folders(),
         shell:
             "workflow/launch {resources.gpu:q} evaluate"
