@@ -159,9 +159,12 @@ def _from_folder(folder: Path) -> tuple[Tokenizer, dict]:
         with huggingface.whole(path):
             return Tokenizer.from_file(str(path)), read_json(config) if config.is_file() else {}
     library = huggingface.transformers()
-    with huggingface.whole(folder):
-        made = library.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return made.backend_tokenizer, {"eos_token": made.eos_token}
+    try:
+        with huggingface.whole(folder):
+            made = library.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            return made.backend_tokenizer, {"eos_token": made.eos_token}
+    except UserError as error:
+        raise UserError(f"{folder}: found no tokenizer.json, save the model's tokenizer there too ({error})") from None
 
 
 def _from_gguf(path: Path) -> tuple[Tokenizer, dict]:

@@ -328,6 +328,13 @@ def test_a_tokenizers_own_truncation_is_switched_off(tmp_path):
     assert len(vocab.load(tmp_path / "vocab").encode(TEXT)) > 30
 
 
+def test_a_model_without_its_tokenizer_is_one_line(tmp_path):
+    published(tmp_path / "theirs")
+    (tmp_path / "theirs/tokenizer.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r"theirs: found no tokenizer.json, save the model's tokenizer there too \("):
+        pretrained_vocab.PretrainedVocab.read(tmp_path / "theirs")
+
+
 def test_weights_keep_their_dtype_and_come_from_several_files(tmp_path):
     theirs = published(tmp_path / "whole")
     theirs.bfloat16().save_pretrained(tmp_path / "parts", max_shard_size="20KB")
