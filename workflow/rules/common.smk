@@ -83,9 +83,9 @@ EXAMPLE = example(STUDY)
 # and neighbors once they are scored but for those that the examples and the explorer show.
 KEEP_NEEDED = STUDY["keep"] == "needed"
 FIRST_SEEDS = sorted({str(model["seeds"][0]) for model in STUDY["models"].values()})
-# What examples and explorer show stays: its key type beside the main one, and all of a datastore that is streamed.
+# What examples and explorer show stays: its key type beside the main one, and its model's datastore if that is streamed.
 SHOWN_KEYTYPES = sorted({MAIN_KEYTYPE, *([EXAMPLE["keytype"]] if EXAMPLE else [])})
-SHOWN_DATASTORE = EXAMPLE["datastore"] if EXAMPLE else None
+SHOWN_DATASTORE, SHOWN_MODEL = (EXAMPLE["datastore"], EXAMPLE["model"]) if EXAMPLE else (None, None)
 KEPT = {"keytype": "|".join(SHOWN_KEYTYPES), "seed": "|".join(FIRST_SEEDS)} if KEEP_NEEDED else {}
 SHOWN_LATER = [used_by(EXAMPLE)[0] | {"seed": EXAMPLE["seeds"][0]}] if EXAMPLE else []
 KEPT_NEIGHBORS = SHOWN_LATER if KEEP_NEEDED else TESTED

@@ -127,29 +127,32 @@ rule sample_keys:
         command(EXTRACT, "--entries {params.entries:q}", "2> {log:q}")
 
 
-for DATASTORE in STREAMED:
+# A streamed datastore that examples show stays, of the model that they show.
+STREAM_SHOWN = [name for name in STREAMED if KEEP_NEEDED and name == SHOWN_DATASTORE]
+
+for DATASTORE, SHOWN in [*((name, False) for name in STREAMED), *((name, True) for name in STREAM_SHOWN)]:
+    MODELS = [name for name in STUDY["models"] if DATASTORE not in STREAM_SHOWN or SHOWN == (name == SHOWN_MODEL)]
     STREAM = {"datastore": DATASTORE, "index": indexes_of(DATASTORE)}
 
     rule:
         """Extract one shard of a datastore straight into its indexes, without storing its keys."""
         name:
-            f"stream_{DATASTORE}"
+            f"stream_{DATASTORE}{'_shown' if SHOWN else ''}"
         input:
             model=MODEL / "meta.json",
             tokens=train_tokens(DATASTORE),
             trained=expand(INDEX / "trained.faiss", **STREAM, allow_missing=True),
             trained_meta=expand(INDEX / "trained.faiss.meta.json", **STREAM, allow_missing=True),
         output:
-            passing(
-                artifact(of_datastore(DATASTORE_KEYS / SHARD, DATASTORE), "values.npy", "ids.npy"),
-                DATASTORE == SHOWN_DATASTORE,
-            ),
+            passing(artifact(of_datastore(DATASTORE_KEYS / SHARD, DATASTORE), "values.npy", "ids.npy"), SHOWN),
             expand(INDEX / f"{SHARD}.faiss.meta.json", **STREAM, allow_missing=True),
-            index=passing(expand(INDEX / f"{SHARD}.faiss", **STREAM, allow_missing=True), DATASTORE == SHOWN_DATASTORE),
+            index=passing(expand(INDEX / f"{SHARD}.faiss", **STREAM, allow_missing=True), SHOWN),
         log:
             LOGS / "stream/{model}/seed{seed}" / DATASTORE / "{keytype}" / f"{SHARD}.log",
         benchmark:
             BENCHMARKS / "stream/{model}/seed{seed}" / DATASTORE / "{keytype}" / f"{SHARD}.jsonl"
+        wildcard_constraints:
+            model=one_of(MODELS),
         threads: cpus("stream", STREAM)
         resources:
             **needs("stream", STREAM),
