@@ -57,7 +57,7 @@ def _is_unread() -> bool:
 
 def settings(model: type[S], text: str, name: str) -> S:
     """Settings from their JSON text; a wrong key or value raises UserError, whose line begins with `name`."""
-    return checked(model, parsed(text, name), name)
+    return checked(model, parsed(text, name, object), name)
 
 
 def parsed(text: str, name: str, kind: type = dict) -> Any:

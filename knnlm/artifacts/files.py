@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +22,28 @@ class Unfinished(UserError):
 
 
 @contextlib.contextmanager
-def atomic(out: Path, directory: bool = False) -> Iterator[Path]:
+def atomic(out: Path, directory: bool = False, joined: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield a temporary path that becomes `out` on success and is removed on failure.
 
+    Folders inside `out` that are `joined` in it go.
     If the process is killed, the next writer of `out` removes what it left. Raises UserError where the disk is full,
     read-only or failing.
     """
-    out = place(out, directory)
+    parts = {Path(path).name for path in joined}
+    out = place(out, directory, parts)
     with explained(out), disk.temporary(out) as folder, explained(out, folder):
         tmp = folder / out.name
         if directory:
             tmp.mkdir()
         yield tmp
-        replace(tmp, out)
+        replace(tmp, out, parts)
 
 
-def place(out: Path, directory: bool) -> Path:
+def place(out: Path, directory: bool, parts: Collection[str] = ()) -> Path:
     """Where an output will be, which of a linked folder is the folder that the link points to.
 
-    Raises UserError where a folder is in place of a file, a file in place of a folder, or a folder has others in it,
-    which no output has: whatever else it is, it is not overwritten.
+    Raises UserError where a folder is in place of a file, a file in place of a folder, or a folder has others in it but
+    for `parts`, which no output has.
     """
     out = Path(out)
     with explained(out):
@@ -51,18 +53,18 @@ def place(out: Path, directory: bool) -> Path:
             found, expected = ("a file", "a folder") if directory else ("a folder", "a file")
             raise UserError(f"{out}: found {found}, expected {expected} or nothing there: write elsewhere")
         if directory and out.exists():
-            _refuse(out, (path.name for path in out.iterdir() if path.is_dir()))
+            _refuse(out, (path.name for path in out.iterdir() if path.is_dir() and path.name not in parts))
     return out
 
 
-def replace(tmp: Path, out: Path) -> None:
+def replace(tmp: Path, out: Path, parts: Collection[str] = ()) -> None:
     """Move what was made to `out`, in place of what an earlier run made there.
 
     Raises UserError for a folder that has other files than these: such as no file of its description, none of the new
     ones, and no array, whose names may depend on settings.
     """
     if out.is_dir():
-        names = {path.name for path in tmp.iterdir()} | {"meta.json", *DIRECTORY_MARKS}
+        names = {path.name for path in tmp.iterdir()} | {"meta.json", *DIRECTORY_MARKS, *parts}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             names |= json.loads((out / "meta.json").read_text(encoding="utf-8"))["outputs"].keys()
         _refuse(out, (path.name for path in out.iterdir() if path.name not in names and path.suffix != ".npy"))

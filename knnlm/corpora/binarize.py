@@ -55,7 +55,7 @@ def main(config: BinarizeConfig) -> None:
     splits = SPLITS if config.shard is None else ("train",)
     sizes: dict[str, int] = {}  # in tokens
     text: dict[str, dict[str, int]] = {}
-    with files.atomic(config.out, directory=True) as tmp:
+    with files.atomic(config.out, directory=True, joined=config.parts) as tmp:
         for split in splits:
             if split == "train" and config.parts:
                 join(config.parts, tmp)

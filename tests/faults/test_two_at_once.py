@@ -55,9 +55,9 @@ def test_the_temporary_folder_of_a_living_writer_is_left_alone(tmp_path):
 def test_a_folder_that_another_writer_made_in_the_meantime_is_replaced(tmp_path):
     with files.atomic(tmp_path / "x", directory=True) as first:
         with files.atomic(tmp_path / "x", directory=True) as second:
-            (second / "second").touch()
-        (first / "first").touch()
-    assert os.listdir(tmp_path / "x") == ["first"] and os.listdir(tmp_path) == ["x"]
+            (second / "file").write_text("second")
+        (first / "file").write_text("first")
+    assert (tmp_path / "x/file").read_text() == "first" and os.listdir(tmp_path) == ["x"]
 
 
 def test_a_child_of_a_killed_writer_does_not_keep_its_temporary_folder(tmp_path):
