@@ -10,7 +10,7 @@ import numpy as np
 
 from knnlm.artifacts import disk
 
-DIRECTORY_MARKS = (".snakemake_timestamp",)  # what Snakemake puts into a folder that is an output
+MARK = ".snakemake_timestamp"  # which Snakemake puts into a folder that is an output
 
 
 class UserError(Exception):
@@ -25,9 +25,9 @@ class Unfinished(UserError):
 def atomic(out: Path, directory: bool = False, joined: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield a temporary path that becomes `out` on success and is removed on failure.
 
-    Folders inside `out` that are `joined` in it go.
-    If the process is killed, the next writer of `out` removes what it left. Raises UserError where the disk is full,
-    read-only or failing.
+    Folders inside `out` whose content is `joined` in the new one go with the old one. If the process is killed, the
+    next writer of `out` removes what it left. Raises UserError where the disk is full, read-only or failing, and where
+    `out` is something else than an earlier version of itself.
     """
     parts = {Path(path).name for path in joined}
     out = place(out, directory, parts)
@@ -40,10 +40,10 @@ def atomic(out: Path, directory: bool = False, joined: Iterable[Path] = ()) -> I
 
 
 def place(out: Path, directory: bool, parts: Collection[str] = ()) -> Path:
-    """Where an output will be, which of a linked folder is the folder that the link points to.
+    """Where an output will be: its path, or the folder that a link at this path points to.
 
-    Raises UserError where a folder is in place of a file, a file in place of a folder, or a folder has others in it but
-    for `parts`, which no output has.
+    Raises UserError for a folder where a file will be, a file where a folder will be, and a folder that has folders in
+    it, other than `parts`: no output has any.
     """
     out = Path(out)
     with explained(out):
@@ -60,12 +60,12 @@ def place(out: Path, directory: bool, parts: Collection[str] = ()) -> Path:
 def replace(tmp: Path, out: Path, parts: Collection[str] = ()) -> None:
     """Move what was made to `out`, in place of what an earlier run made there.
 
-    Raises UserError for a folder that has other files than these: such as no file of its description, none of the new
-    ones, and no array, whose names may depend on settings.
+    Raises UserError where that folder has a file that is neither named in its description nor made anew. Arrays are no
+    reason: their names depend on settings, and Snakemake deletes a description before it runs a job again.
     """
     if out.is_dir():
-        names = {path.name for path in tmp.iterdir()} | {"meta.json", *DIRECTORY_MARKS, *parts}
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        names = {path.name for path in tmp.iterdir()} | {"meta.json", MARK, *parts}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             names |= json.loads((out / "meta.json").read_text(encoding="utf-8"))["outputs"].keys()
         _refuse(out, (path.name for path in out.iterdir() if path.name not in names and path.suffix != ".npy"))
     disk.replace(tmp, out)

@@ -14,7 +14,7 @@ import pytest
 import tinystudy
 
 from knnlm.__main__ import main
-from knnlm.artifacts import archives, description, files
+from knnlm.artifacts import archives, description, devices
 from knnlm.artifacts.files import UserError
 from knnlm.datastores import ann
 from knnlm.live import layout
@@ -24,9 +24,6 @@ CACHE = f"score_cache --queries {KEYS} --documents study/tokens/words/fox/dev.do
 MODEL = "study/models/fox/seed1"
 EVALUATE = "evaluate --tokens study/tokens/words/fox/dev.npy --out out"
 TRAIN = "train --train study/tokens/words/fox/train.npy --dev study/tokens/words/fox/dev.npy --out out"
-VOCAB = (
-    """build_vocab --corpora study/corpora/fox --settings '{"type": "word", "file": "theirs"}' --sha256 ab --out out"""
-)
 PREPARE = """{"sources": [{"kind": "folder", "path": "texts"}], "dev_words": 40, "test_words": 40}"""
 
 
@@ -211,8 +208,6 @@ def test_lines_that_are_not_utf8_are_one_line_under_a_strict_locale(study, monke
 
 
 def test_threads_may_be_a_list_as_openmp_takes_it(monkeypatch):
-    from knnlm.artifacts import devices
-
     for given, expected in (("2,1", 2), ("3", 3), ("", os.cpu_count()), ("auto", os.cpu_count())):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
         assert devices.cores() == expected
@@ -221,8 +216,3 @@ def test_threads_may_be_a_list_as_openmp_takes_it(monkeypatch):
 def test_a_folder_has_no_digest_to_check(tmp_path):
     with pytest.raises(UserError, match="found a folder, expected a file with sha256 ab"):
         archives.check(tmp_path, "ab")
-
-
-def test_a_json_file_is_read_or_explained(tmp_path):
-    with pytest.raises(UserError, match="found a folder, expected a JSON file"):
-        files.read_json(tmp_path)
