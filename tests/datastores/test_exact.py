@@ -145,6 +145,14 @@ def test_pairs_are_grouped_by_piece_only_where_there_are_several_or_few_keys_are
         assert len(grouped) == expected
 
 
+def test_a_gpu_holds_as_many_keys_as_fit_seven_tenths_of_its_free_memory(shards, asked, monkeypatch):
+    held, on_device = [], exact._on_device
+    monkeypatch.setattr(devices, "free_memory", lambda device: 2 * D * 400)
+    monkeypatch.setattr(exact, "_on_device", lambda keys, device: held.append(len(keys)) or on_device(keys, device))
+    exact.rerank(shards, asked[0], asked[1], None, TORCH)
+    assert held == [250, 250, 1, 234, 234, 232]
+
+
 def test_keys_are_read_in_one_direction_but_for_a_four_thousandth_part():
     rows, count = np.random.default_rng(0).integers(-1, 1_000_000, 50_000), 1_000_000
     read = rows[exact._reading_order(rows, count)]

@@ -220,3 +220,14 @@ def test_no_index_at_all_is_refused(smoke_config, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(workflow_study.StudyError, match=re.escape("indexes: found {}; allowed: at least 1 key")):
         workflow_study.load(smoke_config | {"indexes": {}})
+
+
+def test_the_largest_sample_is_that_of_the_indexes_that_search_a_datastore():
+    """Not the sum, the first or the least of them, nor one of an index of another datastore."""
+    searched = [("books", "small"), ("books", "large"), ("books", "middle"), ("wiki", "huge"), (None, None)]
+    study = {
+        "sheet": {"table1": [{"datastore": store, "index": index} for store, index in searched]},
+        "indexes": {"small": {"sample": 10}, "large": {"sample": 30}, "middle": {"sample": 20}, "huge": {"sample": 99}},
+    }
+    assert workflow_study.largest_sample(study, "books") == 30
+    assert workflow_study.searched_with(study, "books") == ["large", "middle", "small"]
